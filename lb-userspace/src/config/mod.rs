@@ -1,0 +1,248 @@
+//! The checked configuration: what the rest of usher works from.
+//!
+//! The file format is another set of types, in `file.rs`; `check.rs` turns one into the other and
+//! refuses what cannot work.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::core::ids::Family;
+
+/// A whole configuration that has passed every check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// This node.
+    pub node: Node,
+    /// Source addresses and ports of connections to NAT backends.
+    pub nat: Nat,
+    /// Size and timeouts of the flow table.
+    pub flows: Flows,
+    /// The embedded DNS server; `None` when the file has no `[dns]` section.
+    pub dns: Option<Dns>,
+    /// How this node checks its peers.
+    pub peer_check: PeerCheck,
+    /// The other nodes, in the file's order.
+    pub peers: Vec<Peer>,
+    /// The services, in the file's order; names are unique.
+    pub services: Vec<Service>,
+}
+
+/// This node: who it is and where its packets come in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Unique among the nodes.
+    pub name: Arc<str>,
+    /// Interfaces that get the XDP program, in the file's order.
+    pub interfaces: Vec<String>,
+    /// How the program is attached.
+    pub xdp_mode: XdpMode,
+    /// The addresses on which services are offered (the VIPs).
+    pub addresses: Vec<NodeAddress>,
+    /// The control socket.
+    pub socket: PathBuf,
+    /// File with the secret that all nodes share; the flow hash's keys derive from it.
+    /// `None`: a random one at every start (single node only).
+    pub secret_file: Option<PathBuf>,
+}
+
+/// How the XDP program is attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, and generic where the driver cannot.
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic path; slower, works everywhere.
+    Generic,
+}
+
+/// One address of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeAddress {
+    /// What packets carry when they reach the node.
+    pub address: IpAddr,
+    /// What DNS names; differs from `address` behind 1:1 NAT.
+    pub publish: IpAddr,
+}
+
+/// Source addresses and ports for NAT.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Nat {
+    /// At most one per family; empty when no service uses NAT.
+    pub source: Vec<IpAddr>,
+    /// A whole number of groups of 8 ports, starting at a multiple of 8.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// The flow table's size and timeouts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flows {
+    /// Flows held at once; the tables are about twice that to keep their buckets from overflowing.
+    pub max: u32,
+    /// Idle time after which a TCP flow is forgotten.
+    pub tcp_timeout: Duration,
+    /// Idle time after which a UDP flow is forgotten.
+    pub udp_timeout: Duration,
+    /// Idle time after which a flow that saw FIN or RST, or never an answer, is forgotten.
+    pub closing_timeout: Duration,
+}
+
+/// The embedded DNS server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dns {
+    /// Sockets, UDP and TCP each.
+    pub listen: Vec<SocketAddr>,
+    /// The zone's name, lower case, absolute, without the final dot: `example.test`.
+    pub zone: Arc<str>,
+    /// TTL of the nodes' addresses.
+    pub ttl: Duration,
+    /// TTL of negative answers (the SOA's minimum).
+    pub negative_ttl: Duration,
+    /// The SOA's responsible mailbox, as a name without the final dot: `hostmaster.example.test`.
+    pub contact: Arc<str>,
+    /// What to answer when no node can serve a name.
+    pub all_down: AllDown,
+}
+
+/// What DNS answers for a name that no node can serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllDown {
+    /// All nodes: a client gets a quick reset and may try again.
+    All,
+    /// None: NODATA.
+    None,
+}
+
+/// How this node checks its peers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PeerCheck {
+    /// Rhythm and limits, as for a backend.
+    pub timing: Timing,
+}
+
+/// Another node of the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peer {
+    /// Unique among the nodes.
+    pub name: Arc<str>,
+    /// Where its services answer (`address`), and what DNS names (`publish`).
+    pub addresses: Vec<NodeAddress>,
+    /// Port of its embedded DNS server.
+    pub dns_port: u16,
+}
+
+/// A service: a protocol and port on the node's addresses, and the backends behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Unique; names the service in status, logs and commands.
+    pub name: Arc<str>,
+    /// The DNS name under which nodes that serve it are published; absolute, lower case, without the final dot, inside the zone.
+    pub dns_name: Option<Arc<str>>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port clients use.
+    pub port: u16,
+    /// The VIPs; the node's own addresses unless the file names a part of them.
+    pub addresses: Vec<IpAddr>,
+    /// How packets reach the backend.
+    pub forward: Forward,
+    /// How backends are checked.
+    pub check: Check,
+    /// In the file's order; names are unique within the service.
+    pub backends: Vec<Backend>,
+}
+
+impl Service {
+    /// Families in which the service has a VIP and at least one backend.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        Family::ALL.into_iter().filter(|&family| {
+            self.addresses.iter().any(|&address| Family::of(address) == family)
+                && self.backends.iter().any(|backend| backend.address(family).is_some())
+        })
+    }
+}
+
+/// Transport protocol of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TCP, number 6.
+    Tcp,
+    /// UDP, number 17.
+    Udp,
+}
+
+/// How packets reach a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forward {
+    /// Destination and source rewritten; replies return through the node.
+    Nat,
+    /// Only MAC addresses rewritten; the backend holds the VIP and answers the client itself.
+    DsrL2,
+}
+
+/// One server behind a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backend {
+    /// Unique within its service.
+    pub name: Arc<str>,
+    /// At most one per family.
+    pub addresses: Vec<IpAddr>,
+    /// Equals the service's port for `dsr-l2`.
+    pub port: u16,
+    /// Share of new flows relative to the others; 0 takes none.
+    pub weight: u16,
+}
+
+impl Backend {
+    /// The backend's address of one family.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|&address| Family::of(address) == family)
+    }
+}
+
+/// How a service's backends are checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// What is done.
+    pub kind: CheckKind,
+    /// Another port than the backend's.
+    pub port: Option<u16>,
+    /// When, how long, how often.
+    pub timing: Timing,
+}
+
+/// The kinds of check.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CheckKind {
+    /// A TCP connection is accepted.
+    Tcp,
+    /// `GET path` is answered with an expected status.
+    Http {
+        /// Starts with `/`.
+        path: String,
+        /// The `Host` header; the backend's address and port when absent.
+        host: Option<String>,
+        /// Accepted status codes.
+        expect: Vec<RangeInclusive<u16>>,
+    },
+}
+
+/// Rhythm and limits of a check.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// From one check's start to the next one's.
+    pub interval: Duration,
+    /// A check without result by then has failed; at most `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that make it up; at least 1.
+    pub rise: u32,
+    /// Failures in a row that make it down; at least 1.
+    pub fall: u32,
+    /// Each interval is varied by up to this share of it, either way; 0.0 to 0.5.
+    pub jitter: f32,
+}

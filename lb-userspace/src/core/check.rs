@@ -1,0 +1,62 @@
+//! The result of one check, in HAProxy's words.
+
+use std::{fmt, time::Duration};
+
+/// What a check found. The names are those that HAProxy's status page uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// Connected (TCP check).
+    L4Ok,
+    /// Connecting failed at once: refused, no route, reset.
+    L4Con,
+    /// Connecting took too long.
+    L4Tout,
+    /// The request was answered as expected.
+    L7Ok,
+    /// Connected, but the answer took too long.
+    L7Tout,
+    /// Connected, but what came back is not an answer of this protocol, or nothing came.
+    L7Rsp,
+    /// Answered with another status than expected.
+    L7Sts,
+    /// The check could not be made here: no socket, no source address.
+    Sockerr,
+}
+
+impl Code {
+    /// Whether the check counts as passed.
+    pub fn passed(self) -> bool {
+        matches!(self, Code::L4Ok | Code::L7Ok)
+    }
+
+    /// HAProxy's spelling.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::L4Ok => "L4OK",
+            Code::L4Con => "L4CON",
+            Code::L4Tout => "L4TOUT",
+            Code::L7Ok => "L7OK",
+            Code::L7Tout => "L7TOUT",
+            Code::L7Rsp => "L7RSP",
+            Code::L7Sts => "L7STS",
+            Code::Sockerr => "SOCKERR",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One finished check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckResult {
+    /// What was found.
+    pub code: Code,
+    /// From the start to the result.
+    pub duration: Duration,
+    /// For people: `200 OK`, `Connection refused`; may be empty.
+    pub detail: String,
+}

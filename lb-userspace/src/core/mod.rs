@@ -1,0 +1,5 @@
+//! What usher decides, as pure functions and state machines: no I/O, no clock, no aya, no tokio.
+
+pub mod check;
+pub mod health;
+pub mod ids;

@@ -1,0 +1,2 @@
+//! usher: chores.
+fn main() {}
