@@ -1,2 +1,79 @@
-//! x
-#![no_std]
+//! What both sides of the kernel boundary agree on: map keys and values, limits, reasons, the flow hash.
+//!
+//! Everything here is `repr(C)` with asserted sizes, because the XDP program and the daemon are built
+//! by different compilers for different targets and meet in the same memory.
+
+#![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
+
+pub mod address;
+pub mod backend;
+pub mod flow;
+pub mod hash;
+pub mod hop;
+pub mod nat;
+pub mod reason;
+pub mod service;
+pub mod settings;
+pub mod trace;
+pub mod word;
+
+pub use address::Address;
+pub use backend::{Backend, BackendCounters};
+pub use flow::{Bucket, Entry, State};
+pub use hash::{FlowHash, HashKey};
+pub use hop::{Hop, Mac};
+pub use nat::{NatRecord, NatSet, NatTuple};
+pub use reason::{Fate, Reason};
+pub use service::{Forward, Service, ServiceKey};
+pub use settings::Settings;
+pub use trace::Trace;
+pub use word::Word;
+
+/// Slots of a Maglev table: a prime, large enough that 1,000 backends share within 1 %.
+pub const SLOTS: usize = 65_537;
+
+/// Length of the one element of a service's inner map: [`SLOTS`] rounded up to a multiple of 8 bytes.
+pub const SLOTS_PADDED: usize = 65_540;
+
+/// A whole Maglev table as the inner map holds it: backend numbers, 0 where there is none.
+pub type SlotTable = [u16; SLOTS_PADDED];
+
+/// Most services (a service counts once per address family); number 0 is never used.
+pub const MAX_SERVICES: usize = 4_096;
+
+/// Most addresses + ports + protocols that lead to a service.
+pub const MAX_SERVICE_KEYS: usize = 65_536;
+
+/// Most backends; number 0 is never used, so that an empty slot is 0.
+pub const MAX_BACKENDS: usize = 65_536;
+
+/// Names of the maps in the object. The kernel keeps 15 characters.
+pub mod map {
+    /// One [`Settings`](crate::Settings).
+    pub const SETTINGS: &str = "SETTINGS";
+    /// [`ServiceKey`](crate::ServiceKey) to [`Service`](crate::Service).
+    pub const SERVICES: &str = "SERVICES";
+    /// Service number to an inner array whose one element is a [`SlotTable`](crate::SlotTable).
+    pub const SLOT_TABLES: &str = "SLOT_TABLES";
+    /// Backend number to [`Backend`](crate::Backend).
+    pub const BACKENDS: &str = "BACKENDS";
+    /// The flow table: [`Bucket`](crate::Bucket)s.
+    pub const FLOWS: &str = "FLOWS";
+    /// The NAT records: [`NatSet`](crate::NatSet)s.
+    pub const NAT: &str = "NAT";
+    /// [`Reason`](crate::Reason) to packets, per CPU.
+    pub const REASONS: &str = "REASONS";
+    /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// One [`Trace`](crate::Trace), written by the explain program only.
+    pub const TRACE: &str = "TRACE";
+}
+
+/// Names of the programs in the object.
+pub mod program {
+    /// The data path.
+    pub const USHER: &str = "usher";
+    /// The data path without side effects; leaves a [`Trace`](crate::Trace).
+    pub const EXPLAIN: &str = "usher_explain";
+}

@@ -1,0 +1,48 @@
+//! Backends: where a flow goes.
+
+use crate::{Address, Hop};
+
+/// A backend of one service in one address family, with its next hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Backend {
+    /// The backend's address.
+    pub address: Address,
+    /// The next hop towards it.
+    pub hop: Hop,
+    /// Number of the service it belongs to; 0 when the number is free. A flow entry that names a
+    /// backend of another service is a miss.
+    pub service: u32,
+    /// Port in network order.
+    pub port: [u8; 2],
+    /// [`Backend::UP`].
+    pub flags: u8,
+    /// Zero.
+    pub zero: [u8; 1],
+}
+
+const _: () = assert!(size_of::<Backend>() == 40);
+
+impl Backend {
+    /// The backend takes flows. Without it, UDP and new TCP connections of known flows choose again;
+    /// packets within a TCP connection still go to it.
+    pub const UP: u8 = 1;
+
+    /// Whether [`Backend::UP`] is set.
+    #[inline(always)]
+    pub fn is_up(&self) -> bool {
+        self.flags & Backend::UP != 0
+    }
+}
+
+/// What was sent to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct BackendCounters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP packets, headers included.
+    pub bytes: u64,
+}
+
+const _: () = assert!(size_of::<BackendCounters>() == 16);

@@ -1,0 +1,173 @@
+//! The flow table: which backend a flow was given, eight flows to a cache line.
+//!
+//! The table is an array of [`Bucket`]s in memory that the daemon maps too (`BPF_F_MMAPABLE`, which
+//! also aligns it to a page, so that a bucket is one cache line). An [`Entry`] is one word and is
+//! written at once: no locks, and a reader never sees half an entry.
+
+use crate::{Address, Word};
+
+/// Entries of a bucket.
+pub const WAYS: usize = 8;
+
+/// Flows for which a bucket is provided. Eight entries for four flows keep 99 % of them even when the
+/// table holds as many as it was configured for (at 0.5 full, 0.8 % of the buckets' load overflows).
+pub const FLOWS_PER_BUCKET: u32 = 4;
+
+/// log2 of a tick in nanoseconds: a tick is 1.07 s. An entry's 16-bit age thus wraps after 19.5 hours.
+pub const TICK_SHIFT: u32 = 30;
+
+/// Longest idle time in ticks that can be told from a wrapped age: 18 hours.
+pub const MAX_IDLE_TICKS: u16 = 60_000;
+
+/// Bits of the flow hash kept in an entry.
+const TAG_BITS: u32 = 30;
+
+/// Eight entries on one cache line.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct Bucket(pub [Word; WAYS]);
+
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// What is known of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// The entry is free.
+    Empty = 0,
+    /// One packet was seen, or several within one tick: it may be part of a flood.
+    New = 1,
+    /// A later packet came in a later tick (under NAT: the backend has answered).
+    Proven = 2,
+    /// FIN or RST was seen.
+    Closing = 3,
+}
+
+/// One entry of a [`Bucket`], as its word holds it:
+/// backend number (bits 0 to 15), tick of the last packet (16 to 31), state (32 and 33), tag (34 to 63).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Entry(pub u64);
+
+impl Entry {
+    /// The free entry.
+    pub const EMPTY: Entry = Entry(0);
+
+    /// An entry.
+    #[inline(always)]
+    pub fn new(tag: u32, state: State, tick: u16, backend: u16) -> Entry {
+        Entry((tag as u64) << 34 | (state as u64) << 32 | (tick as u64) << 16 | backend as u64)
+    }
+
+    /// The flow's tag: 30 bits.
+    #[inline(always)]
+    pub fn tag(self) -> u32 {
+        (self.0 >> 34) as u32
+    }
+
+    /// What is known of the flow.
+    #[inline(always)]
+    pub fn state(self) -> State {
+        match (self.0 >> 32) & 3 {
+            0 => State::Empty,
+            1 => State::New,
+            2 => State::Proven,
+            _ => State::Closing,
+        }
+    }
+
+    /// The tick of its last packet.
+    #[inline(always)]
+    pub fn tick(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// The number of its backend.
+    #[inline(always)]
+    pub fn backend(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Ticks since its last packet.
+    #[inline(always)]
+    pub fn idle(self, now: u16) -> u16 {
+        now.wrapping_sub(self.tick())
+    }
+
+    /// Whether the entry holds a flow that was not idle for too long.
+    #[inline(always)]
+    pub fn is_live(self, now: u16, limits: &IdleLimits) -> bool {
+        let limit = match self.state() {
+            State::Empty => return false,
+            State::Proven => limits.proven,
+            State::New | State::Closing => limits.closing,
+        };
+        self.idle(now) <= limit
+    }
+
+    /// The entry after another packet of its flow.
+    #[inline(always)]
+    pub fn seen(self, now: u16, packet: Seen) -> Entry {
+        let state = match (packet, self.state()) {
+            (Seen::Ends, _) => State::Closing,
+            (Seen::Starts, State::Closing) => State::New,
+            (Seen::Proves, State::New) => State::Proven,
+            (_, state) => state,
+        };
+        Entry::new(self.tag(), state, now, self.backend())
+    }
+}
+
+/// The tag of a flow: 30 bits of its identity, the service and the VIP, which the hash does not know.
+#[inline(always)]
+pub fn tag(identity: u32, service: u32, vip: &Address) -> u32 {
+    let vip = vip.words32()[3];
+    (identity ^ service.wrapping_mul(0x9e37_79b1) ^ vip.wrapping_mul(0x85eb_ca6b)) & ((1 << TAG_BITS) - 1)
+}
+
+/// `hash` scaled to an index below `size`: a multiplication instead of a division.
+#[inline(always)]
+pub fn scale(hash: u32, size: u32) -> u32 {
+    ((hash as u64 * size as u64) >> 32) as u32
+}
+
+/// Buckets for a number of flows.
+pub fn buckets_for(flows: u32) -> u32 {
+    flows.div_ceil(FLOWS_PER_BUCKET).max(1)
+}
+
+/// How long a flow may be idle, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdleLimits {
+    /// A proven flow.
+    pub proven: u16,
+    /// A new or closing one.
+    pub closing: u16,
+}
+
+/// What a packet says of its flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// A connection begins: SYN without ACK.
+    Starts,
+    /// Nothing beyond that the flow is alive.
+    Continues,
+    /// The flow is real.
+    Proves,
+    /// The connection ends: FIN or RST.
+    Ends,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_keeps_its_parts() {
+        let entry = Entry::new((1 << 30) - 1, State::Closing, 0xfffe, 0xabcd);
+        assert_eq!(entry.tag(), (1 << 30) - 1);
+        assert_eq!(entry.state(), State::Closing);
+        assert_eq!(entry.tick(), 0xfffe);
+        assert_eq!(entry.backend(), 0xabcd);
+        assert_eq!(entry.idle(3), 5, "the age goes on over the wrap");
+    }
+}

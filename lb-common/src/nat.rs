@@ -1,0 +1,150 @@
+//! NAT records: one record serves both directions of a flow.
+//!
+//! A record's place is its port. The set is found from the backend's endpoint, the node's NAT address
+//! and a group of eight ports; the way within the set is the port's last three bits. So a reply finds
+//! its record from its own addresses and ports, two flows can never share a port towards one endpoint,
+//! and there is no reverse index that could be lost.
+
+use crate::{Address, Bucket, Hop, Word, flow::WAYS};
+
+/// Ports of a group, and records of a set.
+pub const PORTS_PER_GROUP: u16 = WAYS as u16;
+
+/// Flows for which a set of eight records is provided. A flow has two groups to choose from, which
+/// fills sets to 75 % before a flow finds no place.
+pub const FLOWS_PER_SET: u32 = 6;
+
+/// Fewest sets: more than there are groups, so that adding a group to a start wraps at most once.
+pub const MIN_SETS: u32 = 8_192;
+
+/// Eight records and, on a cache line of their own, the words that say what each holds.
+///
+/// The words have the shape of flow [`Entry`](crate::Entry)s. A record whose word is in state
+/// [`State::Empty`](crate::State) but not zero is being written by another CPU.
+#[repr(C, align(64))]
+#[derive(Default)]
+pub struct NatSet {
+    /// One word per record.
+    pub words: Bucket,
+    /// The records.
+    pub records: [NatRecord; WAYS],
+}
+
+const _: () = assert!(size_of::<NatSet>() == 512);
+
+/// A NAT record in shared memory: seven words.
+#[repr(C)]
+#[derive(Default)]
+pub struct NatRecord([Word; 7]);
+
+/// Whose packets a record translates: the client's side of the flow in full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NatTuple {
+    /// The client.
+    pub client: Address,
+    /// The VIP it talks to; the flow hash does not know it.
+    pub vip: Address,
+    /// The client's port.
+    pub client_port: u16,
+    /// The service's port.
+    pub vip_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl NatTuple {
+    #[inline(always)]
+    fn to_words(self) -> [u64; 5] {
+        let [c0, c1] = self.client.words();
+        let [v0, v1] = self.vip.words();
+        let ports =
+            (self.client_port as u64) << 32 | (self.vip_port as u64) << 16 | self.protocol as u64;
+        [c0, c1, v0, v1, ports]
+    }
+}
+
+impl NatRecord {
+    /// Whether the record belongs to this flow.
+    #[inline(always)]
+    pub fn belongs_to(&self, tuple: &NatTuple) -> bool {
+        let w = tuple.to_words();
+        let r = &self.0;
+        r[0].load() == w[0]
+            && r[1].load() == w[1]
+            && r[2].load() == w[2]
+            && r[3].load() == w[3]
+            && r[4].load() == w[4]
+    }
+
+    /// The flow it belongs to.
+    #[inline(always)]
+    pub fn tuple(&self) -> NatTuple {
+        let r = &self.0;
+        let ports = r[4].load();
+        NatTuple {
+            client: Address::from_words([r[0].load(), r[1].load()]),
+            vip: Address::from_words([r[2].load(), r[3].load()]),
+            client_port: (ports >> 32) as u16,
+            vip_port: (ports >> 16) as u16,
+            protocol: ports as u8,
+        }
+    }
+
+    /// Where replies go.
+    #[inline(always)]
+    pub fn last_hop(&self) -> Hop {
+        Hop::from_words([self.0[5].load(), self.0[6].load()])
+    }
+
+    /// Writes the flow. The caller has claimed the record's word.
+    #[inline(always)]
+    pub fn set_tuple(&self, tuple: &NatTuple) {
+        let w = tuple.to_words();
+        self.0[0].store(w[0]);
+        self.0[1].store(w[1]);
+        self.0[2].store(w[2]);
+        self.0[3].store(w[3]);
+        self.0[4].store(w[4]);
+    }
+
+    /// Writes where replies go, if that differs from what is there.
+    #[inline(always)]
+    pub fn set_last_hop(&self, hop: &Hop) {
+        let [a, b] = hop.words();
+        if self.0[5].load() != a {
+            self.0[5].store(a);
+        }
+        if self.0[6].load() != b {
+            self.0[6].store(b);
+        }
+    }
+}
+
+/// Sets for a number of flows.
+pub fn sets_for(flows: u32) -> u32 {
+    flows.div_ceil(FLOWS_PER_SET).max(MIN_SETS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_keeps_its_parts() {
+        let tuple = NatTuple {
+            client: Address::v4([198, 51, 100, 7]),
+            vip: Address::v6([0x20; 16]),
+            client_port: 0xfedc,
+            vip_port: 80,
+            protocol: 17,
+        };
+        let hop = Hop::new(0x0001_0002, [1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
+        let record = NatRecord::default();
+        record.set_tuple(&tuple);
+        record.set_last_hop(&hop);
+        assert_eq!(record.tuple(), tuple);
+        assert_eq!(record.last_hop(), hop);
+        assert!(record.belongs_to(&tuple));
+        assert!(!record.belongs_to(&NatTuple { vip_port: 81, ..tuple }));
+    }
+}

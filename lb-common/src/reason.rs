@@ -1,0 +1,91 @@
+//! Why a packet was treated as it was. Every packet ends with exactly one reason, and every reason is
+//! counted.
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The host's own stack gets it.
+    Pass,
+    /// It is sent on.
+    Forward,
+    /// It ends here.
+    Drop,
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $fate:ident, $label:literal;)+) => {
+        /// Why a packet was treated as it was: index of its counter, and label in metrics.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
+
+            /// What becomes of the packet.
+            #[inline(always)]
+            pub const fn fate(self) -> Fate {
+                match self {
+                    $(Reason::$variant => Fate::$fate,)+
+                }
+            }
+
+            /// The name in status and metrics.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Reason::$variant => $label,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not IPv4 nor IPv6: ARP, VLAN-tagged frames, …
+    NotIp = Pass, "not_ip";
+    /// Neither TCP nor UDP: ICMP, neighbour discovery, IPv6 extension headers, …
+    NotTcpUdp = Pass, "not_tcp_udp";
+    /// A fragment: its ports cannot be trusted or are not there.
+    Fragment = Pass, "fragment";
+    /// A header is cut short, or a length contradicts another; the host's stack judges it.
+    Malformed = Pass, "malformed";
+    /// No service has this address, port and protocol, and no NAT record waits for it.
+    NotService = Pass, "not_service";
+    /// A SYN|ACK of no known flow: never the start of one, so the host's stack answers it.
+    StraySynAck = Pass, "stray_syn_ack";
+    /// A service whose table was not written yet.
+    NotReady = Pass, "not_ready";
+    /// A service without an up backend: the host's stack answers with a reset or "port unreachable".
+    NoBackend = Pass, "no_backend";
+    /// Rewritten, but its next hop is not known: the host's stack sends it on.
+    ViaKernel = Pass, "via_kernel";
+    /// Sent to a backend by NAT.
+    Nat = Forward, "nat";
+    /// A backend's answer, translated back and sent towards the client.
+    NatReply = Forward, "nat_reply";
+    /// Sent to a backend by direct server return on the link.
+    DsrL2 = Forward, "dsr_l2";
+    /// No hops left (TTL or hop limit 1).
+    HopLimit = Drop, "hop_limit";
+    /// Direct server return, but the backend's MAC address is not known.
+    NoNextHop = Drop, "no_next_hop";
+    /// NAT without a source address of this family.
+    NoNatSource = Drop, "no_nat_source";
+    /// Every NAT port that this flow may use towards its backend is taken.
+    NatFull = Drop, "nat_full";
+    /// Another CPU is just writing this flow's NAT record; the client will send again.
+    NatBusy = Drop, "nat_busy";
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: usize = Reason::ALL.len();
+
+    /// The reason with this number.
+    pub fn from_number(number: u8) -> Option<Reason> {
+        Reason::ALL.get(number as usize).copied()
+    }
+}

@@ -1,0 +1,33 @@
+//! What the program needs to know beyond services and backends.
+
+use crate::{Address, HashKey};
+
+/// The one element of the settings map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Settings {
+    /// Keys of the flow hash.
+    pub hash_key: HashKey,
+    /// Source address of NAT, IPv4 then IPv6; [`Address::NONE`] where there is none.
+    pub nat_source: [Address; 2],
+    /// Buckets of the flow table.
+    pub buckets: u32,
+    /// Sets of NAT records.
+    pub nat_sets: u32,
+    /// First NAT port, a multiple of 8.
+    pub nat_port_first: u16,
+    /// Groups of 8 NAT ports; 0 when there is no NAT.
+    pub nat_groups: u16,
+    /// Idle ticks after which a proven TCP flow is forgotten.
+    pub tcp_idle: u16,
+    /// Idle ticks after which a proven UDP flow is forgotten.
+    pub udp_idle: u16,
+    /// Idle ticks after which a new or closing flow is forgotten.
+    pub closing_idle: u16,
+    /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
+    pub reply_by_route: u8,
+    /// Zero.
+    pub zero: [u8; 5],
+}
+
+const _: () = assert!(size_of::<Settings>() == 168);

@@ -1,0 +1,40 @@
+//! Internet checksums, updated by what changed (RFC 1624, equation 3: HC' = ~(~HC + ~m + m')).
+
+use lb_common::Address;
+
+/// The sum of differences between old and new header words, in one's complement.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change(u64);
+
+impl Change {
+    /// One 16-bit word changed.
+    #[inline(always)]
+    pub fn word(self, old: u16, new: u16) -> Change {
+        Change(self.0 + (!old) as u64 + new as u64)
+    }
+
+    /// An address changed. The twelve equal bytes of mapped IPv4 addresses add up to nothing.
+    #[inline(always)]
+    pub fn address(self, old: &Address, new: &Address) -> Change {
+        let (old, new) = (old.words32(), new.words32());
+        let mut sum = self.0;
+        // 32-bit words sum up to the same as their halves; and since the checksum is the same in
+        // either byte order (RFC 1071 section 2B), only `word`, which has host order, must swap.
+        sum += (!old[0]) as u64 + new[0] as u64;
+        sum += (!old[1]) as u64 + new[1] as u64;
+        sum += (!old[2]) as u64 + new[2] as u64;
+        sum += (!old[3]) as u64 + new[3] as u64;
+        Change(sum)
+    }
+
+    /// The new checksum, in memory order, from the old one.
+    #[inline(always)]
+    pub fn apply(self, old: [u8; 2]) -> [u8; 2] {
+        let mut sum = self.0 + (!u16::from_le_bytes(old)) as u64;
+        sum = (sum & 0xffff_ffff) + (sum >> 32);
+        sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+        sum = (sum & 0xffff) + (sum >> 16);
+        sum = (sum & 0xffff) + (sum >> 16);
+        (!(sum as u16)).to_le_bytes()
+    }
+}

@@ -1,0 +1,253 @@
+//! NAT: towards the backend a flow gets the node's address and a port of its own; the port is the place
+//! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
+
+use lb_common::{
+    Address, Entry, Hop, NatRecord, NatSet, NatTuple, Reason, Settings, State, Word,
+    flow::{self, IdleLimits, Seen, WAYS},
+    nat::PORTS_PER_GROUP,
+};
+
+use crate::{
+    Frame,
+    flow_table::{self, Found, Rank},
+    parse::{Packet, TCP},
+    route,
+    select::Choice,
+    tables::Tables,
+    translate::{Translation, translate},
+};
+
+/// Rewrites a client's packet towards its backend; where it goes next.
+#[inline(always)]
+pub fn forward<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    choice: &Choice,
+    came_from: &Hop,
+    tables: &T,
+) -> Result<Hop, Reason> {
+    let settings = choice.settings;
+    let source = settings.nat_source[packet.v6 as usize];
+    if source == Address::NONE {
+        return Err(Reason::NoNatSource);
+    }
+    if packet.hops <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    let seat = seat(packet, choice, tables)?;
+    let proven = keep::<T>(packet, choice, &seat, came_from)?;
+    choice.remember::<T>(packet, proven);
+
+    let to = Translation {
+        source,
+        destination: choice.backend.address,
+        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
+        destination_port: u16::from_be_bytes(choice.backend.port),
+    };
+    translate(frame, packet, &to)?;
+    let hop = choice.backend.hop;
+    Ok(if hop.is_known() { hop } else { route(packet, &to, tables) })
+}
+
+/// Translates a backend's answer back; where it goes next. Anything else that comes to the node's NAT
+/// address is the host's own.
+#[inline(always)]
+pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Result<Hop, Reason> {
+    let settings = tables.settings().ok_or(Reason::NotService)?;
+    let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
+    let group = offset / PORTS_PER_GROUP;
+    let way = (offset % PORTS_PER_GROUP) as usize;
+    if packet.destination != settings.nat_source[packet.v6 as usize] || group >= settings.nat_groups {
+        return Err(Reason::NotService);
+    }
+    let start = first_set(settings, &packet.source, packet.source_port, packet.protocol);
+    let set = tables.nat_set(set_index(start, group, settings)).ok_or(Reason::NotService)?;
+    let (word, record) = (&set.words.0[way & 7], &set.records[way & 7]);
+    let entry = Entry(word.load());
+    let backend = tables.backend(entry.backend()).ok_or(Reason::NotService)?;
+    let tuple = record.tuple();
+    let is_answer = entry.state() != State::Empty
+        && backend.address == packet.source
+        && u16::from_be_bytes(backend.port) == packet.source_port
+        && tuple.protocol == packet.protocol
+        && tuple.client.is_mapped() != packet.v6;
+    if !is_answer {
+        return Err(Reason::NotService);
+    }
+    if packet.hops <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    let to = Translation {
+        source: tuple.vip,
+        destination: tuple.client,
+        source_port: tuple.vip_port,
+        destination_port: tuple.client_port,
+    };
+    if !T::DRY_RUN {
+        touch(word, entry, tables.tick(), answer(packet));
+    }
+    translate(frame, packet, &to)?;
+    Ok(if settings.reply_by_route != 0 { route(packet, &to, tables) } else { record.last_hop() })
+}
+
+/// A flow's place among the NAT records.
+struct Seat<'a> {
+    set: &'a NatSet,
+    group: u16,
+    found: Found,
+    /// The record is the flow's already.
+    own: bool,
+}
+
+/// The flow's record, or the one that it will take: a free one in either of its two groups, else one
+/// of a flow that has ended or was never answered. A proven flow never loses its record.
+#[inline(always)]
+fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Result<Seat<'a>, Reason> {
+    let settings = choice.settings;
+    let limits = flow_table::limits(settings, packet);
+    let tuple = tuple(packet);
+    let backend = choice.backend;
+    let start =
+        first_set(settings, &backend.address, u16::from_be_bytes(backend.port), packet.protocol);
+    let groups = settings.nat_groups as u32;
+    let first = flow::scale(choice.hash.identity, groups) as u16;
+    let second = flow::scale(choice.hash.place.rotate_left(16), groups) as u16;
+
+    let set = tables.nat_set(set_index(start, first, settings)).ok_or(Reason::NatFull)?;
+    if let Some(found) = own(set, choice, &tuple, &limits)? {
+        return Ok(Seat { set, group: first, found, own: true });
+    }
+    let other = tables.nat_set(set_index(start, second, settings)).ok_or(Reason::NatFull)?;
+    if let Some(found) = own(other, choice, &tuple, &limits)? {
+        return Ok(Seat { set: other, group: second, found, own: true });
+    }
+
+    let mut found = Found::default();
+    let rank = flow_table::victim(&set.words, choice.now, &limits, &mut found);
+    if rank == Rank::Free {
+        return Ok(Seat { set, group: first, found, own: false });
+    }
+    let mut other_found = Found::default();
+    let other_rank = flow_table::victim(&other.words, choice.now, &limits, &mut other_found);
+    if other_rank > rank {
+        return Ok(Seat { set: other, group: second, found: other_found, own: false });
+    }
+    if rank == Rank::Proven {
+        return Err(Reason::NatFull);
+    }
+    Ok(Seat { set, group: first, found, own: false })
+}
+
+/// The flow's own record in a set. A record that is just being written for the same tag is most likely
+/// this flow's, on another CPU: better lose one packet than give one flow two ports.
+#[inline(always)]
+fn own(
+    set: &NatSet,
+    choice: &Choice,
+    tuple: &NatTuple,
+    limits: &IdleLimits,
+) -> Result<Option<Found>, Reason> {
+    let mut way = 0;
+    while way < WAYS {
+        let entry = Entry(set.words.0[way].load());
+        if entry.tag() == choice.tag && entry != Entry::EMPTY && entry.backend() == choice.number {
+            if entry.state() == State::Empty {
+                return Err(Reason::NatBusy);
+            }
+            if entry.is_live(choice.now, limits) && set.records[way].belongs_to(tuple) {
+                return Ok(Some(Found { way, entry }));
+            }
+        }
+        way += 1;
+    }
+    Ok(None)
+}
+
+/// Refreshes the flow's record, or takes the seat for it. Whether the backend has answered.
+#[inline(always)]
+fn keep<T: Tables>(
+    packet: &Packet,
+    choice: &Choice,
+    seat: &Seat,
+    came_from: &Hop,
+) -> Result<bool, Reason> {
+    if T::DRY_RUN {
+        return Ok(false);
+    }
+    let way = seat.found.way & 7;
+    let (word, record) = (&seat.set.words.0[way], &seat.set.records[way]);
+    if seat.own {
+        let entry = seat.found.entry;
+        if entry.tick() != choice.now {
+            record.set_last_hop(came_from);
+        }
+        touch(word, entry, choice.now, flow_table::seen(packet));
+        return Ok(entry.state() == State::Proven);
+    }
+    claim(word, record, packet, choice, seat.found.entry, came_from)?;
+    Ok(false)
+}
+
+/// Writes a new record: first the word that says "being written", then the record, then the word.
+#[inline(always)]
+fn claim(
+    word: &Word,
+    record: &NatRecord,
+    packet: &Packet,
+    choice: &Choice,
+    old: Entry,
+    came_from: &Hop,
+) -> Result<(), Reason> {
+    let entry = |state| Entry::new(choice.tag, state, choice.now, choice.number);
+    if !word.compare_exchange(old.0, entry(State::Empty).0) {
+        return Err(Reason::NatBusy);
+    }
+    record.set_tuple(&tuple(packet));
+    record.set_last_hop(came_from);
+    let state = if packet.flags.ends() { State::Closing } else { State::New };
+    word.store(entry(state).0);
+    Ok(())
+}
+
+/// Notes a packet in a record's word, once per tick or when the state changes. If another CPU was
+/// faster, its note is as good.
+#[inline(always)]
+fn touch(word: &Word, old: Entry, now: u16, seen: Seen) {
+    let new = old.seen(now, seen);
+    if new != old {
+        word.compare_exchange(old.0, new.0);
+    }
+}
+
+/// What a backend's answer says of the flow. A SYN|ACK proves nothing: it answers a forged SYN too.
+#[inline(always)]
+fn answer(packet: &Packet) -> Seen {
+    match flow_table::seen(packet) {
+        Seen::Ends => Seen::Ends,
+        _ if packet.protocol == TCP && packet.flags.is_syn_ack() => Seen::Continues,
+        _ => Seen::Proves,
+    }
+}
+
+#[inline(always)]
+fn tuple(packet: &Packet) -> NatTuple {
+    NatTuple {
+        client: packet.source,
+        vip: packet.destination,
+        client_port: packet.source_port,
+        vip_port: packet.destination_port,
+        protocol: packet.protocol,
+    }
+}
+
+/// The set at which the groups of an endpoint begin.
+#[inline(always)]
+fn first_set(settings: &Settings, backend: &Address, port: u16, protocol: u8) -> u32 {
+    flow::scale(settings.hash_key.endpoint(backend, port, protocol), settings.nat_sets)
+}
+
+#[inline(always)]
+fn set_index(start: u32, group: u16, settings: &Settings) -> u32 {
+    let index = start + group as u32;
+    if index >= settings.nat_sets { index - settings.nat_sets } else { index }
+}

@@ -1,0 +1,37 @@
+//! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
+
+use lb_common::{Address, Backend, Bucket, Hop, NatSet, Service, ServiceKey, Settings};
+
+use crate::parse::Packet;
+
+/// What the data path looks up. Every method is one map lookup or one helper call.
+pub trait Tables {
+    /// Only tell what would happen: no table and no counter is changed.
+    const DRY_RUN: bool;
+
+    /// The settings.
+    fn settings(&self) -> Option<&Settings>;
+
+    /// The service with this address, port and protocol.
+    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+
+    /// The backend's number in this slot of a service's Maglev table: 0 when the service has no
+    /// backend, `None` when it has no table.
+    fn slot(&self, service: u32, slot: u32) -> Option<u16>;
+
+    /// A backend by number.
+    fn backend(&self, number: u16) -> Option<&Backend>;
+
+    /// A bucket of the flow table.
+    fn bucket(&self, index: u32) -> Option<&Bucket>;
+
+    /// A set of NAT records.
+    fn nat_set(&self, index: u32) -> Option<&NatSet>;
+
+    /// The clock, in ticks of 2^[`TICK_SHIFT`](lb_common::flow::TICK_SHIFT) ns; it wraps.
+    fn tick(&self) -> u16;
+
+    /// The next hop by the kernel's own routes and neighbours, for a packet that will have these
+    /// addresses; `None` when the kernel does not know it either.
+    fn route(&self, source: &Address, destination: &Address, packet: &Packet) -> Option<Hop>;
+}
