@@ -8,7 +8,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 ///
 /// In memory: sixteen bytes in network order. In the code: two words that hold those bytes, because the
 /// BPF compiler keeps sixteen single bytes in sixteen registers and stack slots.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[repr(C)]
 pub struct Address([u64; 2]);
 
@@ -47,9 +47,7 @@ impl Address {
     #[inline(always)]
     pub fn octets_v6(&self) -> [u8; 16] {
         let (a, b) = (self.0[0].to_ne_bytes(), self.0[1].to_ne_bytes());
-        [
-            a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
-        ]
+        [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]
     }
 
     /// The address as four words for hashing and checksums; the same values on every machine.

@@ -31,8 +31,14 @@ impl Hop {
     pub fn from_frame(interface: u32, a: [u8; 12]) -> Hop {
         let low = u64::from_le_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
         let high = u32::from_le_bytes([a[8], a[9], a[10], a[11]]) as u64;
-        let node_mac = low >> 48 | high << 16;
-        Hop([low & MAC_BITS | (interface as u64) << 48, node_mac | (interface as u64 >> 16) << 48])
+        Hop::from_macs(interface, low & MAC_BITS, low >> 48 | high << 16)
+    }
+
+    /// A hop out of `interface`, with MAC addresses as the lower 48 bits of words: the first byte lowest.
+    #[inline(always)]
+    pub fn from_macs(interface: u32, mac: u64, node_mac: u64) -> Hop {
+        let interface = interface as u64;
+        Hop([mac | interface << 48, node_mac | (interface >> 16) << 48])
     }
 
     /// The first twelve bytes of a frame that takes this hop.
@@ -41,10 +47,7 @@ impl Hop {
         let [mac, node_mac] = self.0;
         let low = (mac & MAC_BITS | node_mac << 48).to_le_bytes();
         let high = ((node_mac >> 16) as u32).to_le_bytes();
-        [
-            low[0], low[1], low[2], low[3], low[4], low[5], low[6], low[7], high[0], high[1], high[2],
-            high[3],
-        ]
+        [low[0], low[1], low[2], low[3], low[4], low[5], low[6], low[7], high[0], high[1], high[2], high[3]]
     }
 
     /// The hop of an answer to a frame that took this one.

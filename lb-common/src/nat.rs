@@ -19,8 +19,8 @@ pub const MIN_SETS: u32 = 8_192;
 
 /// Eight records and, on a cache line of their own, the words that say what each holds.
 ///
-/// The words have the shape of flow [`Entry`](crate::Entry)s. A record whose word is in state
-/// [`State::Empty`](crate::State) but not zero is being written by another CPU.
+/// The words have the shape of flow [`Entry`](crate::Entry)s. A record whose word is proven but names
+/// backend 0 is being written by another CPU.
 #[repr(C, align(64))]
 #[derive(Default)]
 pub struct NatSet {
@@ -57,8 +57,7 @@ impl NatTuple {
     fn to_words(self) -> [u64; 5] {
         let [c0, c1] = self.client.words();
         let [v0, v1] = self.vip.words();
-        let ports =
-            (self.client_port as u64) << 32 | (self.vip_port as u64) << 16 | self.protocol as u64;
+        let ports = (self.client_port as u64) << 32 | (self.vip_port as u64) << 16 | self.protocol as u64;
         [c0, c1, v0, v1, ports]
     }
 }

@@ -3,17 +3,14 @@
 use crate::Address;
 
 /// Where clients send packets: the key of the service map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(C)]
 pub struct ServiceKey {
     /// The VIP.
     pub address: Address,
-    /// Port in network order.
-    pub port: [u8; 2],
-    /// IP protocol number: 6 or 17.
-    pub protocol: u8,
-    /// Zero; a hash map compares every byte of a key.
-    pub zero: [u8; 5],
+    /// Port (bits 0 to 15) and IP protocol number (16 to 23). One word, so that no byte of the key is
+    /// left unset: a hash map compares them all.
+    port_and_protocol: u64,
 }
 
 const _: () = assert!(size_of::<ServiceKey>() == 24);
@@ -22,7 +19,7 @@ impl ServiceKey {
     /// The key of a VIP, port and IP protocol number.
     #[inline(always)]
     pub fn new(address: Address, port: u16, protocol: u8) -> ServiceKey {
-        ServiceKey { address, port: port.to_be_bytes(), protocol, zero: [0; 5] }
+        ServiceKey { address, port_and_protocol: (protocol as u64) << 16 | port as u64 }
     }
 }
 

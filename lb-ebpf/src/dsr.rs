@@ -8,12 +8,10 @@ use crate::{parse::Packet, select::Choice, tables::Tables};
 /// Where the frame goes. A packet for a backend without a known MAC address ends here: the host's stack
 /// would take it for its own, since the VIP is the node's address.
 #[inline(always)]
-pub fn forward<T: Tables>(packet: &Packet, choice: &Choice, tables: &T) -> Result<Hop, Reason> {
-    let mut hop = choice.backend.hop;
+pub fn forward<T: Tables>(packet: &Packet, choice: &Choice) -> Result<Hop, Reason> {
+    let hop = choice.backend.hop;
     if !hop.is_known() {
-        hop = tables
-            .route(&packet.source, &choice.backend.address, packet)
-            .ok_or(Reason::NoNextHop)?;
+        return Err(Reason::NoNextHop);
     }
     choice.remember::<T>(packet, choice.is_from_earlier_tick());
     Ok(hop)

@@ -2,7 +2,7 @@
 //! records share this.
 
 use lb_common::{
-    Bucket, Entry, Settings, State,
+    Bucket, Entry, Settings,
     flow::{IdleLimits, Seen, WAYS},
 };
 
@@ -17,25 +17,11 @@ pub struct Found {
     pub entry: Entry,
 }
 
-/// How willingly an entry gives up its place. Higher gives way first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum Rank {
-    /// A flow that was proven to be real.
-    Proven = 0,
-    /// A flow of which little is known.
-    New = 1,
-    /// A flow that has ended.
-    Closing = 2,
-    /// No flow.
-    Free = 3,
-}
-
 /// Idle limits for the packet's protocol.
 #[inline(always)]
 pub fn limits(settings: &Settings, packet: &Packet) -> IdleLimits {
     let proven = if packet.protocol == TCP { settings.tcp_idle } else { settings.udp_idle };
-    IdleLimits { proven, closing: settings.closing_idle }
+    IdleLimits::new(proven, settings.closing_idle)
 }
 
 /// What this packet says of its flow, apart from proving it.
@@ -57,46 +43,69 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
         if entry.tag() == tag && entry.is_live(now, limits) {
-            return Some(Found { way, entry });
+            return Some(Found { way: forget(way, entry), entry });
         }
-        way += 1;
+        way = next(way);
     }
     None
 }
 
 /// Puts into `found` the entry that gives way to a new flow: a free one, else the oldest that is
-/// closing, else the oldest new one, else the oldest proven one. Returns how willingly it does.
+/// closing, else the oldest new one, else the oldest proven one. Returns its [`rank`](lb_common::flow::rank).
 ///
 /// A function of its own in BPF: three callers, and only 512 bytes of stack for all that is inlined.
 #[inline(never)]
-pub fn victim(bucket: &Bucket, now: u16, limits: &IdleLimits, found: &mut Found) -> Rank {
+pub fn victim(bucket: &Bucket, now: u16, limits: &IdleLimits, found: &mut Found) -> u32 {
     let mut best = 0;
-    let mut best_rank = Rank::Proven;
+    let mut best_entry = Entry(bucket.0[0].load());
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
-        let rank = rank(entry, now, limits);
-        // Rank above age; plus one, so that the first entry always wins over the initial 0.
-        let willing = ((rank as u32) << 16 | entry.idle(now) as u32) + 1;
+        // Rank, then age; the way in the last three bits says whose it is.
+        let willing = entry.rank(now, limits) << 19 | (entry.idle(now) as u32) << 3 | way as u32;
         if willing > best {
             best = willing;
-            best_rank = rank;
-            *found = Found { way, entry };
+            best_entry = entry;
         }
-        way += 1;
+        way = next(way);
     }
-    best_rank
+    *found = Found { way: forget(best as usize & (WAYS - 1), best_entry), entry: best_entry };
+    best >> 19
 }
 
+/// The next way. The compiler cannot see through it, and so does not unroll the loop: unrolled eight
+/// times, its values do not fit on the stack.
 #[inline(always)]
-fn rank(entry: Entry, now: u16, limits: &IdleLimits) -> Rank {
-    if !entry.is_live(now, limits) {
-        return Rank::Free;
+pub fn next(way: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut way = way;
+        // SAFETY: adds to the register that it is given.
+        unsafe { core::arch::asm!("{way} += 1", way = inout(reg) way) };
+        way
     }
-    match entry.state() {
-        State::Empty => Rank::Free,
-        State::Closing => Rank::Closing,
-        State::New => Rank::New,
-        State::Proven => Rank::Proven,
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        way + 1
+    }
+}
+
+/// The same way, but the verifier no longer knows which: else it would follow all that comes after once
+/// for each of the eight, and again for each of the next eight, past its limit of a million steps.
+#[inline(always)]
+pub fn forget(way: usize, unknown: Entry) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut hidden = way as u64;
+        // SAFETY: exclusive or of two registers. The compiler cannot see that it is undone below.
+        unsafe {
+            core::arch::asm!("{hidden} ^= {unknown}", hidden = inout(reg) hidden, unknown = in(reg) unknown.0)
+        };
+        (hidden ^ unknown.0) as usize & (WAYS - 1)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = unknown;
+        way
     }
 }

@@ -8,6 +8,7 @@
 //! ([`select`](select::select)) → next hop → [`nat`] or [`dsr`] → outcome.
 
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod checksum;
 mod dsr;
@@ -23,8 +24,6 @@ use lb_common::{Forward, Hop, Reason, ServiceKey, Trace};
 
 pub use frame::Frame;
 pub use tables::Tables;
-
-use crate::parse::Packet;
 
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +95,10 @@ fn steps<T: Tables>(
     let choice = select::select(&packet, service, tables, outcome)?;
     outcome.backend = choice.number;
     if service.forward == Forward::Nat as u8 {
-        let came_from = last_hop(frame, ingress)?;
-        let hop = nat::forward(frame, &packet, &choice, &came_from, tables)?;
+        let hop = nat::forward(frame, &packet, &choice, ingress, tables)?;
         send(frame, &hop, Reason::Nat, outcome)
     } else {
-        let hop = dsr::forward(&packet, &choice, tables)?;
+        let hop = dsr::forward::<T>(&packet, &choice)?;
         send(frame, &hop, Reason::DsrL2, outcome)
     }
 }
@@ -114,16 +112,4 @@ fn send(frame: &mut Frame, hop: &Hop, reason: Reason, outcome: &mut Outcome) -> 
     *frame.mac_addresses()? = hop.to_frame();
     outcome.interface = hop.interface();
     Ok(reason)
-}
-
-/// Where a reply to this frame goes: back to where it came from.
-#[inline(always)]
-fn last_hop(frame: &mut Frame, ingress: u32) -> Result<Hop, Reason> {
-    Ok(Hop::from_frame(ingress, *frame.mac_addresses()?).reversed())
-}
-
-/// The kernel's answer for a packet whose next hop the daemon has not told, or [`Hop::default`].
-#[inline(always)]
-fn route<T: Tables>(packet: &Packet, to: &translate::Translation, tables: &T) -> Hop {
-    tables.route(&to.source, &to.destination, packet).unwrap_or_default()
 }

@@ -2,20 +2,22 @@
 //! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
 
 use lb_common::{
-    Address, Entry, Hop, NatRecord, NatSet, NatTuple, Reason, Settings, State, Word,
-    flow::{self, IdleLimits, Seen, WAYS},
+    Address, Entry, Hop, NatSet, NatTuple, Reason, Settings, State, Word,
+    flow::{self, IdleLimits, Seen, WAYS, rank},
     nat::PORTS_PER_GROUP,
 };
 
 use crate::{
     Frame,
-    flow_table::{self, Found, Rank},
+    flow_table::{self, Found, forget, next},
     parse::{Packet, TCP},
-    route,
     select::Choice,
     tables::Tables,
     translate::{Translation, translate},
 };
+
+/// The backend number in the word of a record that is being written.
+const BEING_WRITTEN: u16 = 0;
 
 /// Rewrites a client's packet towards its backend; where it goes next.
 #[inline(always)]
@@ -23,7 +25,7 @@ pub fn forward<T: Tables>(
     frame: &mut Frame,
     packet: &Packet,
     choice: &Choice,
-    came_from: &Hop,
+    ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
     let settings = choice.settings;
@@ -35,7 +37,7 @@ pub fn forward<T: Tables>(
         return Err(Reason::HopLimit);
     }
     let seat = seat(packet, choice, tables)?;
-    let proven = keep::<T>(packet, choice, &seat, came_from)?;
+    let proven = keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, proven);
 
     let to = Translation {
@@ -46,7 +48,7 @@ pub fn forward<T: Tables>(
     };
     translate(frame, packet, &to)?;
     let hop = choice.backend.hop;
-    Ok(if hop.is_known() { hop } else { route(packet, &to, tables) })
+    Ok(if hop.is_known() { hop } else { tables.route(frame) })
 }
 
 /// Translates a backend's answer back; where it goes next. Anything else that comes to the node's NAT
@@ -87,7 +89,7 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         touch(word, entry, tables.tick(), answer(packet));
     }
     translate(frame, packet, &to)?;
-    Ok(if settings.reply_by_route != 0 { route(packet, &to, tables) } else { record.last_hop() })
+    Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { record.last_hop() })
 }
 
 /// A flow's place among the NAT records.
@@ -107,8 +109,7 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
     let limits = flow_table::limits(settings, packet);
     let tuple = tuple(packet);
     let backend = choice.backend;
-    let start =
-        first_set(settings, &backend.address, u16::from_be_bytes(backend.port), packet.protocol);
+    let start = first_set(settings, &backend.address, u16::from_be_bytes(backend.port), packet.protocol);
     let groups = settings.nat_groups as u32;
     let first = flow::scale(choice.hash.identity, groups) as u16;
     let second = flow::scale(choice.hash.place.rotate_left(16), groups) as u16;
@@ -123,16 +124,16 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
     }
 
     let mut found = Found::default();
-    let rank = flow_table::victim(&set.words, choice.now, &limits, &mut found);
-    if rank == Rank::Free {
+    let willing = flow_table::victim(&set.words, choice.now, &limits, &mut found);
+    if willing == rank::FREE {
         return Ok(Seat { set, group: first, found, own: false });
     }
     let mut other_found = Found::default();
-    let other_rank = flow_table::victim(&other.words, choice.now, &limits, &mut other_found);
-    if other_rank > rank {
+    let other_willing = flow_table::victim(&other.words, choice.now, &limits, &mut other_found);
+    if other_willing > willing {
         return Ok(Seat { set: other, group: second, found: other_found, own: false });
     }
-    if rank == Rank::Proven {
+    if willing == rank::PROVEN {
         return Err(Reason::NatFull);
     }
     Ok(Seat { set, group: first, found, own: false })
@@ -150,15 +151,16 @@ fn own(
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(set.words.0[way].load());
-        if entry.tag() == choice.tag && entry != Entry::EMPTY && entry.backend() == choice.number {
-            if entry.state() == State::Empty {
+        if entry.tag() == choice.tag && entry.is_live(choice.now, limits) {
+            if entry.backend() == BEING_WRITTEN {
                 return Err(Reason::NatBusy);
             }
-            if entry.is_live(choice.now, limits) && set.records[way].belongs_to(tuple) {
-                return Ok(Some(Found { way, entry }));
+            let found = Found { way: forget(way, entry), entry };
+            if entry.backend() == choice.number && set.records[found.way].belongs_to(tuple) {
+                return Ok(Some(found));
             }
         }
-        way += 1;
+        way = next(way);
     }
     Ok(None)
 }
@@ -166,47 +168,46 @@ fn own(
 /// Refreshes the flow's record, or takes the seat for it. Whether the backend has answered.
 #[inline(always)]
 fn keep<T: Tables>(
+    frame: &mut Frame,
     packet: &Packet,
     choice: &Choice,
     seat: &Seat,
-    came_from: &Hop,
+    ingress: u32,
 ) -> Result<bool, Reason> {
     if T::DRY_RUN {
         return Ok(false);
     }
+    let came_from = last_hop(frame, ingress)?;
     let way = seat.found.way & 7;
     let (word, record) = (&seat.set.words.0[way], &seat.set.records[way]);
     if seat.own {
         let entry = seat.found.entry;
         if entry.tick() != choice.now {
-            record.set_last_hop(came_from);
+            record.set_last_hop(&came_from);
         }
         touch(word, entry, choice.now, flow_table::seen(packet));
         return Ok(entry.state() == State::Proven);
     }
-    claim(word, record, packet, choice, seat.found.entry, came_from)?;
+    claim(word, seat.found.entry, choice)?;
+    record.set_tuple(&tuple(packet));
+    record.set_last_hop(&came_from);
+    let state = if packet.flags.ends() { State::Closing } else { State::New };
+    word.store(Entry::new(choice.tag, state, choice.now, choice.number).0);
     Ok(false)
 }
 
-/// Writes a new record: first the word that says "being written", then the record, then the word.
+/// Takes a record to write it: its word says so until the record is complete.
 #[inline(always)]
-fn claim(
-    word: &Word,
-    record: &NatRecord,
-    packet: &Packet,
-    choice: &Choice,
-    old: Entry,
-    came_from: &Hop,
-) -> Result<(), Reason> {
-    let entry = |state| Entry::new(choice.tag, state, choice.now, choice.number);
-    if !word.compare_exchange(old.0, entry(State::Empty).0) {
-        return Err(Reason::NatBusy);
-    }
-    record.set_tuple(&tuple(packet));
-    record.set_last_hop(came_from);
-    let state = if packet.flags.ends() { State::Closing } else { State::New };
-    word.store(entry(state).0);
-    Ok(())
+fn claim(word: &Word, old: Entry, choice: &Choice) -> Result<(), Reason> {
+    // Proven, so that no other CPU takes it for a victim.
+    let being_written = Entry::new(choice.tag, State::Proven, choice.now, BEING_WRITTEN);
+    if word.compare_exchange(old.0, being_written.0) { Ok(()) } else { Err(Reason::NatBusy) }
+}
+
+/// Where a reply to this frame goes: back to where it came from.
+#[inline(always)]
+fn last_hop(frame: &mut Frame, ingress: u32) -> Result<Hop, Reason> {
+    Ok(Hop::from_frame(ingress, *frame.mac_addresses()?).reversed())
 }
 
 /// Notes a packet in a record's word, once per tick or when the state changes. If another CPU was

@@ -43,15 +43,10 @@ pub fn select<'a, T: Tables>(
     outcome: &mut Outcome,
 ) -> Result<Choice<'a>, Reason> {
     let settings = tables.settings().ok_or(Reason::NotReady)?;
-    let hash = settings.hash_key.flow(
-        &packet.source,
-        packet.source_port,
-        packet.destination_port,
-        packet.protocol,
-    );
+    let hash =
+        settings.hash_key.flow(&packet.source, packet.source_port, packet.destination_port, packet.protocol);
     let tag = flow::tag(hash.identity, service.number, &packet.destination);
-    let bucket =
-        tables.bucket(flow::scale(hash.place, settings.buckets)).ok_or(Reason::NotReady)?;
+    let bucket = tables.bucket(flow::scale(hash.place, settings.buckets)).ok_or(Reason::NotReady)?;
     let now = tables.tick();
     let limits = flow_table::limits(settings, packet);
     let known = flow_table::find(bucket, tag, now, &limits);

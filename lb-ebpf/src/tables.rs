@@ -1,8 +1,8 @@
 //! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
 
-use lb_common::{Address, Backend, Bucket, Hop, NatSet, Service, ServiceKey, Settings};
+use lb_common::{Backend, Bucket, Hop, NatSet, Service, ServiceKey, Settings};
 
-use crate::parse::Packet;
+use crate::Frame;
 
 /// What the data path looks up. Every method is one map lookup or one helper call.
 pub trait Tables {
@@ -31,7 +31,7 @@ pub trait Tables {
     /// The clock, in ticks of 2^[`TICK_SHIFT`](lb_common::flow::TICK_SHIFT) ns; it wraps.
     fn tick(&self) -> u16;
 
-    /// The next hop by the kernel's own routes and neighbours, for a packet that will have these
-    /// addresses; `None` when the kernel does not know it either.
-    fn route(&self, source: &Address, destination: &Address, packet: &Packet) -> Option<Hop>;
+    /// The next hop by the kernel's own routes and neighbours for the packet as it now is in the frame;
+    /// [`Hop::default`] when the kernel does not know it either.
+    fn route(&self, frame: &mut Frame) -> Hop;
 }

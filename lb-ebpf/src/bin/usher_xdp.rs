@@ -9,7 +9,9 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup, xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
+        BPF_FIB_LKUP_RET_SUCCESS,
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
+        xdp_md,
     },
     btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray},
     helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect},
@@ -17,10 +19,11 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Fate, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES, NatSet,
-    Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT,
+    Address, Backend, BackendCounters, Bucket, Fate, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES,
+    NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT,
 };
-use lb_ebpf::{Frame, Outcome, Tables, parse::Packet, process};
+use lb_ebpf::{Frame, Outcome, Tables, parse::L3, process};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// BPF_F_MMAPABLE: the daemon maps the table too, and the kernel aligns it to a page, so that a bucket
 /// is one cache line.
@@ -95,7 +98,9 @@ fn count(outcome: &Outcome) {
         // SAFETY: a per-CPU element; no other program runs on this CPU meanwhile.
         unsafe { *packets += 1 };
     }
-    if outcome.backend != 0 && let Some(counters) = COUNTERS.get_ptr_mut(outcome.backend as u32) {
+    if outcome.backend != 0
+        && let Some(counters) = COUNTERS.get_ptr_mut(outcome.backend as u32)
+    {
         // SAFETY: as above.
         unsafe {
             (*counters).packets += 1;
@@ -152,48 +157,68 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
-    fn route(&self, source: &Address, destination: &Address, packet: &Packet) -> Option<Hop> {
+    fn route(&self, _: &mut Frame) -> Hop {
         let mut hop = Hop::default();
-        fib_lookup(self.ctx, source, destination, packet, &mut hop);
-        hop.is_known().then_some(hop)
+        fib_lookup(self.ctx.ctx, &mut hop);
+        hop
     }
 }
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// Asks the kernel's routing tables. A function of its own, so that its 64-byte query is on the stack
-/// only while it runs: 512 bytes are all there is.
-#[inline(never)]
-fn fib_lookup(ctx: &XdpContext, source: &Address, destination: &Address, packet: &Packet, hop: &mut Hop) {
-    // SAFETY: a C struct of integers and unions of integers; all zero is a value of it.
-    let mut query: FibLookup = unsafe { core::mem::zeroed() };
-    query.family = if packet.v6 { AF_INET6 } else { AF_INET };
-    query.l4_protocol = packet.protocol;
-    query.ifindex = ctx.ingress_ifindex() as u32;
-    // The helper refuses what is longer than the MTU of the way out.
-    query.__bindgen_anon_1.tot_len = packet.length;
-    let (source, destination) = (network_words(source), network_words(destination));
-    if packet.v6 {
-        query.__bindgen_anon_3.ipv6_src = source;
-        query.__bindgen_anon_4.ipv6_dst = destination;
-    } else {
-        query.__bindgen_anon_3.ipv4_src = source[3];
-        query.__bindgen_anon_4.ipv4_dst = destination[3];
-    }
-    // SAFETY: the context is this call's, the struct and its size belong together.
-    let found =
-        unsafe { bpf_fib_lookup(ctx.ctx.cast(), &raw mut query, size_of::<FibLookup>() as i32, 0) };
-    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 {
-        *hop = Hop::new(query.ifindex, query.dmac, query.smac);
-    }
+/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) in words: reading its unaligned MAC addresses as
+/// such is refused on the stack.
+#[repr(C)]
+#[derive(Default)]
+struct FibQuery {
+    family: u8,
+    protocol: u8,
+    ports: [u16; 2],
+    /// The helper refuses what is longer than the MTU of the way out.
+    length: u16,
+    interface: u32,
+    class: u32,
+    source: [u32; 4],
+    destination: [u32; 4],
+    table: u32,
+    /// Source MAC address, then destination MAC address.
+    macs: [u32; 3],
 }
 
-/// An address as four words in network order in memory, as the kernel's structs hold it.
-#[inline(always)]
-fn network_words(address: &Address) -> [u32; 4] {
-    // `words32` reads memory as little endian, which this target is.
-    address.words32()
+const _: () = assert!(size_of::<FibQuery>() == 64);
+
+/// Asks the kernel's routing tables about the packet as it now is. A function of its own that takes no
+/// more than the context: its 64-byte query, and whatever was passed to it, would take stack from the
+/// whole program, and 512 bytes are all there is.
+#[inline(never)]
+fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: data and data_end of this call's packet; nothing below moves them.
+    let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
+    let mut query = FibQuery { interface: ctx.ingress_ifindex() as u32, ..FibQuery::default() };
+    if let Ok(ip) = frame.at::<Ipv4Hdr>(L3)
+        && ip.version() == 4
+    {
+        query.family = AF_INET;
+        query.protocol = ip.proto;
+        query.length = ip.tot_len();
+        query.source[0] = u32::from_ne_bytes(ip.src_addr);
+        query.destination[0] = u32::from_ne_bytes(ip.dst_addr);
+    } else if let Ok(ip) = frame.at::<Ipv6Hdr>(L3) {
+        query.family = AF_INET6;
+        query.protocol = ip.next_hdr;
+        query.length = ip.payload_len().saturating_add(Ipv6Hdr::LEN as u16);
+        query.source = Address::v6(ip.src_addr).words32();
+        query.destination = Address::v6(ip.dst_addr).words32();
+    }
+    let size = size_of::<FibQuery>() as i32;
+    // SAFETY: the context is this call's; the struct has the kernel's layout and size.
+    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), (&raw mut query).cast(), size, 0) };
+    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+        let [a, b, c] = query.macs.map(u64::from);
+        *hop = Hop::from_macs(query.interface, b >> 16 | c << 16, a | (b & 0xffff) << 32);
+    }
 }
 
 #[cfg(target_arch = "bpf")]

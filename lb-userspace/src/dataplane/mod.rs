@@ -1,1 +1,81 @@
-//! dataplane
+//! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
+
+mod explain;
+mod flows;
+mod load;
+mod sys;
+mod tables;
+
+use std::{io, net::IpAddr};
+
+use aya::{EbpfError, maps::MapError, programs::ProgramError};
+
+pub use explain::Query;
+pub use flows::FlowCounts;
+pub use load::{Attached, AttachedMode, Dataplane, Sizes};
+
+/// What can go wrong between the daemon and the kernel.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// The object could not be loaded: its maps could not be made, or it is not ours.
+    #[error("the BPF object could not be loaded into the kernel")]
+    Load(#[source] EbpfError),
+    /// The object lacks a program or map.
+    #[error("the BPF object has no {kind} named {name}; build both with the same version of usher")]
+    Missing {
+        /// `map` or `program`.
+        kind: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// The verifier refused the program.
+    #[error("the kernel refused the program {name}")]
+    Program {
+        /// The program.
+        name: &'static str,
+        /// The kernel's answer; holds the verifier's log.
+        #[source]
+        source: ProgramError,
+    },
+    /// The program could not be attached.
+    #[error("cannot attach the XDP program to {interface} ({mode} mode)")]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// `native` or `generic`.
+        mode: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: ProgramError,
+    },
+    /// A map could not be read or written.
+    #[error("cannot {what} in map {map}")]
+    Map {
+        /// What was tried.
+        what: &'static str,
+        /// The map.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: MapError,
+    },
+    /// A system call on a map failed.
+    #[error("cannot {what} map {map}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The map.
+        map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A flow to be explained mixes address families.
+    #[error("{from} and {to} are not of the same address family")]
+    MixedFamilies {
+        /// The client.
+        from: IpAddr,
+        /// The service.
+        to: IpAddr,
+    },
+}

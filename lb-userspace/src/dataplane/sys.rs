@@ -1,0 +1,143 @@
+//! What aya 0.14 does not offer: batch updates and mapped arrays.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    ptr::NonNull,
+};
+
+// Commands of bpf(2), include/uapi/linux/bpf.h.
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+
+/// The part of `union bpf_attr` that makes a map.
+#[repr(C)]
+#[derive(Default)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// The part of `union bpf_attr` that writes an element.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` that batch commands use.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Sets many elements of a map with 4-byte keys and values by one system call.
+pub(super) fn update_batch(map: BorrowedFd, keys: &[u32], values: &[u32]) -> io::Result<()> {
+    debug_assert_eq!(keys.len(), values.len());
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    // SAFETY: the attribute's pointers lead to arrays of `count` elements that outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Makes an array map of one element that holds `value`.
+pub(super) fn array_of_one(value: &[u16]) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr {
+        map_type: BPF_MAP_TYPE_ARRAY,
+        key_size: size_of::<u32>() as u32,
+        value_size: size_of_val(value) as u32,
+        max_entries: 1,
+        map_flags: 0,
+    };
+    // SAFETY: the attribute holds no pointers.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let key = 0_u32;
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: (&raw const key) as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: key and value have the sizes that the map was made with and outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }?;
+    Ok(map)
+}
+
+/// # Safety
+/// `attr` must be a valid prefix of `union bpf_attr` for the command, and what it points to must be
+/// valid for the kernel to read.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: passed on to the caller; the size belongs to the attribute.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
+
+/// An array map in this process's memory, read only.
+pub(super) struct Mapped<T> {
+    start: NonNull<T>,
+    length: usize,
+}
+
+// SAFETY: the mapping is plain shared memory that is only read, and may be read from any thread.
+unsafe impl<T: Sync> Send for Mapped<T> {}
+
+impl<T> Mapped<T> {
+    /// Maps the first `length` elements.
+    ///
+    /// # Safety
+    /// The map must be an array with `BPF_F_MMAPABLE` and at least `length` values of type `T`, which
+    /// must be valid for any bytes and tolerate changes under a shared reference.
+    pub(super) unsafe fn new(map: BorrowedFd, length: usize) -> io::Result<Mapped<T>> {
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length * size_of::<T>(),
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        match NonNull::new(start.cast::<T>()) {
+            Some(start) if start.as_ptr().cast() != libc::MAP_FAILED => Ok(Mapped { start, length }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// The elements.
+    pub(super) fn as_slice(&self) -> &[T] {
+        // SAFETY: mapped in `new` for `length` elements, until this value is dropped.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, with its length; nothing refers to it any more.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length * size_of::<T>()) };
+    }
+}

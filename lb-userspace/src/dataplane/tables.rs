@@ -1,0 +1,160 @@
+//! Writing the desired image into the maps, and reading the counters.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::Arc,
+};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, map};
+
+use super::{Dataplane, DataplaneError, sys};
+use crate::core::image::Operation;
+
+/// A map value of ours, which aya may copy byte by byte.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Pod<T>(pub(super) T);
+
+macro_rules! pod {
+    ($($type:ty),+) => {
+        // SAFETY: `repr(C)` without padding, valid for any bytes.
+        $(unsafe impl aya::Pod for Pod<$type> {})+
+    };
+}
+pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace);
+
+impl Dataplane {
+    /// Carries out the operations in their order. Runs of Maglev tables are swapped by one system call.
+    pub fn apply(&mut self, operations: &[Operation]) -> Result<(), DataplaneError> {
+        let mut rest = operations;
+        while let Some(first) = rest.first() {
+            let tables: Vec<_> = rest.iter().map_while(as_table).collect();
+            if tables.is_empty() {
+                self.apply_one(first)?;
+                rest = &rest[1..];
+            } else {
+                self.set_tables(&tables)?;
+                rest = &rest[tables.len()..];
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, operation: &Operation) -> Result<(), DataplaneError> {
+        match operation {
+            Operation::SetSettings(settings) => self.set_element(map::SETTINGS, 0, **settings),
+            Operation::SetBackend(number, backend) => {
+                self.set_element(map::BACKENDS, u32::from(*number), *backend)
+            }
+            Operation::RemoveBackend(number) => {
+                self.set_element(map::BACKENDS, u32::from(*number), Backend::default())
+            }
+            Operation::SetTable(number, slots) => self.set_tables(&[(*number, slots)]),
+            Operation::SetService(key, service) => {
+                self.services(|services| services.insert(Pod(*key), Pod(*service), 0))
+            }
+            Operation::RemoveService(key) => self.services(|services| services.remove(&Pod(*key))),
+            Operation::RemoveTable(number) => self.remove_table(*number),
+        }
+    }
+
+    fn set_element<T>(&mut self, name: &'static str, index: u32, value: T) -> Result<(), DataplaneError>
+    where
+        Pod<T>: aya::Pod,
+    {
+        let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
+        let mut array: Array<_, Pod<T>> = self.map_mut(name)?.try_into().map_err(error)?;
+        array.set(index, Pod(value), 0).map_err(error)
+    }
+
+    fn services(
+        &mut self,
+        change: impl FnOnce(&mut HashMap<&mut MapData, Pod<ServiceKey>, Pod<Service>>) -> Result<(), MapError>,
+    ) -> Result<(), DataplaneError> {
+        let error = |source| DataplaneError::Map { what: "change a service", map: map::SERVICES, source };
+        let mut services = self.map_mut(map::SERVICES)?.try_into().map_err(error)?;
+        change(&mut services).map_err(error)
+    }
+
+    /// Fills new inner maps and swaps them in together.
+    fn set_tables(&mut self, tables: &[(u32, &Arc<[u16]>)]) -> Result<(), DataplaneError> {
+        let name = map::SLOT_TABLES;
+        let error = |what| move |source| DataplaneError::System { what, map: name, source };
+        let inner = tables
+            .iter()
+            .map(|(_, slots)| sys::array_of_one(&padded(slots)))
+            .collect::<io::Result<Vec<OwnedFd>>>()
+            .map_err(error("fill a table of"))?;
+        let numbers: Vec<u32> = tables.iter().map(|(number, _)| *number).collect();
+        let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
+        let Map::ArrayOfMaps(outer) = self.map_mut(name)? else {
+            return Err(DataplaneError::Missing { kind: "map", name });
+        };
+        sys::update_batch(outer.fd().as_fd(), &numbers, &fds).map_err(|source| DataplaneError::System {
+            what: "swap tables in",
+            map: name,
+            source,
+        })
+    }
+
+    /// An array of maps keeps its elements: the removed service's table becomes an empty one.
+    fn remove_table(&mut self, number: u32) -> Result<(), DataplaneError> {
+        self.set_tables(&[(number, &vec![0; SLOTS_PADDED].into())])
+    }
+
+    /// Packets by reason, over all CPUs, in the order of [`Reason::ALL`].
+    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
+        let name = map::REASONS;
+        let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
+        let counters: PerCpuArray<_, u64> = self.map(name)?.try_into().map_err(error)?;
+        (0..Reason::COUNT as u32)
+            .map(|index| Ok(counters.get(&index, 0).map_err(error)?.iter().sum()))
+            .collect()
+    }
+
+    /// What was sent to each of these backends, over all CPUs.
+    pub fn counters(
+        &self,
+        numbers: impl IntoIterator<Item = u16>,
+    ) -> Result<BTreeMap<u16, BackendCounters>, DataplaneError> {
+        let name = map::COUNTERS;
+        let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
+        let counters: PerCpuArray<_, Pod<BackendCounters>> = self.map(name)?.try_into().map_err(error)?;
+        numbers
+            .into_iter()
+            .map(|number| {
+                let cpus = counters.get(&u32::from(number), 0).map_err(error)?;
+                let sum = cpus.iter().fold(BackendCounters::default(), |sum, cpu| BackendCounters {
+                    packets: sum.packets + cpu.0.packets,
+                    bytes: sum.bytes + cpu.0.bytes,
+                });
+                Ok((number, sum))
+            })
+            .collect()
+    }
+
+    fn map(&self, name: &'static str) -> Result<&Map, DataplaneError> {
+        self.ebpf.map(name).ok_or(DataplaneError::Missing { kind: "map", name })
+    }
+
+    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
+        self.ebpf.map_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
+    }
+}
+
+fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {
+    match operation {
+        Operation::SetTable(number, slots) => Some((*number, slots)),
+        _ => None,
+    }
+}
+
+/// The slots as the map's value wants them: rounded up with zeros.
+fn padded(slots: &[u16]) -> Vec<u16> {
+    let mut value = slots.to_vec();
+    value.resize(SLOTS_PADDED, 0);
+    value
+}
