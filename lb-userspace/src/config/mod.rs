@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::core::ids::Family;
 
 /// A whole configuration that has passed every check.
@@ -110,7 +112,8 @@ pub struct Dns {
 }
 
 /// What DNS answers for a name that no node can serve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AllDown {
     /// All nodes: a client gets a quick reset and may try again.
     All,
@@ -168,7 +171,8 @@ impl Service {
 }
 
 /// Transport protocol of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Protocol {
     /// TCP, number 6.
     Tcp,
@@ -177,7 +181,8 @@ pub enum Protocol {
 }
 
 /// How packets reach a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Forward {
     /// Destination and source rewritten; replies return through the node.
     Nat,
