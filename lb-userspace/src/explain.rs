@@ -1,6 +1,9 @@
 //! The question "what would happen to this flow?" and its answer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -89,6 +92,16 @@ pub enum Verdict {
     Pass,
     /// Thrown away.
     Drop,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Verdict::Forward => "forward",
+            Verdict::Pass => "pass",
+            Verdict::Drop => "drop",
+        })
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! `since_ms`: "for so long"), so that a reader needs no clock in step with the node's. Counters
 //! count since the data path's maps were made, which outlive the daemon.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +132,16 @@ pub enum Admin {
     Drain,
     /// Takes nothing and is not checked.
     Maint,
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Admin::Ready => "ready",
+            Admin::Drain => "drain",
+            Admin::Maint => "maint",
+        })
+    }
 }
 
 /// Measured health, and that it may not have been measured.

@@ -8,9 +8,9 @@
 //! | `GET /v1/status` | a [`Status`] |
 //! | `POST /v1/explain` with an [`ExplainQuery`] | an [`Explanation`] |
 //!
-//! Errors are `{"error": "…"}`: 400 and 415 for a body that is no query, 422 for a query that no
-//! packet can be, 404 and 405 for what does not exist, 500 when the daemon tried and failed, 503
-//! when it is stopping, 504 when its loop does not answer.
+//! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query
+//! or one that no packet can be, 404 and 405 for what does not exist, 500 when the daemon tried and
+//! failed, 503 when it is stopping, 504 when its loop does not answer.
 
 mod client;
 mod server;
