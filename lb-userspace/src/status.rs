@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     /// The document that users of the API are shown.
-    const EXAMPLE: &str = include_str!("../tests/api_status.json");
+    const EXAMPLE: &str = include_str!("../tests/api/status.json");
 
     #[test]
     fn example_document_has_every_field_and_no_other() {

@@ -67,7 +67,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/explain", post(explain))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
-        .with_state(Daemon(requests))
+        .with_state(Daemon { requests, patience: LOOP_TIMEOUT })
 }
 
 async fn status(State(daemon): State<Daemon>) -> Result<Json<Status>, Problem> {
@@ -86,16 +86,20 @@ async fn explain(
 
 /// The way to the daemon loop.
 #[derive(Clone)]
-struct Daemon(mpsc::Sender<Request>);
+struct Daemon {
+    requests: mpsc::Sender<Request>,
+    /// For one answer.
+    patience: Duration,
+}
 
 impl Daemon {
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Problem> {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
-            self.0.send(request(reply)).await.map_err(|_| Problem::Stopping)?;
+            self.requests.send(request(reply)).await.map_err(|_| Problem::Stopping)?;
             answer.await.map_err(|_| Problem::Stopping)
         };
-        timeout(LOOP_TIMEOUT, exchange).await.unwrap_or(Err(Problem::NoAnswer))
+        timeout(self.patience, exchange).await.unwrap_or(Err(Problem::NoAnswer(self.patience)))
     }
 }
 
@@ -114,8 +118,8 @@ enum Problem {
     Failed(String),
     #[error("the daemon is stopping")]
     Stopping,
-    #[error("the daemon's loop did not answer within {} s", LOOP_TIMEOUT.as_secs())]
-    NoAnswer,
+    #[error("the daemon's loop did not answer within {0:?}")]
+    NoAnswer(Duration),
 }
 
 impl Problem {
@@ -128,7 +132,7 @@ impl Problem {
             Problem::Query(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-            Problem::NoAnswer => StatusCode::GATEWAY_TIMEOUT,
+            Problem::NoAnswer(_) => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 }
@@ -136,5 +140,35 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         (self.code(), Json(ErrorBody { error: self.to_string() })).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(5);
+
+    async fn problem(daemon: Daemon) -> (StatusCode, String) {
+        let problem = daemon.ask(Request::Status).await.expect_err("nobody answers");
+        (problem.code(), problem.to_string())
+    }
+
+    #[tokio::test]
+    async fn loop_that_hangs_is_given_up() {
+        let (requests, _loop) = mpsc::channel(1);
+        let expected =
+            (StatusCode::GATEWAY_TIMEOUT, "the daemon's loop did not answer within 5ms".to_owned());
+        assert_eq!(problem(Daemon { requests: requests.clone(), patience: PATIENCE }).await, expected);
+        // The queue is full now: waiting for a place in it is bounded too.
+        assert_eq!(problem(Daemon { requests, patience: PATIENCE }).await, expected);
+    }
+
+    #[tokio::test]
+    async fn loop_that_ended_is_stopping() {
+        let (requests, ended) = mpsc::channel(1);
+        drop(ended);
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping".to_owned());
+        assert_eq!(problem(Daemon { requests, patience: LOOP_TIMEOUT }).await, expected);
     }
 }

@@ -214,12 +214,12 @@ mod tests {
     use super::*;
 
     fn example() -> Status {
-        serde_json::from_str(include_str!("../../tests/api_status.json")).expect("example is a status")
+        serde_json::from_str(include_str!("../../tests/api/status.json")).expect("example is a status")
     }
 
     #[test]
     fn page_shows_the_whole_example() {
-        assert_eq!(render(&example(), false), include_str!("../../tests/api_status.txt"));
+        assert_eq!(render(&example(), false), include_str!("../../tests/api/status.txt"));
     }
 
     #[test]
