@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     let object = match env::var_os(OVERRIDE) {
         Some(path) => PathBuf::from(path),
-        None => Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("..").join(OBJECT),
+        None => Path::new(&env::var("CARGO_MANIFEST_DIR")?).with_file_name(OBJECT),
     };
     println!("cargo::rerun-if-changed={}", object.display());
     let embedded = Path::new(&env::var("OUT_DIR")?).join("usher-xdp");

@@ -1,14 +1,10 @@
 //! The `usher` command: sets up logging and the runtime, and turns results into exit codes.
 
-use std::{
-    env,
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::{env, io, process::ExitCode};
 
 use anyhow::Context;
 use clap::Parser;
-use lb_userspace::cli::Cli;
+use lb_userspace::cli::{Cli, colour_wanted};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// The loop, DNS, probes and the API wait far more than they work.
@@ -45,7 +41,7 @@ fn start_logging() {
     let log = tracing_subscriber::fmt()
         .compact()
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(colour_wanted(&io::stderr()))
         .with_env_filter(filter);
     // systemd sets it when stderr is the journal, which stamps each line itself.
     if env::var_os("JOURNAL_STREAM").is_some() {

@@ -9,7 +9,8 @@ mod status_page;
 mod text;
 
 use std::{
-    io::{self, ErrorKind, Write},
+    env,
+    io::{self, ErrorKind, IsTerminal, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -89,6 +90,13 @@ impl Cli {
             Command::Completions(command) => command.run(),
         }
     }
+}
+
+/// Whether `stream` gets colours: they are for people at a terminal who did not refuse them
+/// (<https://no-color.org>).
+pub fn colour_wanted(stream: &impl IsTerminal) -> bool {
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && stream.is_terminal()
 }
 
 /// Writes a result to stdout. A reader that has seen enough (`usher status | head`) is no failure.

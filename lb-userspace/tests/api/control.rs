@@ -164,7 +164,7 @@ async fn stopping_removes_the_socket() {
     assert_eq!(&invitation, b"HTTP/1.1 100");
     let path = daemon.socket.clone();
     assert!(path.exists());
-    daemon.stop().await;
+    let _directory = daemon.stop().await;
     let gone = UnixStream::connect(&path).expect_err("daemon has stopped");
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
@@ -214,8 +214,9 @@ async fn daemon_that_starts_at_the_same_moment_is_refused() -> io::Result<()> {
     let directory = TempDir::new()?;
     let path = directory.path().join("usher.sock");
     stale_socket(&path);
+    // Shared or not, whoever holds it keeps the others out: each needs it for itself.
     let other =
-        Flock::lock(File::open(directory.path())?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        Flock::lock(File::open(directory.path())?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
     match ControlSocket::bind(&path).await {
         Err(BindError::AnotherStarts { .. }) => {}
         outcome => panic!("{outcome:?}"),

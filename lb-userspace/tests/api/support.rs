@@ -23,7 +23,7 @@ pub(crate) fn example() -> Status {
 
 /// A running API with the fake loop behind it.
 pub(crate) struct FakeDaemon {
-    _directory: TempDir,
+    directory: TempDir,
     pub(crate) socket: PathBuf,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
@@ -40,13 +40,15 @@ impl FakeDaemon {
         let server = tokio::spawn(serve(control, requests, async {
             let _ = stopped.await;
         }));
-        FakeDaemon { _directory: directory, socket, stop, server }
+        FakeDaemon { directory, socket, stop, server }
     }
 
-    /// Stops it as a daemon stops, and waits for that.
-    pub(crate) async fn stop(self) {
+    /// Stops it as a daemon stops, and waits for that. The directory goes when the caller is done
+    /// with what is left in it.
+    pub(crate) async fn stop(self) -> TempDir {
         self.stop.send(()).expect("server waits for its end");
         self.server.await.expect("server does not panic").expect("server ends well");
+        self.directory
     }
 }
 
