@@ -29,7 +29,7 @@ use crate::{
 Examples:
   usher explain --from 198.51.100.7:40001 --to 192.0.2.11:80
   usher explain --from 198.51.100.7:40001 --to 192.0.2.11:53/udp
-  usher explain --from [2001:db8::7]:40001 --to [2001:db8:1::11]:80/tcp
+  usher explain --from '[2001:db8::7]:40001' --to '[2001:db8:1::11]:80/tcp'
 
 A flow may be forwarded, passed (left to the node's own network stack) or dropped; each is an \
 answer, so the exit code is 0.")]

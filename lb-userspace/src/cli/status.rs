@@ -16,7 +16,7 @@ use crate::api::Client;
 #[command(after_help = "\
 Examples:
   usher status
-  watch --color -n1 usher status
+  watch -n1 usher status
   usher status --json | jq '.services[].backends[] | select(.health == \"down\") | .name'
 
 Check results are HAProxy's codes:
