@@ -11,4 +11,6 @@ pub mod core;
 pub mod daemon;
 pub mod dataplane;
 pub mod dns;
+pub mod explain;
 pub mod probe;
+pub mod status;

@@ -1,1 +1,46 @@
-//! api
+//! The control API: HTTP and JSON on a Unix socket, and the client for it.
+//!
+//! The API owns no state. Every request becomes a [`Request`] to the daemon loop, which answers
+//! from what it knows at that moment; counters are read then, not cached.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/status` | a [`Status`] |
+//! | `POST /v1/explain` with an [`ExplainQuery`] | an [`Explanation`] |
+//!
+//! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query
+//! or one that no packet can be, 404 and 405 for what does not exist, 500 when the daemon tried and
+//! failed, 503 when it is stopping, 504 when its loop does not answer.
+
+mod client;
+mod server;
+mod socket;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+pub use self::{
+    client::{Client, ClientError},
+    server::serve,
+    socket::{BindError, ControlSocket},
+};
+use crate::{
+    explain::{ExplainQuery, Explanation},
+    status::Status,
+};
+
+/// What the API asks of the daemon loop. A reply that nobody waits for any more may fail to send;
+/// that is no error.
+#[derive(Debug)]
+pub enum Request {
+    /// The state now.
+    Status(oneshot::Sender<Status>),
+    /// What would happen to a flow. An `Err` says, for people, why the data path could not be asked.
+    Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Serialize, Deserialize)]
+struct ErrorBody {
+    error: String,
+}

@@ -1,1 +1,142 @@
-//! cli
+//! The command line: `usher run` is the daemon, the other verbs talk to it. One file per verb.
+
+mod check_config;
+mod completions;
+mod explain;
+mod run;
+mod status;
+mod status_page;
+mod text;
+
+use std::{
+    env,
+    io::{self, ErrorKind, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::{Client, ClientError};
+
+/// What every command ends with; the numbers are part of the interface.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked
+  1  it failed; the reason is on stderr
+  2  the configuration or the command line is wrong; nothing was changed";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "usher",
+    version,
+    about = "An XDP layer-4 load balancer whose nodes publish themselves in DNS",
+    long_about = "usher spreads TCP and UDP connections over backends with an XDP program, checks the backends' \
+                  health, and keeps this node's own address in DNS exactly while the node can serve.\n\n\
+                  `usher run` is the daemon. The other commands ask a running daemon through its control socket, \
+                  or work on files alone.",
+    after_help = EXIT_CODES
+)]
+pub struct Cli {
+    /// Control socket of the daemon to ask
+    ///
+    /// `usher run` itself listens where its configuration says (`socket` in `[node]`).
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "USHER_SOCKET",
+        default_value = "/run/usher/usher.sock"
+    )]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    CheckConfig(check_config::CheckConfig),
+    Status(status::StatusCommand),
+    Explain(explain::ExplainCommand),
+    /// Print the version
+    Version,
+    Completions(completions::Completions),
+}
+
+/// The configuration file, for the verbs that read it.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "USHER_CONFIG", default_value = "/etc/usher/usher.toml")]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Carries the command out. What it has to say on stderr besides an error, it has said.
+    ///
+    /// # Errors
+    /// What made it fail; the exit code is then 1.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let client = Client::new(&self.socket);
+        match self.command {
+            Command::Run(command) => command.run().await,
+            Command::CheckConfig(command) => command.run(),
+            Command::Status(command) => command.run(&client).await,
+            Command::Explain(command) => command.run(&client).await,
+            Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
+            Command::Completions(command) => command.run(),
+        }
+    }
+}
+
+/// Whether `stream` gets colours: they are for people at a terminal who did not refuse them
+/// (<https://no-color.org>).
+pub fn colour_wanted(stream: &impl IsTerminal) -> bool {
+    let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && stream.is_terminal()
+}
+
+/// Writes a result to stdout. A reader that has seen enough (`usher status | head`) is no failure.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Adds what to do about it, where something can be done.
+fn advise(error: ClientError) -> anyhow::Error {
+    let unreachable = matches!(error, ClientError::Connect { .. });
+    let error = anyhow::Error::from(error);
+    if unreachable {
+        anyhow::anyhow!(
+            "{error:#}; is `usher run` running, and may you read the socket (root, or its group)?"
+        )
+    } else {
+        error
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn socket_may_stand_before_and_after_the_verb() {
+        for words in [["usher", "--socket", "/s", "status"], ["usher", "status", "--socket", "/s"]] {
+            let cli = Cli::try_parse_from(words).expect("command line");
+            assert_eq!(cli.socket, PathBuf::from("/s"));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The routes, and the way from a request to the daemon loop and back.
+
+use std::{fs, future::Future, io, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::{State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use thiserror::Error;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{ControlSocket, ErrorBody, Request};
+use crate::{
+    explain::{ExplainQuery, Explanation, MixedFamilies},
+    status::Status,
+};
+
+/// A loop that has not answered by then hangs: its longest step takes milliseconds.
+const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long answers under way may take once the daemon stops.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// Answers on `socket` until `shutdown` is done, then removes the socket's file and lets answers
+/// under way finish, for one second at most.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(
+    socket: ControlSocket,
+    requests: mpsc::Sender<Request>,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let ControlSocket { listener, path } = socket;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = axum::serve(listener, router(requests)).with_graceful_shutdown(async {
+        // A dropped sender stops the server too.
+        let _ = stopped.await;
+    });
+    let mut serving = tokio::spawn(serving.into_future());
+    tokio::select! {
+        ended = &mut serving => return ended.map_err(io::Error::other)?,
+        () = shutdown => {}
+    }
+    // While this daemon still listens nobody else can have replaced the file, so it is ours.
+    if let Err(error) = fs::remove_file(&path) {
+        tracing::debug!(socket = %path.display(), %error, "cannot remove the control socket");
+    }
+    drop(stop);
+    match timeout(STOP_GRACE, &mut serving).await {
+        Ok(ended) => ended.map_err(io::Error::other)?,
+        Err(_) => {
+            serving.abort();
+            Ok(())
+        }
+    }
+}
+
+fn router(requests: mpsc::Sender<Request>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/explain", post(explain))
+        .fallback(async || Problem::NoSuchPath)
+        .method_not_allowed_fallback(async || Problem::NoSuchMethod)
+        .with_state(Daemon { requests, patience: LOOP_TIMEOUT })
+}
+
+async fn status(State(daemon): State<Daemon>) -> Result<Json<Status>, Problem> {
+    daemon.ask(Request::Status).await.map(Json)
+}
+
+async fn explain(
+    State(daemon): State<Daemon>,
+    query: Result<Json<ExplainQuery>, JsonRejection>,
+) -> Result<Json<Explanation>, Problem> {
+    let Json(query) = query?;
+    query.check()?;
+    let answer = daemon.ask(|reply| Request::Explain(query, reply)).await?;
+    answer.map(Json).map_err(Problem::Failed)
+}
+
+/// The way to the daemon loop.
+#[derive(Clone)]
+struct Daemon {
+    requests: mpsc::Sender<Request>,
+    /// For one answer.
+    patience: Duration,
+}
+
+impl Daemon {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            self.requests.send(request(reply)).await.map_err(|_| Problem::Stopping)?;
+            answer.await.map_err(|_| Problem::Stopping)
+        };
+        timeout(self.patience, exchange).await.unwrap_or(Err(Problem::NoAnswer(self.patience)))
+    }
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Error)]
+enum Problem {
+    #[error("no such path; there are GET /v1/status and POST /v1/explain")]
+    NoSuchPath,
+    #[error("this path takes another method; there are GET /v1/status and POST /v1/explain")]
+    NoSuchMethod,
+    #[error("{}", .0.body_text())]
+    Body(#[from] JsonRejection),
+    #[error(transparent)]
+    Query(#[from] MixedFamilies),
+    #[error("{0}")]
+    Failed(String),
+    #[error("the daemon is stopping")]
+    Stopping,
+    #[error("the daemon's loop did not answer within {0:?}")]
+    NoAnswer(Duration),
+}
+
+impl Problem {
+    fn code(&self) -> StatusCode {
+        match self {
+            Problem::NoSuchPath => StatusCode::NOT_FOUND,
+            Problem::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
+            // axum tells syntax (400), type of content (415) and missing fields (422) apart.
+            Problem::Body(rejection) => rejection.status(),
+            Problem::Query(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Problem::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Problem::NoAnswer(_) => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.code(), Json(ErrorBody { error: self.to_string() })).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(5);
+
+    async fn problem(daemon: Daemon) -> (StatusCode, String) {
+        let problem = daemon.ask(Request::Status).await.expect_err("nobody answers");
+        (problem.code(), problem.to_string())
+    }
+
+    #[tokio::test]
+    async fn loop_that_hangs_is_given_up() {
+        let (requests, _loop) = mpsc::channel(1);
+        let expected =
+            (StatusCode::GATEWAY_TIMEOUT, "the daemon's loop did not answer within 5ms".to_owned());
+        assert_eq!(problem(Daemon { requests: requests.clone(), patience: PATIENCE }).await, expected);
+        // The queue is full now: waiting for a place in it is bounded too.
+        assert_eq!(problem(Daemon { requests, patience: PATIENCE }).await, expected);
+    }
+
+    #[tokio::test]
+    async fn loop_that_ended_is_stopping() {
+        let (requests, ended) = mpsc::channel(1);
+        drop(ended);
+        let expected = (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping".to_owned());
+        assert_eq!(problem(Daemon { requests, patience: LOOP_TIMEOUT }).await, expected);
+    }
+}

@@ -1,0 +1,248 @@
+//! The page that `usher status` prints.
+
+use std::net::SocketAddr;
+
+use crate::{
+    cli::text::{Cell, Tone, age, bytes, check_duration, count, percent, printable, shorten, table},
+    config::AllDown,
+    status::{
+        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Peer, Service, State, Status,
+    },
+};
+
+/// Longer details would push the columns off the screen; JSON has them whole.
+const DETAIL_LIMIT: usize = 40;
+
+/// The page, one section per subject, in the order in which a packet meets them.
+pub(super) fn render(status: &Status, colour: bool) -> String {
+    let mut sections = vec![node(status), interfaces(&status.interfaces, colour)];
+    sections.extend(status.services.iter().map(|found| service(found, colour)));
+    if !status.peers.is_empty() {
+        sections.push(peers(&status.peers, colour));
+    }
+    sections.push(match &status.dns {
+        Some(found) => dns(found, colour),
+        None => "DNS: not configured\n".to_owned(),
+    });
+    sections.push(format!("{}{}", flow_table(status.flow_table), drops(status, colour)));
+    sections.join("\n")
+}
+
+fn node(status: &Status) -> String {
+    format!(
+        "usher {} on {}, running for {}, configured by {}\n",
+        printable(&status.version),
+        printable(&status.node),
+        age(status.started_ago_ms),
+        printable(&status.config_path.display().to_string())
+    )
+}
+
+fn interfaces(interfaces: &[Interface], colour: bool) -> String {
+    let mut rows = vec![headings(&["INTERFACE", "XDP"])];
+    rows.extend(interfaces.iter().map(|interface| {
+        let mode = match interface.xdp_mode {
+            AttachedMode::Native => Cell::text("native"),
+            AttachedMode::Generic => Cell::text("generic"),
+            AttachedMode::None => Cell::text("none").tone(Tone::Bad),
+        };
+        vec![Cell::text(&interface.name), mode, Cell::text(&interface.detail)]
+    }));
+    format!("Interfaces\n{}", table(&rows, colour))
+}
+
+fn service(service: &Service, colour: bool) -> String {
+    let addresses: Vec<String> = service.addresses.iter().map(ToString::to_string).collect();
+    let dns_name =
+        service.dns_name.as_deref().map(|name| format!(", {}", printable(name))).unwrap_or_default();
+    let mut out = format!(
+        "Service {}: {} port {} on {}, {}{dns_name}, {} flows\n",
+        printable(&service.name),
+        service.protocol,
+        service.port,
+        addresses.join(", "),
+        service.forward,
+        count(service.flows),
+    );
+    let mut rows = vec![
+        headings(&["BACKEND", "ADDRESS", "ADMIN", "HEALTH", "LAST CHECK"])
+            .into_iter()
+            .chain(["WEIGHT", "SHARE", "FLOWS", "PACKETS", "BYTES"].map(Cell::number))
+            .collect(),
+    ];
+    rows.extend(service.backends.iter().map(|backend| backend_row(service, backend)));
+    out.push_str(&table(&rows, colour));
+    for backend in service.backends.iter().filter(|backend| backend.next_hop.is_none()) {
+        out.push_str(&format!(
+            "  {} at {}: no next hop; no route to it, or its neighbour does not answer\n",
+            printable(&backend.name),
+            backend.address
+        ));
+    }
+    out
+}
+
+fn backend_row(service: &Service, backend: &Backend) -> Vec<Cell> {
+    let pool_slots: u64 = service
+        .backends
+        .iter()
+        .filter(|other| other.family == backend.family)
+        .map(|other| u64::from(other.slots))
+        .sum();
+    vec![
+        Cell::text(&backend.name),
+        Cell::text(SocketAddr::new(backend.address, backend.port).to_string()),
+        Cell::text(backend.admin.to_string()),
+        state(backend.health, backend.since_ms),
+        last_check(backend.last_check.as_ref()),
+        Cell::number(backend.weight.to_string()),
+        Cell::number(percent(backend.slots.into(), pool_slots)),
+        Cell::number(count(backend.flows)),
+        Cell::number(count(backend.packets)),
+        Cell::number(bytes(backend.bytes)),
+    ]
+}
+
+fn peers(peers: &[Peer], colour: bool) -> String {
+    let mut rows = vec![headings(&["PEER", "SERVICE", "STATE", "LAST CHECK"])];
+    for peer in peers {
+        rows.extend(peer.pools.iter().map(|pool| {
+            vec![
+                Cell::text(&peer.name),
+                Cell::text(format!("{}/{}", pool.service, pool.family)),
+                state(pool.state, pool.since_ms),
+                last_check(pool.last_check.as_ref()),
+            ]
+        }));
+    }
+    format!("Peers\n{}", table(&rows, colour))
+}
+
+fn dns(dns: &Dns, colour: bool) -> String {
+    let mut rows = vec![headings(&["NAME", "NODE", "ADDRESS", "PUBLISHED", "WHY"])];
+    for name in &dns.names {
+        rows.extend(name.addresses.iter().map(|address| {
+            vec![
+                Cell::text(&name.name),
+                Cell::text(&address.node),
+                Cell::text(address.address.to_string()),
+                if address.published {
+                    Cell::text("yes").tone(Tone::Good)
+                } else {
+                    Cell::text("no").tone(Tone::Bad)
+                },
+                Cell::text(&address.why),
+            ]
+        }));
+    }
+    let policies: String = dns.names.iter().map(policies).collect();
+    format!(
+        "DNS zone {}: serial {}, {} queries answered\n{}{policies}",
+        printable(&dns.zone),
+        dns.serial,
+        count(dns.queries),
+        table(&rows, colour),
+    )
+}
+
+fn policies(name: &DnsName) -> String {
+    let line = |(family, policy): (_, &AllDown)| {
+        let answer = match policy {
+            AllDown::All => "answers name every node (all_down = \"all\")",
+            AllDown::None => "answers are empty (all_down = \"none\")",
+        };
+        format!("  {}, IP{family}: no node can serve; {answer}\n", printable(&name.name))
+    };
+    name.policy_in_force.iter().map(line).collect()
+}
+
+fn flow_table(flows: FlowTable) -> String {
+    format!(
+        "Flow table: {} of {} flows ({}): {} new, {} proven, {} closing\n",
+        count(flows.used),
+        count(flows.capacity),
+        percent(flows.used, flows.capacity),
+        count(flows.new),
+        count(flows.proven),
+        count(flows.closing)
+    )
+}
+
+fn drops(status: &Status, colour: bool) -> String {
+    let rows: Vec<Vec<Cell>> = status
+        .drops
+        .iter()
+        .filter(|&(_, &packets)| packets > 0)
+        .map(|(reason, &packets)| vec![Cell::text(reason), Cell::number(count(packets))])
+        .collect();
+    if rows.is_empty() {
+        return "Dropped packets: none\n".to_owned();
+    }
+    format!("Dropped packets\n{}", table(&rows, colour))
+}
+
+fn headings(names: &[&str]) -> Vec<Cell> {
+    names.iter().map(Cell::text).collect()
+}
+
+fn state(state: State, since_ms: u64) -> Cell {
+    let since = age(since_ms);
+    match state {
+        State::Up => Cell::text(format!("up {since}")).tone(Tone::Good),
+        State::Down => Cell::text(format!("down {since}")).tone(Tone::Bad),
+        State::Unchecked => Cell::text("unchecked"),
+    }
+}
+
+fn last_check(check: Option<&LastCheck>) -> Cell {
+    let Some(check) = check else { return Cell::text("none yet") };
+    let detail = if check.detail.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", shorten(&check.detail, DETAIL_LIMIT))
+    };
+    Cell::text(format!(
+        "{}{detail}, {}, {} ago",
+        check.code,
+        check_duration(check.duration_ms),
+        age(check.ago_ms)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Status {
+        serde_json::from_str(include_str!("../../tests/api/status.json")).expect("example is a status")
+    }
+
+    #[test]
+    fn page_shows_the_whole_example() {
+        assert_eq!(render(&example(), false), include_str!("../../tests/api/status.txt"));
+    }
+
+    #[test]
+    fn colour_adds_only_escape_codes() {
+        let page = render(&example(), true);
+        assert!(page.contains("\x1b[32mup 2 h 5 min\x1b[0m"), "{page}");
+        assert!(page.contains("\x1b[31mdown 12 s\x1b[0m"), "{page}");
+        let plain =
+            ["\x1b[31m", "\x1b[32m", "\x1b[0m"].iter().fold(page, |text, code| text.replace(code, ""));
+        assert_eq!(plain, render(&example(), false));
+    }
+
+    #[test]
+    fn empty_parts_are_said_or_left_out() {
+        let mut status = example();
+        status.peers.clear();
+        status.dns = None;
+        status.drops.values_mut().for_each(|packets| *packets = 0);
+        status.interfaces[0].xdp_mode = AttachedMode::None;
+        let page = render(&status, false);
+        assert!(page.contains("DNS: not configured\n"), "{page}");
+        assert!(page.ends_with("Dropped packets: none\n"), "{page}");
+        assert!(page.contains("  front      none\n"), "{page}");
+        assert!(!page.contains("Peers"), "{page}");
+    }
+}

@@ -1,0 +1,327 @@
+//! What a node is and does at one moment: the one value that the API sends, `usher status` shows
+//! and tests read.
+//!
+//! Everything here is JSON as it stands. Times are relative and in milliseconds (`…_ago_ms`,
+//! `since_ms`: "for so long"), so that a reader needs no clock in step with the node's. Counters
+//! count since the data path's maps were made, which outlive the daemon.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::{AllDown, Forward, Protocol},
+    core::{
+        check::{CheckResult, Code},
+        health::Health,
+        ids::Family,
+    },
+};
+
+/// A node's state at the moment it was asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// The node's name.
+    pub node: String,
+    /// How long ago the daemon started, in ms. The data path may be older.
+    pub started_ago_ms: u64,
+    /// The file that the running configuration came from.
+    pub config_path: PathBuf,
+    /// In the configuration's order.
+    pub interfaces: Vec<Interface>,
+    /// In the configuration's order.
+    pub services: Vec<Service>,
+    /// The other nodes, in the configuration's order.
+    pub peers: Vec<Peer>,
+    /// `None` without a `[dns]` section.
+    pub dns: Option<Dns>,
+    /// The data path's flow table.
+    pub flow_table: FlowTable,
+    /// Packets by reason, every reason, zeros too.
+    pub packets: BTreeMap<String, u64>,
+    /// The part of `packets` whose reason drops, zeros too.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// A network interface and the program on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// The kernel's name of it.
+    pub name: String,
+    /// How the program is attached now, whatever was asked for.
+    pub xdp_mode: AttachedMode,
+    /// For people: why the mode is not the one wished for; empty when there is nothing to say.
+    pub detail: String,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachedMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path.
+    Generic,
+    /// Not at all: this interface balances nothing.
+    None,
+}
+
+/// A service and its backends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Unique.
+    pub name: String,
+    /// The DNS name under which nodes that serve it are published.
+    pub dns_name: Option<String>,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port clients use.
+    pub port: u16,
+    /// The VIPs.
+    pub addresses: Vec<IpAddr>,
+    /// How packets reach the backends.
+    pub forward: Forward,
+    /// Flows in the flow table now, all backends together.
+    pub flows: u64,
+    /// One entry per backend and family, in the configuration's order.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend in one family.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Unique within service and family.
+    pub name: String,
+    /// The address's family.
+    pub family: Family,
+    /// Where it answers.
+    pub address: IpAddr,
+    /// The port it answers on.
+    pub port: u16,
+    /// What the administrator wants.
+    pub admin: Admin,
+    /// What the checks found.
+    pub health: State,
+    /// For how long `health` has been so, in ms.
+    pub since_ms: u64,
+    /// The newest finished check; `None` before the first.
+    pub last_check: Option<LastCheck>,
+    /// Configured share of new flows relative to the others.
+    pub weight: u16,
+    /// Slots of the pool's Maglev table that name it now; the share of new flows it really gets.
+    pub slots: u32,
+    /// `None` while route or neighbour is unknown: packets for it cannot leave.
+    pub next_hop: Option<NextHop>,
+    /// Flows in the flow table now.
+    pub flows: u64,
+    /// Packets sent to it.
+    pub packets: u64,
+    /// Bytes sent to it, Ethernet headers included.
+    pub bytes: u64,
+}
+
+/// What an administrator wants of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admin {
+    /// Takes flows when it is up.
+    Ready,
+    /// Keeps its flows, takes no new ones.
+    Drain,
+    /// Takes nothing and is not checked.
+    Maint,
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Admin::Ready => "ready",
+            Admin::Drain => "drain",
+            Admin::Maint => "maint",
+        })
+    }
+}
+
+/// Measured health, and that it may not have been measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The checks pass.
+    Up,
+    /// The checks fail.
+    Down,
+    /// No verdict yet.
+    Unchecked,
+}
+
+impl From<Option<Health>> for State {
+    fn from(health: Option<Health>) -> Self {
+        match health {
+            Some(Health::Up) => State::Up,
+            Some(Health::Down) => State::Down,
+            None => State::Unchecked,
+        }
+    }
+}
+
+/// The newest finished check.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastCheck {
+    /// What was found, in HAProxy's words: `L7OK`.
+    pub code: Code,
+    /// From start to result, in ms with fractions.
+    pub duration_ms: f64,
+    /// For people: `200 OK`, `Connection refused`; may be empty.
+    pub detail: String,
+    /// How long ago it finished, in ms.
+    pub ago_ms: u64,
+}
+
+impl LastCheck {
+    /// The check that finished `ago` ago.
+    pub fn new(result: &CheckResult, ago: Duration) -> Self {
+        LastCheck {
+            code: result.code,
+            duration_ms: result.duration.as_secs_f64() * 1000.0,
+            detail: result.detail.clone(),
+            ago_ms: millis(ago),
+        }
+    }
+}
+
+/// Where packets for a backend are sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The interface they leave by.
+    pub interface: String,
+    /// The neighbour's MAC address: `02:00:5e:10:00:15`.
+    pub mac: String,
+    /// The router, when the backend is not on the link itself.
+    pub gateway: Option<IpAddr>,
+}
+
+/// Another node, as this one sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The node's name.
+    pub name: String,
+    /// What it serves, each checked by itself.
+    pub pools: Vec<PeerPool>,
+}
+
+/// A service in one family on a peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerPool {
+    /// The service's name.
+    pub service: String,
+    /// The family that was checked.
+    pub family: Family,
+    /// Whether the peer can serve it, as seen from here.
+    pub state: State,
+    /// For how long `state` has been so, in ms.
+    pub since_ms: u64,
+    /// The newest finished check; `None` before the first.
+    pub last_check: Option<LastCheck>,
+}
+
+/// The embedded DNS server and what it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// The zone's name, without the final dot.
+    pub zone: String,
+    /// The SOA's serial number.
+    pub serial: u32,
+    /// Queries answered since the daemon started.
+    pub queries: u64,
+    /// The services' names.
+    pub names: Vec<DnsName>,
+}
+
+/// One name and the addresses that could be under it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsName {
+    /// Without the final dot.
+    pub name: String,
+    /// The families in which no node can serve the name, and the `all_down` policy that therefore
+    /// decides the answer; empty in good times.
+    pub policy_in_force: BTreeMap<Family, AllDown>,
+    /// Every address of every node for this name, published or not.
+    pub addresses: Vec<DnsAddress>,
+}
+
+/// One node's address under a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsAddress {
+    /// Whose address it is.
+    pub node: String,
+    /// A or AAAA.
+    pub family: Family,
+    /// What DNS names.
+    pub address: IpAddr,
+    /// Whether answers hold it now.
+    pub published: bool,
+    /// For people: why it is published or not.
+    pub why: String,
+}
+
+/// How full the flow table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTable {
+    /// Flows it is configured to hold.
+    pub capacity: u64,
+    /// Flows it holds: new, proven and closing together.
+    pub used: u64,
+    /// Seen only once or without an answer so far.
+    pub new: u64,
+    /// Alive beyond doubt.
+    pub proven: u64,
+    /// Saw FIN or RST.
+    pub closing: u64,
+}
+
+/// A duration in whole milliseconds; what does not fit becomes the greatest number.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// The document that users of the API are shown.
+    const EXAMPLE: &str = include_str!("../tests/api/status.json");
+
+    #[test]
+    fn example_document_has_every_field_and_no_other() {
+        let status: Status = serde_json::from_str(EXAMPLE).expect("example is a status");
+        let document: Value = serde_json::from_str(EXAMPLE).expect("example is JSON");
+        assert_eq!(serde_json::to_value(&status).expect("status is JSON"), document);
+    }
+
+    #[test]
+    fn codes_are_spelled_as_in_logs() {
+        use Code::*;
+        for code in [L4Ok, L4Con, L4Tout, L7Ok, L7Tout, L7Rsp, L7Sts, Sockerr] {
+            assert_eq!(serde_json::to_value(code).expect("code is JSON"), code.as_str());
+        }
+    }
+
+    #[test]
+    fn missing_health_is_unchecked() {
+        assert_eq!(State::from(None), State::Unchecked);
+        assert_eq!(State::from(Some(Health::Up)), State::Up);
+        assert_eq!(State::from(Some(Health::Down)), State::Down);
+    }
+
+    #[test]
+    fn last_check_keeps_fractions_of_a_millisecond() {
+        let result =
+            CheckResult { code: Code::L4Ok, duration: Duration::from_micros(250), detail: String::new() };
+        let last = LastCheck::new(&result, Duration::from_secs(2));
+        assert_eq!((last.duration_ms, last.ago_ms), (0.25, 2000));
+    }
+}

@@ -1,0 +1,136 @@
+//! The `usher` command as a user calls it: arguments in; stdout, stderr and exit code out.
+
+use std::process::{Command, Output};
+
+use lb_userspace::status::Status;
+use tempfile::TempDir;
+
+use crate::support::{FakeDaemon, NO_PROGRAM, example};
+
+/// Runs the command on a thread that may block: the fake daemon lives on the runtime's others.
+async fn usher(words: &[&str]) -> Outcome {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+    command.args(words);
+    for variable in ["USHER_SOCKET", "USHER_CONFIG", "USHER_LOG", "NO_COLOR"] {
+        command.env_remove(variable);
+    }
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("thread does not panic");
+    Outcome::from(output.expect("command runs"))
+}
+
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        Outcome {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+        }
+    }
+}
+
+impl Outcome {
+    fn success(stdout: impl Into<String>) -> Self {
+        Outcome { code: Some(0), stdout: stdout.into(), stderr: String::new() }
+    }
+
+    fn failure(stderr: impl Into<String>) -> Self {
+        Outcome { code: Some(1), stdout: String::new(), stderr: stderr.into() }
+    }
+}
+
+#[tokio::test]
+async fn status_prints_the_page_without_colours_into_a_pipe() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let page = include_str!("status.txt");
+    assert_eq!(usher(&["status", "--socket", socket]).await, Outcome::success(page));
+}
+
+#[tokio::test]
+async fn status_prints_json() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let outcome = usher(&["--socket", socket, "status", "--json"]).await;
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let status: Status = serde_json::from_str(&outcome.stdout).expect("stdout is a status");
+    assert_eq!(status, example());
+}
+
+#[tokio::test]
+async fn explain_prints_the_answer() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let words = ["explain", "--socket", socket, "--from", "198.51.100.7:40001", "--to", "192.0.2.11:80/udp"];
+    let page = "\
+198.51.100.7:40001 -> 192.0.2.11:80/udp
+  verdict   forward (forwarded)
+  service   web-udp
+  flow      known: it stays with the backend it has
+  slot      40001
+  backend   backend1 at 192.0.2.11:8080
+  next hop  02:00:5e:10:00:15 on back
+";
+    assert_eq!(usher(&words).await, Outcome::success(page));
+}
+
+#[tokio::test]
+async fn explain_passes_the_daemons_error_on() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let words = ["explain", "--socket", socket, "--from", "198.51.100.7:40001", "--to", "192.0.2.11:443"];
+    let error = format!("usher: the daemon refused: {NO_PROGRAM}\n");
+    assert_eq!(usher(&words).await, Outcome::failure(error));
+}
+
+#[tokio::test]
+async fn missing_daemon_is_explained() {
+    let directory = TempDir::new().expect("temporary directory");
+    let socket = directory.path().join("usher.sock");
+    let socket = socket.to_str().expect("path is UTF-8");
+    let error = format!(
+        "usher: cannot reach the daemon at {socket}: No such file or directory (os error 2); \
+         is `usher run` running, and may you read the socket (root, or its group)?\n"
+    );
+    assert_eq!(usher(&["status", "--socket", socket]).await, Outcome::failure(error));
+}
+
+#[tokio::test]
+async fn mistakes_on_the_command_line_exit_with_2() {
+    let from = "198.51.100.7:40001";
+    let cases: &[(&[&str], &str)] = &[
+        (&[], "Usage: usher"),
+        (&["dance"], "unrecognized subcommand 'dance'"),
+        (&["explain", "--from", from], "--to"),
+        (&["explain", "--from", from, "--to", "www.example.test:80"], "names are not looked up"),
+        (&["explain", "--from", "198.51.100.7", "--to", "192.0.2.11:80"], "write 198.51.100.7:80"),
+        (&["explain", "--from", from, "--to", "[2001:db8:1::11]:80"], "both must be of one family"),
+    ];
+    for (words, expected) in cases {
+        let outcome = usher(words).await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{words:?}");
+        assert!(outcome.stderr.contains(expected), "{words:?}: {}", outcome.stderr);
+    }
+}
+
+#[tokio::test]
+async fn version_is_the_same_both_ways() {
+    let version = concat!("usher ", env!("CARGO_PKG_VERSION"), "\n");
+    assert_eq!(usher(&["version"]).await, Outcome::success(version));
+    assert_eq!(usher(&["--version"]).await, Outcome::success(version));
+}
+
+#[tokio::test]
+async fn completions_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish"] {
+        let outcome = usher(&["completions", shell]).await;
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert!(outcome.stdout.contains("check-config"), "{shell}");
+    }
+}

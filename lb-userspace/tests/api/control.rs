@@ -1,0 +1,239 @@
+//! The control socket: the real client against the real server over a real Unix socket.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, ErrorKind},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::Path,
+};
+
+use lb_userspace::{
+    api::{BindError, Client, ClientError, ControlSocket},
+    config::Protocol,
+    explain::ExplainQuery,
+};
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{FakeDaemon, NO_PROGRAM, example, explanation};
+
+fn query(from: &str, to: &str, protocol: Protocol) -> ExplainQuery {
+    ExplainQuery {
+        from: from.parse().expect("socket address"),
+        to: to.parse().expect("socket address"),
+        protocol,
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("file exists").permissions().mode() & 0o7777
+}
+
+/// What a daemon leaves behind that was killed.
+fn stale_socket(path: &Path) {
+    drop(UnixListener::bind(path).expect("socket"));
+    let refused = UnixStream::connect(path).expect_err("nobody listens");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+}
+
+/// Sends one HTTP request as it stands; returns the status code and the body.
+async fn raw(socket: &Path, head: &str, body: &str) -> (u16, Value) {
+    let request =
+        format!("{head}\r\nHost: usher\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut stream = tokio::net::UnixStream::connect(socket).await.expect("connection");
+    stream.write_all(request.as_bytes()).await.expect("request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answer is read");
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status line");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    (code, serde_json::from_str(body).expect("body is JSON"))
+}
+
+#[tokio::test]
+async fn status_arrives_as_the_daemon_gave_it() {
+    let daemon = FakeDaemon::start().await;
+    let status = Client::new(&daemon.socket).status().await.expect("status");
+    assert_eq!(status, example());
+}
+
+#[tokio::test]
+async fn explain_takes_query_and_answer_both_ways() {
+    let daemon = FakeDaemon::start().await;
+    let client = Client::new(&daemon.socket);
+    for query in [
+        query("198.51.100.7:40001", "192.0.2.11:80", Protocol::Tcp),
+        query("[2001:db8::7]:40002", "[2001:db8:1::11]:80", Protocol::Udp),
+    ] {
+        let answer = client.explain(&query).await.expect("explanation");
+        assert_eq!(Ok(answer), explanation(query));
+    }
+}
+
+#[tokio::test]
+async fn daemons_error_arrives_in_its_own_words() {
+    let daemon = FakeDaemon::start().await;
+    let query = query("198.51.100.7:40001", "192.0.2.11:443", Protocol::Tcp);
+    match Client::new(&daemon.socket).explain(&query).await {
+        Err(ClientError::Refused { status: 500, message }) => assert_eq!(message, NO_PROGRAM),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn query_of_two_families_is_refused_before_the_daemon_is_asked() {
+    let daemon = FakeDaemon::start().await;
+    // Port 80, so that the fake daemon would have answered.
+    let query = query("198.51.100.7:40001", "[2001:db8:1::11]:80", Protocol::Tcp);
+    match Client::new(&daemon.socket).explain(&query).await {
+        Err(ClientError::Refused { status: 422, message }) => {
+            assert!(message.contains("both must be of one family"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_error_is_json_with_a_fitting_code() {
+    let daemon = FakeDaemon::start().await;
+    let post = "POST /v1/explain HTTP/1.1\r\nContent-Type: application/json";
+    let cases = [
+        ("GET /nothing HTTP/1.1", "", 404),
+        ("POST /v1/status HTTP/1.1", "", 405),
+        ("GET /v1/explain HTTP/1.1", "", 405),
+        ("POST /v1/explain HTTP/1.1\r\nContent-Type: text/plain", "{}", 415),
+        (post, "{", 400),
+        (post, "{}", 422),
+        (post, r#"{"from": "198.51.100.7", "to": "192.0.2.11:80", "protocol": "tcp"}"#, 422),
+        (post, r#"{"from": "198.51.100.7:1", "to": "192.0.2.11:80", "protocol": "sctp"}"#, 422),
+    ];
+    for (head, body, expected) in cases {
+        let (code, answer) = raw(&daemon.socket, head, body).await;
+        assert_eq!(code, expected, "{head} {body}");
+        let error = answer["error"].as_str().unwrap_or_default();
+        assert!(!error.is_empty(), "{head} {body}: {answer}");
+        assert_eq!(answer, json!({ "error": error }), "{head} {body}");
+    }
+}
+
+#[tokio::test]
+async fn missing_daemon_is_told_from_a_dead_one() {
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("usher.sock");
+    let kind = async || match Client::new(&path).status().await {
+        Err(ClientError::Connect { source, .. }) => source.kind(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kind().await, ErrorKind::NotFound);
+    stale_socket(&path);
+    assert_eq!(kind().await, ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn something_else_on_the_socket_is_no_daemon() {
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("usher.sock");
+    let listener = tokio::net::UnixListener::bind(&path).expect("socket");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"220 mail.example.test ESMTP\r\n").await;
+        }
+    });
+    match Client::new(&path).status().await {
+        Err(ClientError::Http { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn stopping_removes_the_socket() {
+    let daemon = FakeDaemon::start().await;
+    Client::new(&daemon.socket).status().await.expect("status");
+    // A visitor who never ends his request must not hold the daemon up.
+    let mut slow = tokio::net::UnixStream::connect(&daemon.socket).await.expect("connection");
+    let head = "POST /v1/explain HTTP/1.1\r\nHost: usher\r\nContent-Type: application/json";
+    let request = format!("{head}\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n");
+    slow.write_all(request.as_bytes()).await.expect("head is sent");
+    // The server asks for the body: from here on it waits for it.
+    let mut invitation = [0; 12];
+    slow.read_exact(&mut invitation).await.expect("interim answer");
+    assert_eq!(&invitation, b"HTTP/1.1 100");
+    let path = daemon.socket.clone();
+    assert!(path.exists());
+    let _directory = daemon.stop().await;
+    let gone = UnixStream::connect(&path).expect_err("daemon has stopped");
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn socket_is_for_root_and_its_group_in_a_directory_for_all() {
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("run/usher/usher.sock");
+    let _socket = ControlSocket::bind(&path).await.expect("control socket");
+    assert_eq!(mode(&path), 0o660);
+    assert_eq!(mode(&directory.path().join("run/usher")), 0o755);
+}
+
+#[tokio::test]
+async fn directory_that_exists_keeps_its_mode() {
+    let directory = TempDir::new().expect("temporary directory");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o750)).expect("mode is set");
+    let _socket = ControlSocket::bind(&directory.path().join("usher.sock")).await.expect("control socket");
+    assert_eq!(mode(directory.path()), 0o750);
+}
+
+#[tokio::test]
+async fn stale_socket_is_replaced() {
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("usher.sock");
+    stale_socket(&path);
+    let _socket = ControlSocket::bind(&path).await.expect("control socket");
+    UnixStream::connect(&path).expect("somebody listens");
+    assert_eq!(mode(&path), 0o660);
+}
+
+#[tokio::test]
+async fn second_daemon_is_refused_and_the_first_answers_on() {
+    let daemon = FakeDaemon::start().await;
+    match ControlSocket::bind(&daemon.socket).await {
+        Err(error @ BindError::AnotherRuns { .. }) => {
+            let expected = format!("another usher runs: it answers at {}", daemon.socket.display());
+            assert_eq!(error.to_string(), expected);
+        }
+        other => panic!("{other:?}"),
+    }
+    Client::new(&daemon.socket).status().await.expect("first daemon answers");
+}
+
+#[tokio::test]
+async fn daemon_that_starts_at_the_same_moment_is_refused() -> io::Result<()> {
+    let directory = TempDir::new()?;
+    let path = directory.path().join("usher.sock");
+    stale_socket(&path);
+    // Shared or not, whoever holds it keeps the others out: each needs it for itself.
+    let other =
+        Flock::lock(File::open(directory.path())?, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
+    match ControlSocket::bind(&path).await {
+        Err(BindError::AnotherStarts { .. }) => {}
+        outcome => panic!("{outcome:?}"),
+    }
+    drop(other);
+    ControlSocket::bind(&path).await.expect("lock is free");
+    Ok(())
+}
+
+#[tokio::test]
+async fn file_that_is_no_socket_is_left_alone() {
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("usher.sock");
+    fs::write(&path, "precious").expect("file is written");
+    match ControlSocket::bind(&path).await {
+        Err(BindError::NotASocket { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read_to_string(&path).expect("file is there"), "precious");
+}

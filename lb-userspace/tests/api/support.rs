@@ -1,0 +1,82 @@
+//! A daemon loop that answers from fixed values: the seam between the API and the real loop.
+
+use std::path::PathBuf;
+
+use lb_userspace::{
+    api::{ControlSocket, Request, serve},
+    explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
+    status::{NextHop, Status},
+};
+use tempfile::TempDir;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+/// What the fake data path says about flows to any other port than 80.
+pub(crate) const NO_PROGRAM: &str = "no XDP program is loaded";
+
+/// The documented example.
+pub(crate) fn example() -> Status {
+    serde_json::from_str(include_str!("status.json")).expect("example is a status")
+}
+
+/// A running API with the fake loop behind it.
+pub(crate) struct FakeDaemon {
+    directory: TempDir,
+    pub(crate) socket: PathBuf,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl FakeDaemon {
+    pub(crate) async fn start() -> Self {
+        let directory = TempDir::new().expect("temporary directory");
+        let socket = directory.path().join("usher.sock");
+        let control = ControlSocket::bind(&socket).await.expect("control socket");
+        let (requests, queue) = mpsc::channel(8);
+        tokio::spawn(answer(queue));
+        let (stop, stopped) = oneshot::channel();
+        let server = tokio::spawn(serve(control, requests, async {
+            let _ = stopped.await;
+        }));
+        FakeDaemon { directory, socket, stop, server }
+    }
+
+    /// Stops it as a daemon stops, and waits for that. The directory goes when the caller is done
+    /// with what is left in it.
+    pub(crate) async fn stop(self) -> TempDir {
+        self.stop.send(()).expect("server waits for its end");
+        self.server.await.expect("server does not panic").expect("server ends well");
+        self.directory
+    }
+}
+
+async fn answer(mut queue: mpsc::Receiver<Request>) {
+    while let Some(request) = queue.recv().await {
+        match request {
+            Request::Status(reply) => drop(reply.send(example())),
+            Request::Explain(query, reply) => drop(reply.send(explanation(query))),
+        }
+    }
+}
+
+/// Repeats parts of the query, so that a mix-up on the way shows.
+pub(crate) fn explanation(query: ExplainQuery) -> Result<Explanation, String> {
+    if query.to.port() != 80 {
+        return Err(NO_PROGRAM.to_owned());
+    }
+    Ok(Explanation {
+        service: Some(format!("web-{}", query.protocol)),
+        slot: Some(query.from.port().into()),
+        backend: Some(ChosenBackend { name: "backend1".to_owned(), address: query.to.ip(), port: 8080 }),
+        flow: FlowState::Known,
+        next_hop: Some(NextHop {
+            interface: "back".to_owned(),
+            mac: "02:00:5e:10:00:15".to_owned(),
+            gateway: None,
+        }),
+        verdict: Verdict::Forward,
+        reason: "forwarded".to_owned(),
+    })
+}
