@@ -1,7 +1,7 @@
 //! usher: a layer-4 load balancer whose nodes own their place in DNS.
 //!
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
-//! (`cli`, `daemon`, `probe`, `dataplane`, `dns`, `api`) call the pure [`core`]; nothing in `core`
+//! (`cli`, `daemon`, `probe`, `dataplane`, `dns`, `net`, `api`) call the pure [`core`]; nothing in `core`
 //! does I/O, reads a clock or knows aya, tokio or the DNS library.
 
 pub mod api;
@@ -11,4 +11,5 @@ pub mod core;
 pub mod daemon;
 pub mod dataplane;
 pub mod dns;
+pub mod net;
 pub mod probe;
