@@ -205,7 +205,7 @@ async fn link(netlink: &Netlink, index: u32) -> Result<Option<Link>, NetError> {
     }
 }
 
-/// The neighbour's entry. Asking for a single one needs Linux 5.0 (kernel commit 82cbb5c631a0).
+/// The neighbour's entry. Asking for a single one needs Linux 5.0.
 async fn neighbour(netlink: &Netlink, key: NeighbourKey) -> Result<Neighbour, NetError> {
     let request = format!("look up the neighbour {}", key.1);
     match netlink.get(&request, RouteNetlinkMessage::GetNeighbour(neighbour_message(key))).await {
@@ -239,7 +239,10 @@ fn read_neighbour(message: &NeighbourMessage) -> Neighbour {
 /// Makes the kernel ask the neighbour for its address, as if it had a packet for it (`NTF_USE`). The answer
 /// comes as a notification.
 ///
-/// Never for a permanent entry: since Linux 5.16 (kernel commit 3dc20f4762c6) that makes it an ordinary one.
+/// Never for a permanent entry: that makes it an ordinary one (seen on Linux 6.18).
+///
+/// For IPv6 the interface needs a link-local address that has passed duplicate detection (one or two seconds
+/// after the link came up): the kernel solicits from that one, and without it stays silent.
 pub(super) async fn ask_neighbour(netlink: &Netlink, key: NeighbourKey) -> Result<(), NetError> {
     let mut message = neighbour_message(key);
     message.header.flags = NeighbourFlags::Use;

@@ -36,7 +36,7 @@ use super::{
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
 /// Everything is looked up this often even if nothing is heard: notifications can be lost, and neighbours
-/// that did not answer may have come to life.
+/// that did not answer may have come to life. A look at 1,000 destinations takes 20 to 60 ms.
 const RECHECK: Duration = Duration::from_secs(10);
 
 /// A neighbour that has an entry is asked at most this often. The kernel takes 3 s (three probes) to give up,
