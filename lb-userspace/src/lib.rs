@@ -1,8 +1,9 @@
 //! usher: a layer-4 load balancer whose nodes own their place in DNS.
 //!
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
-//! (`cli`, `daemon`, `probe`, `dataplane`, `dns`, `api`) call the pure [`core`]; nothing in `core`
-//! does I/O, reads a clock or knows aya, tokio or the DNS library.
+//! (`cli`, `daemon`, `probe`, `dataplane`, `net`, `dns`, `api`) call the pure [`core`]; nothing in `core`
+//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`] and [`explain`] are what the
+//! control socket says, as data.
 
 pub mod api;
 pub mod cli;
@@ -12,5 +13,6 @@ pub mod daemon;
 pub mod dataplane;
 pub mod dns;
 pub mod explain;
+pub mod net;
 pub mod probe;
 pub mod status;

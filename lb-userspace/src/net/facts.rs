@@ -1,0 +1,116 @@
+//! What a configuration is checked against: the host's interfaces, addresses, ports and routes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::LinkMessage,
+};
+
+use super::{
+    NetError,
+    link::Link,
+    netlink::Netlink,
+    next_hop::{Route, route_to},
+    sysctl,
+};
+
+/// The host's network at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// All interfaces of the namespace, loopback included, by index.
+    pub interfaces: Vec<Interface>,
+    /// The ports that the kernel gives to outgoing connections.
+    pub ip_local_port_range: RangeInclusive<u16>,
+    /// Ports of that range which the kernel leaves alone.
+    pub ip_local_reserved_ports: Vec<RangeInclusive<u16>>,
+    /// For each destination the address from which the kernel would connect to it; one without a route is
+    /// missing.
+    pub check_source: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// An interface and its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The interface itself.
+    pub link: Link,
+    /// Its addresses of both families, in the kernel's order; link-local ones too.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Interface {
+    /// What drives the interface, for messages about XDP: the kind of a virtual one (`veth`), else the
+    /// driver's name (`ixgbe`) where sysfs knows it.
+    pub fn driver(&self) -> Option<String> {
+        self.link.kind.clone().or_else(|| hardware_driver(&self.link.name))
+    }
+}
+
+/// Reads the host's network. `destinations` are those to which `check_source` is wanted: the backends and
+/// peers.
+///
+/// # Errors
+/// Any [`NetError`]; a destination without a route is none.
+pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<HostFacts, NetError> {
+    let netlink = Netlink::open()?;
+    let mut check_source = BTreeMap::new();
+    for destination in destinations {
+        if let Ok(Route { source: Some(source), .. }) = route_to(&netlink, destination).await? {
+            check_source.insert(destination, source);
+        }
+    }
+    Ok(HostFacts {
+        interfaces: interfaces(&netlink).await?,
+        ip_local_port_range: sysctl::local_port_range()?,
+        ip_local_reserved_ports: sysctl::local_reserved_ports()?,
+        check_source,
+    })
+}
+
+async fn interfaces(netlink: &Netlink) -> Result<Vec<Interface>, NetError> {
+    let links = netlink.dump("list interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+    let mut interfaces = BTreeMap::new();
+    for link in links {
+        if let RouteNetlinkMessage::NewLink(link) = link {
+            let link = Link::from(link);
+            interfaces.insert(link.index, Interface { link, addresses: Vec::new() });
+        }
+    }
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    for address in netlink.dump("list addresses", request).await? {
+        if let RouteNetlinkMessage::NewAddress(address) = address
+            && let Some(interface) = interfaces.get_mut(&address.header.index)
+        {
+            interface.addresses.extend(local_address(&address));
+        }
+    }
+    Ok(interfaces.into_values().collect())
+}
+
+/// The host's own address. On a point-to-point link `Address` is the other end's and `Local` is ours; IPv6
+/// has no `Local` otherwise.
+fn local_address(message: &AddressMessage) -> Option<IpAddr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    })
+}
+
+fn hardware_driver(interface: &str) -> Option<String> {
+    let driver: PathBuf =
+        fs::read_link(Path::new("/sys/class/net").join(interface).join("device/driver")).ok()?;
+    Some(driver.file_name()?.to_string_lossy().into_owned())
+}

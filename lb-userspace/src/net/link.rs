@@ -1,0 +1,51 @@
+//! One network interface as the kernel describes it.
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+
+/// A network interface, without its addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its name: `eth0`.
+    pub name: String,
+    /// Its hardware address; `None` where frames carry none (tunnels, loopback).
+    pub mac: Option<[u8; 6]>,
+    /// The largest packet it carries, in bytes, without the Ethernet header.
+    pub mtu: u32,
+    /// Switched on, and with a carrier.
+    pub up: bool,
+    /// The kind of a virtual interface (`veth`, `bond`, `vlan`); `None` for hardware.
+    pub kind: Option<String>,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            kind: None,
+        };
+        let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Address(mac) if ethernet => link.mac = mac.try_into().ok(),
+                LinkAttribute::LinkInfo(info) => link.kind = info.iter().find_map(kind),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+fn kind(info: &LinkInfo) -> Option<String> {
+    match info {
+        LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}

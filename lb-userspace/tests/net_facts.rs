@@ -1,0 +1,70 @@
+//! `net::facts` and `net::sysctl` against namespaces made for the purpose.
+
+#![allow(clippy::unwrap_used)] // Clippy takes helper functions here for ordinary code.
+
+mod net_lab;
+
+use std::net::IpAddr;
+
+use lb_userspace::net::{
+    facts::{HostFacts, Interface, gather},
+    sysctl,
+};
+use net_lab::{Namespace, privileged};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn interface<'a>(facts: &'a HostFacts, name: &str) -> &'a Interface {
+    facts.interfaces.iter().find(|interface| interface.link.name == name).unwrap()
+}
+
+#[test]
+fn facts_of_a_host() {
+    if !privileged() {
+        return;
+    }
+    let (host, peer) = (Namespace::new(), Namespace::new());
+    host.connect("front", &peer, "front");
+    host.ip("link add off type veth peer name other");
+    host.ip("link set front mtu 1400 address 02:00:00:00:00:11");
+    host.address("front", &["192.0.2.11/24", "192.0.2.12/24", "2001:db8:1::11/64"]);
+    host.address("lo", &["198.51.100.80/32", "2001:db8:80::80/128"]);
+    host.ip("route add 203.0.113.0/24 via 192.0.2.1 src 192.0.2.12");
+    host.ip("route add unreachable 198.51.100.0/24");
+
+    let wanted =
+        ["192.0.2.21", "203.0.113.21", "2001:db8:1::21", "192.0.2.11", "198.51.100.7", "2001:db8:9::9"];
+    let facts = host.inside_runtime(|| async {
+        sysctl::write("net/ipv4/ip_local_port_range", "40000 50000").unwrap();
+        sysctl::write("net/ipv4/ip_local_reserved_ports", "40010,40020-40030").unwrap();
+        gather(wanted.map(ip)).await.unwrap()
+    });
+
+    let front = interface(&facts, "front");
+    assert_eq!(front.link.mac, Some([2, 0, 0, 0, 0, 0x11]));
+    assert_eq!((front.link.mtu, front.link.up), (1400, true));
+    assert_eq!(front.driver().as_deref(), Some("veth"));
+    for address in ["192.0.2.11", "192.0.2.12", "2001:db8:1::11"] {
+        assert!(front.addresses.contains(&ip(address)), "{address} in {:?}", front.addresses);
+    }
+    let lo = interface(&facts, "lo");
+    assert_eq!((lo.link.mac, lo.link.up), (None, true));
+    for address in ["127.0.0.1", "::1", "198.51.100.80", "2001:db8:80::80"] {
+        assert!(lo.addresses.contains(&ip(address)), "{address} in {:?}", lo.addresses);
+    }
+    let off = interface(&facts, "off");
+    assert_eq!((off.link.up, off.addresses.len()), (false, 0));
+
+    assert_eq!(facts.ip_local_port_range, 40000..=50000);
+    assert_eq!(facts.ip_local_reserved_ports, [40010..=40010, 40020..=40030]);
+
+    let source = |destination| facts.check_source.get(&ip(destination)).map(ToString::to_string);
+    assert_eq!(source("192.0.2.21").as_deref(), Some("192.0.2.11"));
+    assert_eq!(source("203.0.113.21").as_deref(), Some("192.0.2.12"));
+    assert_eq!(source("2001:db8:1::21").as_deref(), Some("2001:db8:1::11"));
+    assert_eq!(source("192.0.2.11").as_deref(), Some("192.0.2.11"));
+    assert_eq!(source("198.51.100.7"), None);
+    assert_eq!(source("2001:db8:9::9"), None);
+}
