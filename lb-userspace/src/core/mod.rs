@@ -3,3 +3,5 @@
 pub mod check;
 pub mod health;
 pub mod ids;
+pub mod publish;
+pub mod zone;
