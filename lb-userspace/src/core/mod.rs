@@ -4,3 +4,5 @@ pub mod check;
 pub mod health;
 pub mod ids;
 pub mod image;
+pub mod publish;
+pub mod zone;

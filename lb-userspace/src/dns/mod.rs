@@ -1,1 +1,27 @@
-//! dns
+//! The embedded DNS server, and the question that one node asks another.
+//!
+//! It decides nothing: it serves the zone that [`crate::core::zone`] describes. The wire format is the
+//! `domain` crate's, named nowhere else.
+//!
+//! - [`bind`] opens the sockets, [`Sockets::serve`] answers on them: a daemon can fail early and still
+//!   answer nothing before its first checks have finished.
+//! - [`answer`] is the whole protocol as a function from message to message, without sockets.
+//! - [`ask_serves`] asks a peer which pools it serves.
+
+mod answer;
+mod ask;
+mod counters;
+mod request;
+mod server;
+mod tcp;
+
+pub use answer::{Reply, Rotation, Transport, answer};
+pub use ask::{AskError, ask_serves};
+pub use counters::{CounterValues, Counters};
+pub use server::{BindError, Protocol, Sockets, bind};
+
+/// Largest UDP message we send, and announce to receive: fits any IPv6 path unfragmented (1280 octets less headers).
+const MAX_UDP: u16 = 1232;
+
+/// What every client takes over UDP (RFC 1035 section 2.3.4).
+const MIN_UDP: u16 = 512;

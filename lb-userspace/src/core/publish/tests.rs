@@ -1,0 +1,290 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{
+    fixture::{POOLS, all, config, ip, pool},
+    *,
+};
+
+const WWW: &str = "www.example.test";
+
+fn peers(states: &[(&str, PeerState)]) -> PeerStates {
+    states.iter().map(|&(name, state)| (Arc::from(name), all(state))).collect()
+}
+
+fn everyone_serves() -> (BTreeMap<PoolId, SelfState>, PeerStates) {
+    (all(SelfState::Serves), peers(&[("node2", PeerState::Serves), ("node3", PeerState::Serves)]))
+}
+
+/// The name's addresses as text, a withheld one in brackets.
+fn shown(publication: &Publication, name: &str) -> Vec<String> {
+    publication.names[name]
+        .addresses
+        .iter()
+        .map(|entry| match entry.published {
+            true => entry.address.to_string(),
+            false => format!("({})", entry.address),
+        })
+        .collect()
+}
+
+fn lines(old: &Publication, new: &Publication) -> Vec<String> {
+    old.transitions(new).iter().map(Transition::to_string).collect()
+}
+
+#[test]
+fn all_nodes_that_serve_are_shown_by_their_published_address() {
+    let (own, peers) = everyone_serves();
+    let publication = publication(&config(AllDown::All), &own, &peers);
+    assert_eq!(
+        shown(&publication, WWW),
+        ["192.0.2.11", "2001:db8:1::11", "192.0.2.12", "2001:db8:1::12", "192.0.2.13"]
+    );
+    assert_eq!(publication.names[WWW].policy_in_force, None);
+    assert_eq!(publication.names.len(), 2, "a service without dns_name has no name");
+    assert!(publication.settled());
+}
+
+#[test]
+fn one_service_of_a_shared_name_takes_its_family_out() {
+    let (mut own, peers) = everyone_serves();
+    own.insert(pool("tls/v4"), SelfState::NoBackend);
+    let publication = publication(&config(AllDown::All), &own, &peers);
+    assert_eq!(
+        shown(&publication, WWW),
+        ["(192.0.2.11)", "2001:db8:1::11", "192.0.2.12", "2001:db8:1::12", "192.0.2.13"]
+    );
+    assert_eq!(publication.names[WWW].addresses[0].why.to_string(), "tls/v4: no backend is up");
+    assert_eq!(
+        shown(&publication, "echo.udp.example.test")[0],
+        "192.0.2.11",
+        "another name is not concerned"
+    );
+}
+
+#[test]
+fn a_peer_is_shown_only_after_it_was_seen() {
+    let own = all(SelfState::Serves);
+    let publication = publication(&config(AllDown::All), &own, &peers(&[("node2", PeerState::Serves)]));
+    assert_eq!(shown(&publication, WWW)[4], "(192.0.2.13)");
+    assert_eq!(publication.names[WWW].addresses[4].why.to_string(), "web/v4: not seen yet");
+    assert!(!publication.settled());
+}
+
+#[test]
+fn a_pool_without_a_check_result_is_not_settled() {
+    let (mut own, peers) = everyone_serves();
+    own.remove(&pool("internal/v4"));
+    let publication = publication(&config(AllDown::All), &own, &peers);
+    assert_eq!(publication.own[&pool("internal/v4")], SelfState::NotChecked);
+    assert!(!publication.settled());
+}
+
+#[test]
+fn every_reason_withdraws_and_is_named() {
+    for (state, text) in [
+        (SelfState::NotChecked, "web/v4: not checked yet"),
+        (SelfState::NoBackend, "web/v4: no backend is up"),
+        (SelfState::NotAttached, "web/v4: XDP is not attached"),
+        (SelfState::Stopping, "web/v4: stopping"),
+    ] {
+        let (_, peers) = everyone_serves();
+        let publication = publication(&config(AllDown::All), &all(state), &peers);
+        let entry = &publication.names[WWW].addresses[0];
+        assert!(!entry.published, "{text}");
+        assert_eq!(entry.why.to_string(), text);
+    }
+    for (state, text) in [
+        (PeerState::Unreachable(Code::L4Tout), "web/v4: does not answer (L4TOUT)"),
+        (PeerState::SaysNo, "web/v4: says that it cannot serve"),
+    ] {
+        let (own, _) = everyone_serves();
+        let publication = publication(&config(AllDown::All), &own, &peers(&[("node2", state)]));
+        let entry = &publication.names[WWW].addresses[2];
+        assert!(!entry.published, "{text}");
+        assert_eq!(entry.why.to_string(), text);
+    }
+}
+
+#[test]
+fn the_last_address_of_either_family_keeps_the_policy_away() {
+    let mut own = all(SelfState::NoBackend);
+    own.insert(pool("web/v6"), SelfState::Serves);
+    let publication = publication(&config(AllDown::All), &own, &PeerStates::new());
+    assert_eq!(
+        shown(&publication, WWW),
+        ["(192.0.2.11)", "2001:db8:1::11", "(192.0.2.12)", "(2001:db8:1::12)", "(192.0.2.13)"]
+    );
+    assert_eq!(publication.names[WWW].policy_in_force, None);
+}
+
+#[test]
+fn when_nobody_serves_the_policy_decides() {
+    let own = all(SelfState::NoBackend);
+    let peers = peers(&[("node2", PeerState::SaysNo), ("node3", PeerState::Unreachable(Code::L4Con))]);
+    let with_all = publication(&config(AllDown::All), &own, &peers);
+    assert!(with_all.names[WWW].addresses.iter().all(|entry| entry.published && !entry.why.serves()));
+    assert_eq!(with_all.names[WWW].policy_in_force, Some(AllDown::All));
+    let with_none = publication(&config(AllDown::None), &own, &peers);
+    assert!(with_none.names[WWW].addresses.iter().all(|entry| !entry.published));
+    assert_eq!(with_none.names[WWW].policy_in_force, Some(AllDown::None));
+}
+
+#[test]
+fn a_service_on_a_part_of_the_addresses_shows_only_those() {
+    let mut config = config(AllDown::All);
+    for service in &mut config.services[..2] {
+        service.addresses = vec![ip("10.0.0.11")];
+    }
+    let (own, peers) = everyone_serves();
+    let publication = publication(&config, &own, &peers);
+    assert_eq!(shown(&publication, WWW), ["192.0.2.11", "192.0.2.12", "192.0.2.13"]);
+}
+
+#[test]
+fn without_dns_there_are_pools_and_no_names() {
+    let mut config = config(AllDown::All);
+    config.dns = None;
+    let publication = publication(&config, &all(SelfState::Serves), &PeerStates::new());
+    assert!(publication.names.is_empty());
+    assert_eq!(publication.own.len(), POOLS.len());
+}
+
+#[test]
+fn transitions_are_one_line_each() {
+    let config = config(AllDown::All);
+    let (own, reachable) = everyone_serves();
+    let before = publication(&config, &own, &reachable);
+    let after = publication(
+        &config,
+        &own,
+        &peers(&[("node2", PeerState::Serves), ("node3", PeerState::Unreachable(Code::L4Tout))]),
+    );
+    assert_eq!(
+        lines(&before, &after),
+        [
+            "echo.udp.example.test: 192.0.2.13 of node3 withdrawn (echo/v4: does not answer (L4TOUT))",
+            "www.example.test: 192.0.2.13 of node3 withdrawn (web/v4: does not answer (L4TOUT))",
+        ]
+    );
+    assert_eq!(lines(&after, &before)[1], "www.example.test: 192.0.2.13 of node3 published (serves)");
+    assert!(lines(&before, &before).is_empty());
+}
+
+#[test]
+fn the_policy_is_said_when_it_begins_and_ends() {
+    let mut config = config(AllDown::All);
+    config.services.truncate(1);
+    let mut serving = everyone_serves();
+    let before = publication(&config, &serving.0, &serving.1);
+    serving.0 = all(SelfState::NoBackend);
+    let down = peers(&[("node2", PeerState::SaysNo), ("node3", PeerState::SaysNo)]);
+    let after = publication(&config, &serving.0, &down);
+    assert_eq!(
+        lines(&before, &after),
+        ["www.example.test: no node can serve; all_down = \"all\": answering with every address"]
+    );
+    assert_eq!(
+        lines(&after, &before),
+        ["www.example.test: a node can serve again; all_down no longer applies"]
+    );
+}
+
+#[test]
+fn names_come_and_go_with_the_configuration() {
+    let config = config(AllDown::All);
+    let publication = publication(&config, &all(SelfState::Serves), &PeerStates::new());
+    let begin = lines(&Publication::default(), &publication);
+    assert!(
+        begin.contains(&"www.example.test: 192.0.2.11 of node1 published (serves)".to_owned()),
+        "{begin:?}"
+    );
+    assert!(
+        begin.contains(
+            &"www.example.test: 192.0.2.12 of node2 not published (web/v4: not seen yet)".to_owned()
+        ),
+        "{begin:?}"
+    );
+    let end = lines(&publication, &Publication::default());
+    assert!(
+        end.contains(&"www.example.test: 192.0.2.11 of node1 left the configuration".to_owned()),
+        "{end:?}"
+    );
+    assert_eq!(end.len(), 4, "only what was published: {end:?}");
+}
+
+fn self_state() -> impl Strategy<Value = SelfState> {
+    prop::sample::select(vec![
+        SelfState::Serves,
+        SelfState::NotChecked,
+        SelfState::NoBackend,
+        SelfState::NotAttached,
+        SelfState::Stopping,
+    ])
+}
+
+fn peer_state() -> impl Strategy<Value = PeerState> {
+    prop::sample::select(vec![
+        PeerState::Serves,
+        PeerState::Unknown,
+        PeerState::Unreachable(Code::L4Tout),
+        PeerState::SaysNo,
+    ])
+}
+
+fn states<S: fmt::Debug>(state: impl Strategy<Value = S>) -> impl Strategy<Value = BTreeMap<PoolId, S>> {
+    prop::collection::vec(state, POOLS.len())
+        .prop_map(|states| POOLS.iter().map(|name| pool(name)).zip(states).collect())
+}
+
+proptest! {
+    /// With `all`, no name is ever empty; with either policy, what is published serves unless the policy is in force.
+    #[test]
+    fn names_never_empty_by_accident(
+        own in states(self_state()),
+        node2 in states(peer_state()),
+        node3 in states(peer_state()),
+        none in any::<bool>(),
+    ) {
+        let policy = if none { AllDown::None } else { AllDown::All };
+        let peers = PeerStates::from([("node2".into(), node2), ("node3".into(), node3)]);
+        let publication = publication(&config(policy), &own, &peers);
+        for view in publication.names.values() {
+            let published = view.addresses.iter().filter(|entry| entry.published).count();
+            let serving = view.addresses.iter().filter(|entry| entry.why.serves()).count();
+            match view.policy_in_force {
+                None => {
+                    prop_assert!(serving > 0);
+                    prop_assert!(view.addresses.iter().all(|entry| entry.published == entry.why.serves()));
+                }
+                Some(_) => {
+                    prop_assert_eq!(serving, 0);
+                    prop_assert_eq!(published, if none { 0 } else { view.addresses.len() });
+                }
+            }
+        }
+    }
+
+    /// Transitions tell everything: applied to what was published, they give what is.
+    #[test]
+    fn transitions_lead_from_old_to_new(old in states(self_state()), new in states(self_state())) {
+        let config = config(AllDown::All);
+        let old = publication(&config, &old, &PeerStates::new());
+        let new = publication(&config, &new, &PeerStates::new());
+        let published = |publication: &Publication| -> std::collections::BTreeSet<(Arc<str>, IpAddr)> {
+            publication.names.iter().flat_map(|(name, view)| {
+                view.addresses.iter().filter(|entry| entry.published).map(|entry| (Arc::clone(name), entry.address))
+            }).collect()
+        };
+        let mut state = published(&old);
+        for Transition { name, change } in old.transitions(&new) {
+            match change {
+                Change::Published(entry) => prop_assert!(state.insert((name, entry.address))),
+                Change::Withdrawn(entry) | Change::Removed(entry) => prop_assert!(state.remove(&(name, entry.address))),
+                Change::Withheld(_) | Change::PolicyBegan(_) | Change::PolicyEnded => {}
+            }
+        }
+        prop_assert_eq!(state, published(&new));
+    }
+}
