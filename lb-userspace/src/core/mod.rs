@@ -3,3 +3,4 @@
 pub mod check;
 pub mod health;
 pub mod ids;
+pub mod maglev;
