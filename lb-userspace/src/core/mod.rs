@@ -4,3 +4,4 @@ pub mod check;
 pub mod health;
 pub mod ids;
 pub mod maglev;
+pub mod peers;
