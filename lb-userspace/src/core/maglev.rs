@@ -11,7 +11,8 @@
 //!   3 backends, 1 set in 100 moved more than 0.26 % of the slots for nothing, the worst 2.0 %; of
 //!   300 sets of 100 the worst moved 1.4 %. Here the list is `(start + j × skip)³ + shift`, also a
 //!   permutation (3 does not divide `SLOTS - 1` = 2¹⁶) and as even as a random one: the worst was
-//!   0.19 % and 0.64 %. A cubic has constant third differences, so a step is three additions.
+//!   0.19 % (average 0.076 %) and 0.64 %. A cubic has constant third differences, so a step is
+//!   three additions.
 //! - **The turns.** A backend's turns are spread evenly in proportion to its weight, all of them
 //!   ordered at once by a counting sort: the cost does not depend on how unequal the weights are.
 
@@ -39,7 +40,7 @@ pub struct Candidate {
 ///
 /// The choice depends on identities and weights only, not on the candidates' order or numbers.
 /// Every candidate with a weight gets at least one slot, otherwise its exact share rounded, give
-/// or take one slot. About 1 ms, hardly depending on the number of candidates.
+/// or take one slot. Takes 0.8 ms for 3 candidates, 1.4 ms for 100, 1.9 ms for 1,000.
 pub fn build(candidates: &[Candidate]) -> Box<[u16]> {
     let mut takers: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.weight > 0).collect();
     takers.sort_unstable_by_key(|candidate| (candidate.identity, candidate.number));
