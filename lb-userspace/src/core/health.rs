@@ -1,4 +1,22 @@
 //! Measured health: a state machine that turns check results into `up` and `down`.
+//!
+//! ```text
+//!                     first result passed                 first result failed
+//!              ┌────────────────────────── not checked ──────────────────────────┐
+//!              ▼                                                                 ▼
+//!             up ───────────────── `fall` failures in a row ─────────────────► down
+//!              ◄────────────────── `rise` successes in a row ───────────────────
+//! ```
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::Timing,
+    core::check::{CheckResult, Code},
+};
 
 /// Measured health. What an administrator wants (`ready`, `drain`, `maint`) is another type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -7,4 +25,281 @@ pub enum Health {
     Up,
     /// Takes none.
     Down,
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Health::Up => "up",
+            Health::Down => "down",
+        })
+    }
+}
+
+/// One thing that is checked again and again, and what is known of it.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    rise: u32,
+    fall: u32,
+    seen: Option<Seen>,
+}
+
+/// What is known from the first result on.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The state that the results have led to.
+    pub health: Health,
+    /// Since when it is in that state.
+    pub since: Instant,
+    /// The latest result.
+    pub last: CheckResult,
+    /// When the latest result came.
+    pub last_at: Instant,
+    /// How many results in a row, the latest included, passed or failed like the latest.
+    pub in_a_row: u32,
+}
+
+impl Checked {
+    /// A thing that has not been checked yet.
+    pub fn new(timing: &Timing) -> Checked {
+        Checked { rise: timing.rise, fall: timing.fall, seen: None }
+    }
+
+    /// Takes a result that came at `now`, and says if the state changed. The first result decides
+    /// at once: a node that starts must not wait `rise` intervals for its backends.
+    pub fn observe(&mut self, result: &CheckResult, now: Instant) -> Option<Transition> {
+        let passed = result.code.passed();
+        let in_a_row = match &self.seen {
+            Some(seen) if seen.last.code.passed() == passed => seen.in_a_row.saturating_add(1),
+            _ => 1,
+        };
+        let before = self.seen.as_ref().map(|seen| (seen.health, seen.since));
+        let to = match before {
+            None if passed => Health::Up,
+            None => Health::Down,
+            Some((Health::Up, _)) if !passed && in_a_row >= self.fall => Health::Down,
+            Some((Health::Down, _)) if passed && in_a_row >= self.rise => Health::Up,
+            Some((health, _)) => health,
+        };
+        let since = before.filter(|&(from, _)| from == to).map_or(now, |(_, since)| since);
+        self.seen = Some(Seen { health: to, since, last: result.clone(), last_at: now, in_a_row });
+
+        let from = before.map(|(health, _)| health);
+        (from != Some(to)).then(|| Transition {
+            from,
+            to,
+            code: result.code,
+            detail: result.detail.clone(),
+            in_a_row,
+        })
+    }
+
+    /// `None` as long as there is no result: neither up nor down.
+    pub fn health(&self) -> Option<Health> {
+        self.seen.as_ref().map(|seen| seen.health)
+    }
+
+    /// Whether it may take flows; not before the first check passed.
+    pub fn is_up(&self) -> bool {
+        self.health() == Some(Health::Up)
+    }
+
+    /// Everything known, for status pages; `None` as long as there is no result.
+    pub fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+}
+
+/// A change of state. Displays as the end of a log line:
+/// `up -> down: L7STS 503 Service Unavailable, expected 200-399 (3 in a row)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// `None`: it had not been checked.
+    pub from: Option<Health>,
+    /// The new state.
+    pub to: Health,
+    /// What the deciding check found.
+    pub code: Code,
+    /// The deciding check's words for people.
+    pub detail: String,
+    /// How many results in a row had passed or failed like the deciding one.
+    pub in_a_row: u32,
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.from {
+            Some(from) => write!(f, "{from} -> {}: {}", self.to, self.code)?,
+            None => write!(f, "not checked -> {}: {}", self.to, self.code)?,
+        }
+        if !self.detail.is_empty() {
+            write!(f, " {}", self.detail)?;
+        }
+        if self.from.is_some() {
+            write!(f, " ({} in a row)", self.in_a_row)?;
+        }
+        Ok(())
+    }
+}
+
+/// Over how much time at most the first checks are spread: DNS waits for their results.
+const START_SPREAD: Duration = Duration::from_secs(1);
+
+/// Time from the start to the first check, from a `random` number in 0.0..1.0: anywhere in the
+/// first interval or second, whichever is shorter, so that checks do not come in step.
+pub fn first_check(timing: &Timing, random: f64) -> Duration {
+    timing.interval.min(START_SPREAD).mul_f64(random)
+}
+
+/// Time from one check's start to the next one's, from a `random` number in 0.0..1.0: the interval,
+/// longer or shorter by up to `jitter` of it.
+pub fn next_check(timing: &Timing, random: f64) -> Duration {
+    let deviation = f64::from(timing.jitter) * (2.0 * random - 1.0);
+    timing.interval.mul_f64(1.0 + deviation)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn timing(rise: u32, fall: u32) -> Timing {
+        Timing { interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise, fall, jitter: 0.1 }
+    }
+
+    fn result(passed: bool) -> CheckResult {
+        let (code, detail) = if passed { (Code::L4Ok, "") } else { (Code::L4Con, "Connection refused") };
+        CheckResult { code, duration: Duration::from_millis(1), detail: detail.to_owned() }
+    }
+
+    /// Feeds one result per character (`+` passed, `-` failed) and writes one state per result (`U` or `D`).
+    fn states(rise: u32, fall: u32, results: &str) -> String {
+        let mut checked = Checked::new(&timing(rise, fall));
+        let now = Instant::now();
+        results
+            .chars()
+            .map(|character| {
+                checked.observe(&result(character == '+'), now);
+                if checked.is_up() { 'U' } else { 'D' }
+            })
+            .collect()
+    }
+
+    /// Scenario 58; rise 2, fall 3. What went in, what came out.
+    #[test]
+    fn rise_and_fall() {
+        for (results, expected) in [
+            // The first result decides.
+            ("+", "U"),
+            ("-", "D"),
+            // Up: fewer failures than `fall` change nothing, `fall` do.
+            ("+--", "UUU"),
+            ("+---", "UUUD"),
+            // Down: fewer successes than `rise` change nothing, `rise` do.
+            ("-+", "DD"),
+            ("-++", "DDU"),
+            // What interrupts a row starts the count anew.
+            ("+--+--", "UUUUUU"),
+            ("+--+---", "UUUUUUD"),
+            ("-+-+", "DDDD"),
+            ("-+-++", "DDDDU"),
+            // The first result is the first of its row.
+            ("----++---", "DDDDDUUUD"),
+        ] {
+            assert_eq!(states(2, 3, results), expected, "{results}");
+        }
+        assert_eq!(states(1, 1, "+-+-"), "UDUD");
+    }
+
+    #[test]
+    fn not_checked_is_neither_up_nor_down() {
+        let checked = Checked::new(&timing(2, 3));
+        assert_eq!(checked.health(), None);
+        assert!(!checked.is_up());
+        assert!(checked.seen().is_none());
+    }
+
+    #[test]
+    fn remembers_when_and_how_often() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut checked = Checked::new(&timing(2, 3));
+        for (second, passed) in [(1, true), (2, true), (3, false), (4, false)] {
+            checked.observe(&result(passed), at(second));
+        }
+        let seen = checked.seen().unwrap();
+        assert_eq!((seen.health, seen.since, seen.last_at, seen.in_a_row), (Health::Up, at(1), at(4), 2));
+
+        checked.observe(&result(false), at(5));
+        let seen = checked.seen().unwrap();
+        assert_eq!((seen.health, seen.since, seen.last_at, seen.in_a_row), (Health::Down, at(5), at(5), 3));
+        assert_eq!(seen.last, result(false));
+    }
+
+    #[test]
+    fn a_transition_is_one_line() {
+        let mut checked = Checked::new(&timing(2, 2));
+        let now = Instant::now();
+        let lines: Vec<String> = [true, false, false]
+            .iter()
+            .filter_map(|&passed| checked.observe(&result(passed), now))
+            .map(|transition| transition.to_string())
+            .collect();
+        assert_eq!(lines, ["not checked -> up: L4OK", "up -> down: L4CON Connection refused (2 in a row)"]);
+    }
+
+    proptest! {
+        /// Against a model that looks at the whole history: the state flips when the latest `rise`
+        /// or `fall` results all contradict it.
+        #[test]
+        fn agrees_with_the_model(
+            rise in 1_u32..5,
+            fall in 1_u32..5,
+            results in prop::collection::vec(prop::bool::weighted(0.5), 1..60),
+        ) {
+            let start = Instant::now();
+            let mut checked = Checked::new(&timing(rise, fall));
+            let (mut up, mut since) = (results[0], start);
+            for (index, &passed) in results.iter().enumerate() {
+                let now = start + Duration::from_secs(index as u64);
+                let transition = checked.observe(&result(passed), now);
+
+                let history = &results[..=index];
+                let needed = if up { fall } else { rise } as usize;
+                let contradicting = history.iter().rev().take_while(|&&passed| passed != up).count();
+                let flips = contradicting >= needed;
+                if flips {
+                    (up, since) = (!up, now);
+                }
+
+                prop_assert_eq!(checked.is_up(), up);
+                prop_assert_eq!(transition.is_some(), flips || index == 0);
+                let seen = checked.seen().unwrap();
+                prop_assert_eq!(seen.since, since);
+                prop_assert_eq!(
+                    seen.in_a_row as usize,
+                    history.iter().rev().take_while(|&&earlier| earlier == passed).count()
+                );
+            }
+        }
+
+        #[test]
+        fn checks_stay_near_their_rhythm(random in 0.0..1.0, jitter in 0.0_f32..0.5) {
+            let timing = Timing { jitter, ..timing(2, 3) };
+            prop_assert!(first_check(&timing, random) <= START_SPREAD);
+            let next = next_check(&timing, random).as_secs_f64();
+            let deviation = (next / timing.interval.as_secs_f64() - 1.0).abs();
+            prop_assert!(deviation <= f64::from(jitter) + 1e-6, "{deviation}");
+        }
+    }
+
+    #[test]
+    fn the_random_number_spreads_checks() {
+        let timing = timing(2, 3);
+        assert_eq!(first_check(&timing, 0.0), Duration::ZERO);
+        assert_eq!(first_check(&timing, 0.5), START_SPREAD / 2);
+        assert!(next_check(&timing, 0.0) < timing.interval && next_check(&timing, 0.9) > timing.interval);
+        assert_eq!(next_check(&timing, 0.5), timing.interval);
+    }
 }

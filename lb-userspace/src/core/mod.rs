@@ -4,5 +4,7 @@ pub mod check;
 pub mod health;
 pub mod ids;
 pub mod image;
+pub mod maglev;
+pub mod peers;
 pub mod publish;
 pub mod zone;

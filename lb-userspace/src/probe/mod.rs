@@ -1,1 +1,114 @@
-//! probe
+//! Runs checks of backends and peers. One file per kind; what the results mean is decided in `core`.
+
+mod http;
+mod runner;
+mod tcp;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use tokio::time::Instant;
+
+pub use self::runner::{Handle, Report, start};
+use crate::{
+    config::CheckKind,
+    core::check::{CheckResult, Code},
+};
+
+/// One check, ready to be run any number of times.
+#[derive(Debug)]
+pub struct Probe {
+    /// What is done.
+    pub kind: CheckKind,
+    /// Where to connect.
+    pub target: SocketAddr,
+    /// Local address; the kernel's choice when absent.
+    pub source: Option<IpAddr>,
+    /// Local port; the kernel's choice when absent.
+    pub source_port: Option<SourcePort>,
+    /// Limit of the whole check, from the connection to the end of the answer.
+    pub timeout: Duration,
+}
+
+impl Probe {
+    /// Runs the check. Every failure is a result, so there is no error.
+    pub async fn run_once(&mut self) -> CheckResult {
+        let start = Instant::now();
+        let source_port = self.source_port.as_mut().and_then(|choose| choose.0());
+        let endpoints = Endpoints { target: self.target, source: self.source, source_port };
+        let limit = Limit { deadline: start + self.timeout, timeout: self.timeout };
+        let finding = match &self.kind {
+            CheckKind::Tcp => tcp::check(&endpoints, limit).await,
+            CheckKind::Http { path, host, expect } => {
+                let request = http::Request { path, host: host.as_deref(), expect };
+                http::check(&endpoints, &request, limit).await
+            }
+        };
+        let Finding { code, detail } = finding.unwrap_or_else(|failure| failure);
+        CheckResult { code, duration: start.elapsed(), detail }
+    }
+}
+
+/// Chooses the local port of each run: peer probes steer with it which backend answers.
+pub struct SourcePort(Box<dyn FnMut() -> Option<u16> + Send>);
+
+impl SourcePort {
+    /// `choose` is called before each run; `None` leaves that run's port to the kernel.
+    pub fn new(choose: impl FnMut() -> Option<u16> + Send + 'static) -> SourcePort {
+        SourcePort(Box::new(choose))
+    }
+}
+
+impl fmt::Debug for SourcePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SourcePort")
+    }
+}
+
+/// Both ends of one run's connection.
+struct Endpoints {
+    target: SocketAddr,
+    source: Option<IpAddr>,
+    source_port: Option<u16>,
+}
+
+/// What ends a run that takes too long.
+#[derive(Clone, Copy)]
+struct Limit {
+    deadline: Instant,
+    /// For people.
+    timeout: Duration,
+}
+
+impl Limit {
+    /// The future's output, or `code` when the time is over first.
+    async fn or<T>(self, code: Code, future: impl Future<Output = T>) -> Result<T, Finding> {
+        tokio::time::timeout_at(self.deadline, future)
+            .await
+            .map_err(|_| Finding::new(code, format!("timeout after {:?}", self.timeout)))
+    }
+}
+
+/// A result that has not been timed. Failures are passed on with `?`, hence `Result<Finding, Finding>`.
+struct Finding {
+    code: Code,
+    detail: String,
+}
+
+impl Finding {
+    fn new(code: Code, detail: impl Into<String>) -> Finding {
+        Finding { code, detail: detail.into() }
+    }
+}
+
+/// The system's words without Rust's `(os error 111)`.
+fn io_detail(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}

