@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The XDP program: maps, clock, and the one `match` from outcome to action. Everything that decides is
 //! in the library.
 //!
@@ -228,6 +227,3 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     // Never linked: `cargo xtask build-ebpf` refuses an object in which a panic is reachable.
     loop {}
 }
-=======
-fn main() {}
->>>>>>> health
