@@ -6,5 +6,6 @@ pub mod ids;
 pub mod image;
 pub mod maglev;
 pub mod peers;
+pub mod plan;
 pub mod publish;
 pub mod zone;

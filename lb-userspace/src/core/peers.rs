@@ -26,27 +26,27 @@ impl fmt::Display for PeerId {
     }
 }
 
-/// Whether a peer serves a pool, as seen from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What this node knows of a peer's pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
-    /// Not probed yet.
-    Unknown,
-    /// Answers as a serving node does.
+    /// It was seen to serve.
     Serves,
-    /// No connection to be had, or no answer in time.
-    Dead,
-    /// Answers, but not as a serving node does.
-    Refuses,
+    /// Not judged yet; not published until it was seen once.
+    Unknown,
+    /// The check of its service address failed, with this result.
+    Unreachable(Code),
+    /// It answers, and says that it cannot serve.
+    SaysNo,
 }
 
 impl fmt::Display for PeerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PeerState::Unknown => "unknown",
-            PeerState::Serves => "serves",
-            PeerState::Dead => "dead",
-            PeerState::Refuses => "refuses",
-        })
+        match self {
+            PeerState::Serves => f.write_str("serves"),
+            PeerState::Unknown => f.write_str("not seen yet"),
+            PeerState::Unreachable(code) => write!(f, "does not answer ({code})"),
+            PeerState::SaysNo => f.write_str("says that it cannot serve"),
+        }
     }
 }
 
@@ -101,8 +101,8 @@ impl Probed {
         match (self.checked.health(), self.last_failure) {
             (None, _) => PeerState::Unknown,
             (Some(Health::Up), _) => PeerState::Serves,
-            (Some(Health::Down), Some(Code::L7Sts | Code::L7Rsp)) => PeerState::Refuses,
-            (Some(Health::Down), _) => PeerState::Dead,
+            (Some(Health::Down), Some(Code::L7Sts | Code::L7Rsp) | None) => PeerState::SaysNo,
+            (Some(Health::Down), Some(code)) => PeerState::Unreachable(code),
         }
     }
 }
@@ -185,13 +185,13 @@ mod tests {
         for (codes, expected) in [
             (&[] as &[Code], Unknown),
             (&[L4Ok], Serves),
-            (&[L4Tout], Dead),
+            (&[L4Tout], Unreachable(L4Tout)),
             (&[L4Ok, L4Tout, L4Tout], Serves),
-            (&[L4Ok, L4Tout, L4Tout, L4Tout], Dead),
-            (&[L7Ok, L7Sts, L7Sts, L7Sts], Refuses),
-            (&[L7Ok, L7Sts, L7Sts, L7Sts, L4Con], Dead),
-            (&[L4Tout, L4Ok], Dead),
-            (&[L7Sts, L7Ok], Refuses),
+            (&[L4Ok, L4Tout, L4Tout, L4Tout], Unreachable(L4Tout)),
+            (&[L7Ok, L7Sts, L7Sts, L7Sts], SaysNo),
+            (&[L7Ok, L7Sts, L7Sts, L7Sts, L4Con], Unreachable(L4Con)),
+            (&[L4Tout, L4Ok], Unreachable(L4Tout)),
+            (&[L7Sts, L7Ok], SaysNo),
             (&[L4Tout, L4Ok, L4Ok], Serves),
             // Our own trouble is not the peer's.
             (&[Sockerr], Unknown),

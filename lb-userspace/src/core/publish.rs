@@ -21,8 +21,8 @@ use std::{
 use crate::{
     config::{AllDown, Config, NodeAddress, Service},
     core::{
-        check::Code,
         ids::{Family, PoolId},
+        peers::PeerState,
     },
 };
 
@@ -50,30 +50,6 @@ impl fmt::Display for SelfState {
             SelfState::NotAttached => "XDP is not attached",
             SelfState::Stopping => "stopping",
         })
-    }
-}
-
-/// What this node knows of a peer's pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PeerState {
-    /// It was seen to serve.
-    Serves,
-    /// Not judged yet; not published until it was seen once.
-    Unknown,
-    /// The check of its service address failed, with this result.
-    Unreachable(Code),
-    /// It answers, and says that it cannot serve.
-    SaysNo,
-}
-
-impl fmt::Display for PeerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PeerState::Serves => f.write_str("serves"),
-            PeerState::Unknown => f.write_str("not seen yet"),
-            PeerState::Unreachable(code) => write!(f, "does not answer ({code})"),
-            PeerState::SaysNo => f.write_str("says that it cannot serve"),
-        }
     }
 }
 

@@ -1,0 +1,224 @@
+//! From configuration and health to the desired content of the maps.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use lb_common::{
+    Address, Backend, Forward, HashKey, Hop, Service, ServiceKey, Settings,
+    flow::{self, MAX_IDLE_TICKS, TICK_SHIFT},
+    nat::{self, PORTS_PER_GROUP},
+};
+
+use super::{
+    ids::{BackendId, Family, PoolId},
+    image::Image,
+    maglev::{self, Candidate},
+};
+use crate::config::{self, Config, Protocol};
+
+/// The numbers under which the data path knows pools and backends. They start at 1: a 0 in a map means
+/// "nothing".
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Numbers {
+    pools: BTreeMap<PoolId, u32>,
+    backends: BTreeMap<BackendId, u16>,
+}
+
+impl Numbers {
+    /// Numbers pools and backends in the configuration's order; the checked configuration has no more
+    /// of them than there are numbers.
+    pub fn new(config: &Config) -> Numbers {
+        let mut numbers = Numbers::default();
+        for (number, (_, pool)) in (1..).zip(pools(config)) {
+            numbers.pools.insert(pool, number);
+        }
+        let ids = pools(config).flat_map(|(service, pool)| backends(service, pool));
+        for (number, (_, id, _)) in (1..).zip(ids) {
+            numbers.backends.insert(id, number);
+        }
+        numbers
+    }
+
+    /// A pool's number; 0 when there is no such pool.
+    pub fn pool(&self, pool: &PoolId) -> u32 {
+        self.pools.get(pool).copied().unwrap_or(0)
+    }
+
+    /// A backend's number; 0 when there is no such backend.
+    pub fn backend(&self, backend: &BackendId) -> u16 {
+        self.backends.get(backend).copied().unwrap_or(0)
+    }
+
+    /// The pool with a number.
+    pub fn pool_of(&self, number: u32) -> Option<&PoolId> {
+        self.pools.iter().find(|&(_, &have)| have == number).map(|(pool, _)| pool)
+    }
+
+    /// The backend with a number.
+    pub fn backend_of(&self, number: u16) -> Option<&BackendId> {
+        self.backends.iter().find(|&(_, &have)| have == number).map(|(backend, _)| backend)
+    }
+
+    /// Every backend's number.
+    pub fn backends(&self) -> impl Iterator<Item = u16> {
+        self.backends.values().copied()
+    }
+}
+
+/// Every service in every family that it has.
+pub fn pools(config: &Config) -> impl Iterator<Item = (&config::Service, PoolId)> {
+    config.services.iter().flat_map(|service| {
+        service.families().map(move |family| (service, PoolId { service: service.name.clone(), family }))
+    })
+}
+
+/// A pool's backends and their addresses.
+pub fn backends(
+    service: &config::Service,
+    pool: PoolId,
+) -> impl Iterator<Item = (&config::Backend, BackendId, IpAddr)> {
+    service.backends.iter().filter_map(move |backend| {
+        let address = backend.address(pool.family)?;
+        let id = BackendId { pool: pool.clone(), backend: backend.name.clone() };
+        Some((backend, id, address))
+    })
+}
+
+/// What decides the image beside the configuration.
+pub struct Situation<'a> {
+    /// Whether a backend may take flows.
+    pub is_up: &'a dyn Fn(&BackendId) -> bool,
+    /// The next hops that are known, by backend address.
+    pub hops: &'a BTreeMap<IpAddr, Hop>,
+}
+
+/// Makes images, and remembers Maglev tables so that only changed pools are built again.
+pub struct Planner {
+    numbers: Numbers,
+    hash_key: HashKey,
+    tables: BTreeMap<PoolId, (Vec<Candidate>, Arc<[u16]>)>,
+}
+
+impl Planner {
+    /// A planner for these numbers and the cluster's hash key.
+    pub fn new(numbers: Numbers, hash_key: HashKey) -> Planner {
+        Planner { numbers, hash_key, tables: BTreeMap::new() }
+    }
+
+    /// The numbers it works with.
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// The cluster's hash key.
+    pub fn hash_key(&self) -> &HashKey {
+        &self.hash_key
+    }
+
+    /// What the maps should hold now.
+    pub fn image(&mut self, config: &Config, situation: &Situation) -> Image {
+        let settings = Some(Box::new(settings(config, self.hash_key)));
+        let mut image = Image { settings, ..Image::default() };
+        for (service, pool) in pools(config) {
+            let number = self.numbers.pool(&pool);
+            let mut candidates = Vec::new();
+            for (backend, id, address) in backends(service, pool.clone()) {
+                let backend_number = self.numbers.backend(&id);
+                let up = (situation.is_up)(&id);
+                let hop = situation.hops.get(&address).copied().unwrap_or_default();
+                let record = backend_record(address, backend.port, number, up, hop);
+                if up {
+                    candidates.push(candidate(backend_number, &record, backend.weight));
+                }
+                image.backends.insert(backend_number, record);
+            }
+            image.tables.insert(number, self.table(&pool, candidates));
+            for address in service.addresses.iter().filter(|&&vip| Family::of(vip) == pool.family) {
+                let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
+                image.services.insert(key, Service::new(number, forward(service.forward)));
+            }
+        }
+        image
+    }
+
+    /// A pool's Maglev table as it was last planned.
+    pub fn current_table(&self, pool: &PoolId) -> Option<&Arc<[u16]>> {
+        self.tables.get(pool).map(|(_, table)| table)
+    }
+
+    fn table(&mut self, pool: &PoolId, candidates: Vec<Candidate>) -> Arc<[u16]> {
+        if let Some((built_from, table)) = self.tables.get(pool)
+            && *built_from == candidates
+        {
+            return table.clone();
+        }
+        let table: Arc<[u16]> = maglev::build(&candidates).into();
+        self.tables.insert(pool.clone(), (candidates, table.clone()));
+        table
+    }
+}
+
+/// IP protocol number.
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+fn forward(forward: config::Forward) -> Forward {
+    match forward {
+        config::Forward::Nat => Forward::Nat,
+        config::Forward::DsrL2 => Forward::DsrL2,
+    }
+}
+
+fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, hop: Hop) -> Backend {
+    Backend {
+        address: address.into(),
+        hop,
+        service,
+        port: port.to_be_bytes(),
+        flags: if up { Backend::UP } else { 0 },
+        zero: [0],
+    }
+}
+
+fn candidate(number: u16, backend: &Backend, weight: u16) -> Candidate {
+    let mut identity = [0; 18];
+    identity[..16].copy_from_slice(&backend.address.octets_v6());
+    identity[16..].copy_from_slice(&backend.port);
+    Candidate { number, identity, weight }
+}
+
+fn settings(config: &Config, hash_key: HashKey) -> Settings {
+    let source = |family| {
+        let address = config.nat.source.iter().copied().find(|&address| Family::of(address) == family);
+        address.map_or(Address::NONE, Address::from)
+    };
+    let ports = &config.nat.ports;
+    let groups = (u32::from(*ports.end()) + 1 - u32::from(*ports.start())) / u32::from(PORTS_PER_GROUP);
+    Settings {
+        hash_key,
+        nat_source: [source(Family::V4), source(Family::V6)],
+        buckets: flow::buckets_for(config.flows.max),
+        nat_sets: if uses_nat(config) { nat::sets_for(config.flows.max) } else { 1 },
+        nat_port_first: *ports.start(),
+        nat_groups: if uses_nat(config) { groups as u16 } else { 0 },
+        tcp_idle: ticks(config.flows.tcp_timeout),
+        udp_idle: ticks(config.flows.udp_timeout),
+        closing_idle: ticks(config.flows.closing_timeout),
+        reply_by_route: 0,
+        zero: [0; 5],
+    }
+}
+
+/// Whether any service uses NAT, and so NAT records are needed.
+pub fn uses_nat(config: &Config) -> bool {
+    config.services.iter().any(|service| service.forward == config::Forward::Nat)
+}
+
+/// A duration in ticks of the data path's clock, rounded up.
+pub fn ticks(duration: Duration) -> u16 {
+    let ticks = duration.as_nanos().div_ceil(1 << TICK_SHIFT);
+    u16::try_from(ticks).unwrap_or(u16::MAX).min(MAX_IDLE_TICKS)
+}
