@@ -1,7 +1,22 @@
 //! The checked configuration: what the rest of usher works from.
 //!
-//! The file format is another set of types, in `file.rs`; `check.rs` turns one into the other and
-//! refuses what cannot work.
+//! The file format is another set of types, in `file.rs`; `check/` turns one into the other and
+//! refuses what cannot work. [`Loaded::load`] is the whole way, [`Loaded::check_host`] the rest of it.
+
+mod check;
+mod error;
+pub mod file;
+mod findings;
+pub mod host;
+mod key;
+mod load;
+mod locations;
+mod shape;
+
+pub use error::{ConfigError, Position, Problem};
+pub use key::Key;
+pub use load::Loaded;
+pub use locations::Locations;
 
 use std::{
     net::{IpAddr, SocketAddr},
