@@ -44,10 +44,10 @@ impl Findings {
         self.warnings.push(problem);
     }
 
-    /// Whether nothing was refused at this key or inside it. A check that compares two sections asks
-    /// first, so that one mistake is not reported twice.
+    /// Whether nothing was refused at this key, inside it or as a whole that it is in. A check that
+    /// compares two settings asks first, so that one mistake is not reported twice.
     pub(super) fn sound(&self, key: &Key) -> bool {
-        !self.problems.iter().any(|problem| problem.key.is_within(key))
+        !self.problems.iter().any(|problem| problem.key.is_within(key) || key.is_within(&problem.key))
     }
 
     /// The warnings and locations, or all problems; both in the file's order.

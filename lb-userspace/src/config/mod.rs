@@ -191,6 +191,16 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// As the file has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        }
+    }
+}
+
 /// How packets reach a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forward {

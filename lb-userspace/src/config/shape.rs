@@ -34,17 +34,7 @@ pub(super) fn read(text: &str, path: &Arc<Path>) -> Result<File, Vec<Problem>> {
 
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        let mut problems: Vec<_> = errors
-            .iter()
-            .map(|error| {
-                let (what, mend) = describe_syntax(error.message());
-                problem(error.span().map_or(0, |span| span.start), Key::root(), what, mend)
-            })
-            .collect();
-        // What follows on the same line is usually a consequence.
-        problems.dedup_by_key(|problem| problem.position.line);
-        problems.truncate(MOST_PROBLEMS);
-        return Err(problems);
+        return Err(syntax_problems(text, &errors, problem));
     }
 
     check_version(document.get_ref(), text)
@@ -55,7 +45,7 @@ pub(super) fn read(text: &str, path: &Arc<Path>) -> Result<File, Vec<Problem>> {
     loop {
         let error = match File::deserialize(Deserializer::from(document.clone())) {
             Ok(file) if problems.is_empty() => return Ok(file),
-            Ok(_) => return Err(problems),
+            Ok(_) => break,
             Err(error) => error,
         };
         let span = error.span().unwrap_or(0..0);
@@ -75,9 +65,11 @@ pub(super) fn read(text: &str, path: &Arc<Path>) -> Result<File, Vec<Problem>> {
             ),
         });
         if !found || problems.len() == MOST_PROBLEMS {
-            return Err(problems);
+            break;
         }
     }
+    problems.sort_by_key(|problem| problem.position);
+    Err(problems)
 }
 
 /// The version is judged before all else: in a file of another version other keys are right.
@@ -170,7 +162,9 @@ fn describe(fault: &Fault, text: &str, message: &str) -> (String, String) {
     if fault.unknown {
         return ("is not a known key".to_owned(), suggest_key(&fault.table, &fault.name));
     }
-    let what = if message.starts_with("invalid type") {
+    let what = if fault.kind == "integer" && text.parse::<i64>().is_err() {
+        format!("{} is too large a number", excerpt(text))
+    } else if message.starts_with("invalid type") {
         format!("{} is {}", excerpt(text), with_article(fault.kind))
     } else {
         format!("{}: {message}", excerpt(text))
@@ -193,9 +187,14 @@ fn suggest_key(table: &str, name: &str) -> String {
 }
 
 /// The candidate that a person may have meant.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     /// Below this Jaro-Winkler similarity a suggestion confuses more than it helps.
     const ALIKE: f64 = 0.8;
+    // The start of a word is meant for the word.
+    let mut longer = candidates.clone().filter(|candidate| word.len() >= 3 && candidate.starts_with(word));
+    if let (Some(only), None) = (longer.next(), longer.next()) {
+        return Some(only);
+    }
     candidates
         .map(|candidate| (strsim::jaro_winkler(&word.to_lowercase(), candidate), candidate))
         .filter(|(likeness, _)| *likeness >= ALIKE)
@@ -267,15 +266,69 @@ pub(super) fn form(name: &str) -> &'static str {
     FORMS.iter().find(|(key, _)| *key == name).map_or("what docs/configuration.md shows", |(_, form)| form)
 }
 
-/// The parser's words: `what, expected this` in two parts.
-fn describe_syntax(message: &str) -> (String, String) {
-    let (what, mend) = message.split_once(", expected ").unwrap_or((message, ""));
-    let mend = match (what, mend) {
-        ("duplicate key", _) => "keep one of the two".to_owned(),
-        (_, "") => "mend this line; texts, addresses and durations stand in quotes".to_owned(),
+/// The syntax errors up to the first that makes the parser lose its way: what it reports from there
+/// on is mostly a consequence.
+fn syntax_problems(
+    text: &str,
+    errors: &[toml::de::Error],
+    problem: impl Fn(usize, Key, String, String) -> Problem,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for error in errors.iter().take(MOST_PROBLEMS) {
+        let offset = error.span().map_or(0, |span| span.start);
+        let Syntax { what, mend, local } = describe_syntax(error.message(), text, offset);
+        problems.push(problem(offset, Key::root(), what, mend));
+        if !local {
+            break;
+        }
+    }
+    problems
+}
+
+/// A syntax error in words.
+struct Syntax {
+    what: String,
+    mend: String,
+    /// The parser knows how to go on.
+    local: bool,
+}
+
+/// From the parser's words, `what, expected this`, and the text around the place.
+fn describe_syntax(message: &str, text: &str, offset: usize) -> Syntax {
+    let (what, expected) = message.split_once(", expected ").unwrap_or((message, ""));
+    let word = word_at(text, offset);
+    let local = |what: String, mend: String| Syntax { what, mend, local: true };
+    if what == "duplicate key" {
+        return local(format!("{what} `{}`", excerpt(word)), "keep one of the two".to_owned());
+    }
+    // A text without its quotes is taken for a broken number, or worse.
+    if what.starts_with("invalid") || what.contains("quoted") {
+        if word.is_empty() {
+            return local("a value is missing".to_owned(), "write it after the `=`".to_owned());
+        }
+        if word.starts_with(|first: char| first.is_alphanumeric() || first == '/' || first == ':') {
+            let word = excerpt(word);
+            return local(format!("`{word}` is not a number"), format!("if it is a text, write \"{word}\""));
+        }
+    }
+    let mend = match (what, expected) {
+        ("missing comma between array elements", _) => {
+            "put a `,` between the values, or the `]` that ends the list before this line".to_owned()
+        }
+        (_, "") => "texts, addresses and durations stand in quotes, lists in square brackets".to_owned(),
         (_, expected) => format!("expected {expected}"),
     };
-    (what.to_owned(), mend)
+    Syntax { what: what.to_owned(), mend, local: false }
+}
+
+/// The value, or what should be one, that `offset` is in: up to a comma, a bracket or the line's end.
+fn word_at(text: &str, offset: usize) -> &str {
+    let (Some(before), Some(after)) = (text.get(..offset), text.get(offset..)) else { return "" };
+    let start = before.rfind(['\n', '=', ',', '[', '{']).map_or(0, |separator| separator + 1);
+    let end = after.find(['\n', ',', ']', '}', '#']).map_or(text.len(), |separator| offset + separator);
+    let word = text[start..end].trim();
+    // A duplicate key comes with its own value.
+    word.split_once('=').map_or(word, |(key, _)| key.trim_end())
 }
 
 /// A value as the file has it, if it is short enough for a message.

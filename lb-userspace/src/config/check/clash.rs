@@ -28,7 +28,9 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     one_owner_per_port(config, findings);
     for service in &config.services {
         if findings.sound(&Key::service(service)) {
-            families(service, findings);
+            if findings.sound(&Key::section("node").child("addresses")) {
+                families(service, findings);
+            }
             weights(service, findings);
             backends(config, service, findings);
             nat(config, service, findings);
@@ -39,9 +41,10 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
 }
 
 fn secret(config: &Config, findings: &mut Findings) {
-    if !config.peers.is_empty() && config.node.secret_file.is_none() {
+    let key = Key::section("node").child("secret_file");
+    if !config.peers.is_empty() && config.node.secret_file.is_none() && findings.sound(&key) {
         findings.refuse(
-            &Key::section("node").child("secret_file"),
+            &key,
             "is missing, but there are peers: all nodes must choose the same backend for a flow",
             "run `head -c 32 /dev/urandom | base64 > /etc/usher/secret; chmod 600 /etc/usher/secret`, copy \
              the file to every node, and write secret_file = \"/etc/usher/secret\"",
@@ -59,7 +62,7 @@ fn nodes(config: &Config, findings: &mut Findings) {
     let mut held: HashMap<IpAddr, String> = HashMap::new();
     let mut published: HashMap<IpAddr, String> = HashMap::new();
     for &source in &config.nat.source {
-        held.insert(source, "the [nat] source".to_owned());
+        held.insert(source, "this node ([nat] source)".to_owned());
     }
     for (index, (owner, key, addresses)) in std::iter::once(own).chain(peers).enumerate() {
         for &NodeAddress { address, publish } in addresses {
@@ -127,7 +130,7 @@ fn one_owner_per_port(config: &Config, findings: &mut Findings) {
     for service in &config.services {
         for &address in &service.addresses {
             if let Some(other) = owners.insert((service.protocol, service.port, address), &service.name) {
-                let protocol = protocol(service.protocol);
+                let protocol = service.protocol.as_str();
                 let what =
                     format!("{protocol} port {} on {address} is service \"{other}\"'s already", service.port);
                 let mend = "use another port, or give the two services different addresses";
@@ -227,8 +230,8 @@ fn nat(config: &Config, service: &Service, findings: &mut Findings) {
     match service.forward {
         Forward::DsrL2 => {
             if let Some(vip) = service.addresses.iter().find(|vip| config.nat.source.contains(vip)) {
-                let what = format!("is {}'s address for direct return, and a [nat] source", service.name);
-                let mend = "its backends hold it and drop what comes from it; use another address of the node for NAT";
+                let what = format!("is also an address of the dsr-l2 service \"{}\"", service.name);
+                let mend = "use another address of the node: that service's backends hold this one and drop what comes from it";
                 findings.refuse(&Key::section("nat").child("source").child(vip), what, mend);
             }
         }
@@ -303,12 +306,5 @@ fn sizes(config: &Config, findings: &mut Findings) {
             "is used by no service",
             "remove it, or use forward = \"nat\"",
         );
-    }
-}
-
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
     }
 }

@@ -25,7 +25,8 @@ pub(super) fn dns(
     node: &[NodeAddress],
 ) -> Option<Dns> {
     let Field { key, value: section, .. } = reader.optional(root, "dns", section)?;
-    let zone = reader.required(&key, "zone", section.zone).and_then(|zone| reader.dns_name(&zone));
+    let zone =
+        reader.required(&key, "zone", section.zone).and_then(|zone| reader.dns_name(&zone, "example.test"));
     let listen = listen(reader, &key, section.listen)
         .unwrap_or_else(|| node.iter().map(|node| SocketAddr::new(node.address, 53)).collect());
     let ttl = ttl(reader, &key, "ttl", section.ttl, Duration::from_secs(30));
@@ -85,7 +86,7 @@ fn contact(reader: &mut Reader<'_>, field: &Field<String>) -> Option<Arc<str>> {
         reader.refuse(&field.key, format!("\"{}\" has an @", field.value.escape_debug()), mend);
         return None;
     }
-    reader.dns_name(field)
+    reader.dns_name(field, "hostmaster.example.test")
 }
 
 /// Whether a listening socket would get what is sent to an address.

@@ -26,7 +26,7 @@ pub(super) fn nat(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nat>
         let Some(address) = reader.address(&field) else { continue };
         let family = Family::of(address);
         if let Some(first) = nat.source.iter().find(|first| Family::of(**first) == family) {
-            let what = format!("is a second {family} address beside {first}");
+            let what = format!("is a second IP{family} address beside {first}");
             reader.refuse(&field.key, what, "keep one per family");
         } else {
             nat.source.push(address);

@@ -93,11 +93,11 @@ fn addresses(reader: &mut Reader<'_>, node: &Key, list: List<file::NodeAddress>)
     for entry in reader.required_list(node, "addresses", list, label) {
         let place = entry.with(());
         if let Some((address, publish)) = address(reader, entry) {
-            reader.unique(&mut seen, &place, address);
-            if publish != address {
-                reader.unique(&mut published, &Field { key: place.key.child("publish"), ..place }, publish);
+            if !reader.unique(&mut seen, &place, address) {
+                continue;
             }
             addresses.push(NodeAddress { address, publish });
+            reader.unique(&mut published, &Field { key: place.key.child("publish"), ..place }, publish);
         }
     }
     addresses

@@ -122,14 +122,19 @@ impl<'a> Reader<'a> {
         Field { key, position, value: value.into_inner() }
     }
 
-    /// Refuses a value that `seen` has already, and says where.
-    pub(super) fn unique<T: Hash + Eq, U>(&mut self, seen: &mut Seen<T>, field: &Field<U>, value: T) {
-        if let Some(first) = seen.0.get(&value) {
-            let what = format!("is given twice, first in line {}", first.line);
-            self.findings.refuse_at(field.position, &field.key, what, "remove one of the two");
-        } else {
+    /// Whether `seen` has the value not yet; refuses one that it has, and says where.
+    pub(super) fn unique<T: Hash + Eq, U>(&mut self, seen: &mut Seen<T>, field: &Field<U>, value: T) -> bool {
+        let Some(first) = seen.0.get(&value) else {
             seen.0.insert(value, field.position);
-        }
+            return true;
+        };
+        let what = if first.line == field.position.line {
+            "is given twice".to_owned()
+        } else {
+            format!("is given twice, first in line {}", first.line)
+        };
+        self.findings.refuse_at(field.position, &field.key, what, "remove one of the two");
+        false
     }
 
     /// Refuses a name that another table of the same array has already.

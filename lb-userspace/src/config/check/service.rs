@@ -50,8 +50,9 @@ fn service_of(
         reader.unique_name(names, &name, "service");
         reader.name(&name)
     });
-    let dns_name =
-        reader.optional(&key, "dns_name", service.dns_name).and_then(|name| reader.dns_name(&name));
+    let dns_name = reader
+        .optional(&key, "dns_name", service.dns_name)
+        .and_then(|name| reader.dns_name(&name, "www.example.test"));
     let protocol = reader
         .required(&key, "protocol", service.protocol)
         .and_then(|protocol| reader.choice(&protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]));
@@ -95,7 +96,9 @@ fn addresses(
     let mut addresses = Vec::new();
     for field in fields {
         let Some(address) = reader.address(&field) else { continue };
-        reader.unique(&mut seen, &field, address);
+        if !reader.unique(&mut seen, &field, address) {
+            continue;
+        }
         if !node.iter().any(|node| node.address == address) && reader.sound(&field.key) {
             let mend = if node.is_empty() {
                 "add it to [node] addresses".to_owned()
@@ -200,7 +203,7 @@ fn backend_addresses(
         let Some(address) = reader.address(&field) else { continue };
         let family = Family::of(address);
         if !families.insert(family) {
-            let what = format!("is a second {family} address of this backend");
+            let what = format!("is a second IP{family} address of this backend");
             reader.refuse(&field.key, what, "write a [[service.backend]] of its own for it");
         }
         addresses.push(field.with(address));

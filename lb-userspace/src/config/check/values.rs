@@ -11,11 +11,7 @@ use std::{
 use humantime::format_duration;
 
 use super::reader::{Field, Reader};
-use crate::config::{
-    file::Value,
-    key::Key,
-    shape::{self, list, nearest},
-};
+use crate::config::{file::Value, key::Key, shape::nearest};
 
 impl Reader<'_> {
     /// A whole number within limits; `mend` says what to use instead.
@@ -86,9 +82,12 @@ impl Reader<'_> {
         let words = || choices.iter().map(|(choice, _)| *choice);
         let mend = match nearest(word, words()) {
             Some(choice) => format!("did you mean \"{choice}\"?"),
-            None => format!("use one of {}", list(words().map(|choice| format!("\"{choice}\"")))),
+            None => format!(
+                "use {}",
+                words().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(" or ")
+            ),
         };
-        self.refuse(&field.key, format!("\"{word}\" is not one of its values"), mend);
+        self.refuse(&field.key, format!("\"{}\" is not possible here", word.escape_debug()), mend);
         None
     }
 
@@ -164,10 +163,10 @@ impl Reader<'_> {
     }
 
     /// A DNS name: lower case, without the final dot.
-    pub(super) fn dns_name(&mut self, field: &Field<String>) -> Option<Arc<str>> {
+    pub(super) fn dns_name(&mut self, field: &Field<String>, example: &str) -> Option<Arc<str>> {
         let name = field.value.strip_suffix('.').unwrap_or(&field.value).to_ascii_lowercase();
         if let Some(what) = malformed(&name) {
-            self.refuse(&field.key, what, format!("write {}", shape::form("dns_name")));
+            self.refuse(&field.key, what, format!("write one such as \"{example}\""));
             return None;
         }
         Some(name.into())
