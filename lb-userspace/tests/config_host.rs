@@ -33,7 +33,7 @@ address = "203.0.113.31"
 "#;
 
 fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
+    text.parse().expect("an address")
 }
 
 /// A host that fits `FILE`.
@@ -53,7 +53,7 @@ fn host() -> HostFacts {
 }
 
 fn judge(file: &str, host: &HostFacts) -> String {
-    match Loaded::parse(file, Path::new("usher.toml")).unwrap().check_host(host) {
+    match Loaded::parse(file, Path::new("usher.toml")).expect("a good file").check_host(host) {
         Ok(warnings) => warnings.iter().map(|warning| format!("warning: {warning}\n")).collect(),
         Err(error) => error.to_string(),
     }

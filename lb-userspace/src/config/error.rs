@@ -50,6 +50,26 @@ pub struct Problem {
     pub mend: String,
 }
 
+impl Problem {
+    /// Control characters of the file are escaped: a message is one line, whatever it quotes.
+    pub(super) fn new(file: &Arc<Path>, position: Position, key: Key, what: &str, mend: &str) -> Problem {
+        Problem { file: file.clone(), position, key, what: printable(what), mend: printable(mend) }
+    }
+}
+
+/// The text with control characters escaped.
+pub(super) fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
 /// `usher.toml:14: service "web": port: 0 is not a port; use 1 to 65535`. A problem without a key
 /// (TOML syntax) names the column as well.
 impl fmt::Display for Problem {

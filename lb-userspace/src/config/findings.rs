@@ -34,13 +34,13 @@ impl Findings {
         what: impl Into<String>,
         mend: impl Into<String>,
     ) {
-        let problem = self.problem(position, key, what.into(), mend.into());
+        let problem = self.problem(position, key, &what.into(), &mend.into());
         self.problems.push(problem);
     }
 
     /// Notes something that works but is probably not meant.
     pub(super) fn warn(&mut self, key: &Key, what: impl Into<String>, mend: impl Into<String>) {
-        let problem = self.problem(self.locations.get(key), key, what.into(), mend.into());
+        let problem = self.problem(self.locations.get(key), key, &what.into(), &mend.into());
         self.warnings.push(problem);
     }
 
@@ -58,7 +58,7 @@ impl Findings {
         if problems.is_empty() { Ok((warnings, locations)) } else { Err(ConfigError::Refused(problems)) }
     }
 
-    fn problem(&self, position: Position, key: &Key, what: String, mend: String) -> Problem {
-        Problem { file: self.file.clone(), position, key: key.clone(), what, mend }
+    fn problem(&self, position: Position, key: &Key, what: &str, mend: &str) -> Problem {
+        Problem::new(&self.file, position, key.clone(), what, mend)
     }
 }

@@ -88,7 +88,7 @@ fn addresses(config: &Config, facts: &HostFacts, findings: &mut Findings) {
     for (table, name, address, written) in node.chain(nat).chain(dns) {
         if !own.contains_key(&address) {
             let interface = config.node.interfaces.first().map_or("eth0", String::as_str);
-            let prefix = if address.is_ipv4() { 32 } else { 128 };
+            let prefix = prefix(address);
             let mend = format!(
                 "add it (`ip address add {address}/{prefix} dev {interface}`), or use one that this host has"
             );
@@ -157,10 +157,12 @@ fn separate(nat: &RangeInclusive<u16>, host: &RangeInclusive<u16>) -> String {
     }
 }
 
-/// A backend of a DSR service holds the VIP, so it answers itself instead of a node that checks it
-/// from there.
+/// The VIPs that each backend address holds, with the DSR service that makes it hold them.
+type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a str)>>;
+
+/// A backend of a DSR service holds the VIP, so a check from there would never come back.
 fn check_sources(config: &Config, facts: &HostFacts, findings: &mut Findings) {
-    let mut held: HashMap<IpAddr, Vec<(IpAddr, &str)>> = HashMap::new();
+    let mut held = Held::new();
     for service in config.services.iter().filter(|service| service.forward == Forward::DsrL2) {
         for address in service.backends.iter().flat_map(|backend| &backend.addresses) {
             held.entry(*address)
@@ -168,39 +170,50 @@ fn check_sources(config: &Config, facts: &HostFacts, findings: &mut Findings) {
                 .extend(service.addresses.iter().map(|&vip| (vip, &*service.name)));
         }
     }
-    let mut told = HashSet::new();
+    let mut judged = HashSet::new();
     for service in &config.services {
         for backend in &service.backends {
-            for &address in &backend.addresses {
+            for &address in backend.addresses.iter().filter(|&&address| judged.insert(address)) {
                 let key = Key::backend_address(service, backend, address);
-                let Some(source) = facts.check_source.get(&address) else {
-                    findings.warn(
-                        &key,
-                        "cannot be reached: this host has no route to it",
-                        "add a route, or correct the address",
-                    );
-                    continue;
-                };
-                let holder = held.get(&address).and_then(|vips| vips.iter().find(|(vip, _)| vip == source));
-                let Some((vip, dsr)) = holder.filter(|_| told.insert(address)) else { continue };
-                let mut others = config
-                    .node
-                    .addresses
-                    .iter()
-                    .map(|node| node.address)
-                    .chain(config.nat.source.iter().copied());
-                let other = others.find(|other| other != vip && other.is_ipv4() == vip.is_ipv4());
-                let prefix = if address.is_ipv4() { 32 } else { 128 };
-                let example = match other {
-                    Some(other) => format!(" (`ip route replace {address}/{prefix} … src {other}`)"),
-                    None => String::new(),
-                };
-                findings.refuse(
-                    &key,
-                    format!("would be checked from {vip}, which it holds itself for the dsr-l2 service \"{dsr}\": it would answer itself"),
-                    format!("offer \"{dsr}\" on another address, or let this host use another source towards it{example}"),
-                );
+                let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
+                check_source(config, facts, findings, &key, address, vips);
             }
         }
     }
+}
+
+fn check_source(
+    config: &Config,
+    facts: &HostFacts,
+    findings: &mut Findings,
+    key: &Key,
+    backend: IpAddr,
+    vips: &[(IpAddr, &str)],
+) {
+    let Some(source) = facts.check_source.get(&backend) else {
+        let mend = "add a route, or correct the address";
+        findings.warn(key, "cannot be reached: this host has no route to it", mend);
+        return;
+    };
+    let Some((vip, dsr)) = vips.iter().find(|(vip, _)| vip == source) else { return };
+    let own = config.node.addresses.iter().map(|node| node.address).chain(config.nat.source.iter().copied());
+    let other =
+        own.filter(|own| own.is_ipv4() == vip.is_ipv4()).find(|own| vips.iter().all(|(vip, _)| vip != own));
+    let prefix = prefix(backend);
+    let example = match other {
+        Some(other) => format!(" (`ip route replace {backend}/{prefix} … src {other}`)"),
+        None => String::new(),
+    };
+    let what = format!(
+        "would be checked from {vip}, which it holds itself for the dsr-l2 service \"{dsr}\": it would answer itself"
+    );
+    let mend = format!(
+        "offer \"{dsr}\" on another address, or let this host use another source towards it{example}"
+    );
+    findings.refuse(key, what, mend);
+}
+
+/// The length of a prefix that holds one address.
+fn prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use super::{Backend, Service};
+use super::{Backend, Service, error::printable};
 
 /// The path of a setting, from the section to the value: `service "web": backend "b1": weight`.
 ///
@@ -50,13 +50,7 @@ impl Key {
         if !path.is_empty() {
             path.push(SEPARATOR);
         }
-        for character in segment.to_string().chars() {
-            if character.is_control() {
-                path.extend(character.escape_default());
-            } else {
-                path.push(character);
-            }
-        }
+        path.push_str(&printable(&segment.to_string()));
         Key(path)
     }
 

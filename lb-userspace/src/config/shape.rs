@@ -24,12 +24,8 @@ const MOST_PROBLEMS: usize = 20;
 /// Reads a text into the file types, or says everything that keeps it from being one.
 pub(super) fn read(text: &str, path: &Arc<Path>) -> Result<File, Vec<Problem>> {
     let lines = LineIndex::new(text);
-    let problem = |offset: usize, key: Key, what: String, mend: String| Problem {
-        file: path.clone(),
-        position: lines.position(offset),
-        key,
-        what,
-        mend,
+    let problem = |offset: usize, key: Key, what: String, mend: String| {
+        Problem::new(path, lines.position(offset), key, &what, &mend)
     };
 
     let (document, errors) = DeTable::parse_recoverable(text);

@@ -231,7 +231,8 @@ fn nat(config: &Config, service: &Service, findings: &mut Findings) {
         Forward::DsrL2 => {
             if let Some(vip) = service.addresses.iter().find(|vip| config.nat.source.contains(vip)) {
                 let what = format!("is also an address of the dsr-l2 service \"{}\"", service.name);
-                let mend = "use another address of the node: that service's backends hold this one and drop what comes from it";
+                let mend = "use another address of the node: that service's backends hold this one \
+                            and drop what comes from it";
                 findings.refuse(&Key::section("nat").child("source").child(vip), what, mend);
             }
         }

@@ -83,7 +83,7 @@ fn ttl(
 fn contact(reader: &mut Reader<'_>, field: &Field<String>) -> Option<Arc<str>> {
     if field.value.contains('@') {
         let mend = format!("write \"{}\", as in a SOA record", field.value.replacen('@', ".", 1));
-        reader.refuse(&field.key, format!("\"{}\" has an @", field.value.escape_debug()), mend);
+        reader.refuse(&field.key, format!("\"{}\" has an @", field.value), mend);
         return None;
     }
     reader.dns_name(field, "hostmaster.example.test")

@@ -126,7 +126,7 @@ fn http_path(reader: &mut Reader<'_>, Field { key, value: path, .. }: Field<Stri
         return Some(path);
     };
     let mend = "write it as in a URL after the host, such as \"/healthz\"";
-    reader.refuse(&key, format!("\"{}\" {what}", path.escape_debug()), mend);
+    reader.refuse(&key, format!("\"{path}\" {what}"), mend);
     None
 }
 
@@ -135,7 +135,7 @@ fn http_host(reader: &mut Reader<'_>, Field { key, value: host, .. }: Field<Stri
     if !host.is_empty() && host.bytes().all(good) {
         return Some(host);
     }
-    let what = format!("\"{}\" is not a host", host.escape_debug());
+    let what = format!("\"{host}\" is not a host");
     reader.refuse(&key, what, "write a name or address, with a port if need be: \"www.example.test\"");
     None
 }
@@ -154,10 +154,7 @@ fn statuses(
     let mut ranges = Vec::new();
     for part in text.split(',') {
         let Some(range) = range(part) else {
-            let what = format!(
-                "\"{}\" is not an HTTP status from 100 to 599, nor a range of them",
-                part.escape_debug()
-            );
+            let what = format!("\"{part}\" is not an HTTP status from 100 to 599, nor a range of them");
             reader.refuse(key, what, "write \"200\", \"200-399\" or \"200,204,300-302\"");
             return None;
         };

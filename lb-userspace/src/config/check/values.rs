@@ -87,7 +87,7 @@ impl Reader<'_> {
                 words().map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(" or ")
             ),
         };
-        self.refuse(&field.key, format!("\"{}\" is not possible here", word.escape_debug()), mend);
+        self.refuse(&field.key, format!("\"{word}\" is not possible here"), mend);
         None
     }
 
@@ -144,7 +144,7 @@ impl Reader<'_> {
         }
         let mend =
             "use 1 to 63 letters, digits, \"-\", \"_\" and \".\": it stands in commands, logs and metrics";
-        self.refuse(&field.key, format!("\"{}\" is not a name", name.escape_debug()), mend);
+        self.refuse(&field.key, format!("\"{name}\" is not a name"), mend);
         None
     }
 
@@ -158,7 +158,7 @@ impl Reader<'_> {
         }
         let mend =
             "use 1 to 63 letters, digits and inner \"-\", such as \"node1\": it becomes a name in the zone";
-        self.refuse(&field.key, format!("\"{}\" is not a host name without dots", name.escape_debug()), mend);
+        self.refuse(&field.key, format!("\"{name}\" is not a host name without dots"), mend);
         None
     }
 
@@ -178,7 +178,7 @@ impl Reader<'_> {
         if path.is_absolute() && !field.value.contains('\0') {
             return Some(path);
         }
-        let what = format!("\"{}\" is not an absolute path", field.value.escape_debug());
+        let what = format!("\"{}\" is not an absolute path", field.value);
         self.refuse(&field.key, what, format!("write the whole path, such as \"{example}\""));
         None
     }
@@ -209,20 +209,19 @@ fn malformed(name: &str) -> Option<String> {
     /// Text length of a name that has 255 bytes on the wire.
     const LONGEST: usize = 253;
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let text = name.escape_debug().to_string();
-    if text.is_empty() {
+    if name.is_empty() {
         return Some("is empty".to_owned());
     }
-    if text.len() > LONGEST {
+    if name.len() > LONGEST {
         return Some(format!("is longer than {LONGEST} characters"));
     }
-    text.split('.').find_map(|label| {
+    name.split('.').find_map(|label| {
         if label.is_empty() {
-            Some(format!("\"{text}\" is not a DNS name: a label is empty"))
+            Some(format!("\"{name}\" is not a DNS name: a label is empty"))
         } else if label.len() > 63 {
-            Some(format!("\"{text}\" is not a DNS name: \"{label}\" is longer than 63 characters"))
+            Some(format!("\"{name}\" is not a DNS name: \"{label}\" is longer than 63 characters"))
         } else if !label.bytes().all(good) || label.starts_with('-') || label.ends_with('-') {
-            Some(format!("\"{text}\" is not a DNS name: \"{label}\" has a character that cannot stand there"))
+            Some(format!("\"{name}\" is not a DNS name: \"{label}\" has a character that cannot stand there"))
         } else {
             None
         }
