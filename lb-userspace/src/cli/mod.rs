@@ -1,6 +1,6 @@
 //! The command line: `usher run` is the daemon, the other verbs talk to it. One file per verb.
 
-mod check_config;
+pub mod check_config;
 mod completions;
 mod explain;
 mod run;
@@ -83,7 +83,7 @@ impl Cli {
         let client = Client::new(&self.socket);
         match self.command {
             Command::Run(command) => command.run().await,
-            Command::CheckConfig(command) => command.run(),
+            Command::CheckConfig(command) => command.run().await,
             Command::Status(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),

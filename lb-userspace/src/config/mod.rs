@@ -1,7 +1,22 @@
 //! The checked configuration: what the rest of usher works from.
 //!
-//! The file format is another set of types, in `file.rs`; `check.rs` turns one into the other and
-//! refuses what cannot work.
+//! The file format is another set of types, in `file.rs`; `check/` turns one into the other and
+//! refuses what cannot work. [`Loaded::load`] is the whole way, [`Loaded::check_host`] the rest of it.
+
+mod check;
+mod error;
+pub mod file;
+mod findings;
+pub mod host;
+mod key;
+mod load;
+mod locations;
+mod shape;
+
+pub use error::{ConfigError, Position, Problem};
+pub use key::Key;
+pub use load::Loaded;
+pub use locations::Locations;
 
 use std::{
     fmt,
@@ -33,6 +48,16 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// The services, in the file's order; names are unique.
     pub services: Vec<Service>,
+}
+
+impl Config {
+    /// Every address that this node connects to: backends and peers.
+    pub fn destinations(&self) -> impl Iterator<Item = IpAddr> {
+        let backends = self.services.iter().flat_map(|service| &service.backends);
+        let backends = backends.flat_map(|backend| backend.addresses.iter().copied());
+        let peers = self.peers.iter().flat_map(|peer| &peer.addresses);
+        backends.chain(peers.map(|peer| peer.address))
+    }
 }
 
 /// This node: who it is and where its packets come in.
@@ -181,12 +206,19 @@ pub enum Protocol {
     Udp,
 }
 
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Protocol {
+    /// As the file has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -14,6 +14,8 @@ use netlink_packet_route::{
     link::LinkMessage,
 };
 
+use crate::config::host;
+
 use super::{
     NetError,
     link::Link,
@@ -34,6 +36,18 @@ pub struct HostFacts {
     /// For each destination the address from which the kernel would connect to it; one without a route is
     /// missing.
     pub check_source: BTreeMap<IpAddr, IpAddr>,
+}
+
+impl HostFacts {
+    /// What a configuration is checked against.
+    pub fn for_config(&self) -> host::HostFacts {
+        let interface = |interface: &Interface| (interface.link.name.clone(), interface.addresses.clone());
+        host::HostFacts {
+            interfaces: self.interfaces.iter().map(interface).collect(),
+            ip_local_port_range: self.ip_local_port_range.clone(),
+            check_source: self.check_source.clone(),
+        }
+    }
 }
 
 /// An interface and its addresses.

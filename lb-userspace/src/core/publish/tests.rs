@@ -6,6 +6,7 @@ use super::{
     fixture::{POOLS, all, config, ip, pool},
     *,
 };
+use crate::core::check::Code;
 
 const WWW: &str = "www.example.test";
 

@@ -3,10 +3,13 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     config::AllDown,
-    core::publish::{
-        PeerState, PeerStates,
-        fixture::{all, config, ip, pool},
-        publication,
+    core::{
+        peers::PeerState,
+        publish::{
+            PeerStates,
+            fixture::{all, config, ip, pool},
+            publication,
+        },
     },
 };
 

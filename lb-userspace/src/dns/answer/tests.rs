@@ -12,10 +12,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::{AllDown, Config},
-    core::publish::{
-        PeerState, PeerStates, SelfState,
-        fixture::{all, config, peer},
-        publication,
+    core::{
+        peers::PeerState,
+        publish::{
+            PeerStates, SelfState,
+            fixture::{all, config, peer},
+            publication,
+        },
     },
 };
 

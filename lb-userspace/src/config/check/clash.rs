@@ -1,0 +1,311 @@
+//! What goes together: checks that compare settings of different sections.
+//!
+//! Each asks first whether the settings it compares are sound by themselves, so that one mistake
+//! makes one message.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use super::dns::listens_on;
+use crate::{
+    config::{
+        Backend, Config, Forward, NodeAddress, Protocol, Service, findings::Findings, key::Key, shape::list,
+    },
+    core::ids::Family,
+};
+
+/// Services times families: each has a Maglev table, and the map of tables has this many places.
+const MAX_POOLS: usize = 4_096;
+/// Backends, counted once per service and family: flow entries and table slots hold 16-bit numbers.
+const MAX_BACKENDS: usize = 65_000;
+
+pub(super) fn check(config: &Config, findings: &mut Findings) {
+    secret(config, findings);
+    nodes(config, findings);
+    dns(config, findings);
+    one_owner_per_port(config, findings);
+    for service in &config.services {
+        if findings.sound(&Key::service(service)) {
+            if findings.sound(&Key::section("node").child("addresses")) {
+                families(service, findings);
+            }
+            weights(service, findings);
+            backends(config, service, findings);
+            nat(config, service, findings);
+            ports_of_the_node(config, service, findings);
+        }
+    }
+    sizes(config, findings);
+}
+
+fn secret(config: &Config, findings: &mut Findings) {
+    let key = Key::section("node").child("secret_file");
+    if !config.peers.is_empty() && config.node.secret_file.is_none() && findings.sound(&key) {
+        findings.refuse(
+            &key,
+            "is missing, but there are peers: all nodes must choose the same backend for a flow",
+            "run `head -c 32 /dev/urandom | base64 > /etc/usher/secret; chmod 600 /etc/usher/secret`, copy \
+             the file to every node, and write secret_file = \"/etc/usher/secret\"",
+        );
+    }
+}
+
+/// Names and addresses belong to one node each.
+fn nodes(config: &Config, findings: &mut Findings) {
+    let own = (format!("node \"{}\"", config.node.name), Key::section("node"), &config.node.addresses);
+    let peers = config
+        .peers
+        .iter()
+        .map(|peer| (format!("peer \"{}\"", peer.name), Key::peer(&peer.name), &peer.addresses));
+    let mut held: HashMap<IpAddr, String> = HashMap::new();
+    let mut published: HashMap<IpAddr, String> = HashMap::new();
+    for &source in &config.nat.source {
+        held.insert(source, "this node ([nat] source)".to_owned());
+    }
+    for (index, (owner, key, addresses)) in std::iter::once(own).chain(peers).enumerate() {
+        for &NodeAddress { address, publish } in addresses {
+            let place = key.child("addresses").child(address);
+            // A node with a single address uses it for NAT as well.
+            let other = held.insert(address, owner.clone()).filter(|other| index > 0 && *other != owner);
+            if let Some(other) = other {
+                let what = format!("is also an address of {other}");
+                findings.refuse(&place, what, "give every node addresses of its own");
+            } else if let Some(other) =
+                published.insert(publish, owner.clone()).filter(|other| *other != owner)
+            {
+                let what = format!("publishes {publish}, which {other} publishes too");
+                findings.refuse(&place, what, "publish an address that leads to this node only");
+            }
+        }
+    }
+    for peer in &config.peers {
+        if peer.name == config.node.name {
+            let mend = "list the other nodes only, each under its own name";
+            findings.refuse(
+                &Key::peer(&peer.name).child("name"),
+                format!("\"{}\" is this node's own name", peer.name),
+                mend,
+            );
+        }
+    }
+}
+
+fn dns(config: &Config, findings: &mut Findings) {
+    let named = config.services.iter().filter_map(|service| Some((service, service.dns_name.as_deref()?)));
+    let Some(dns) = &config.dns else {
+        if findings.sound(&Key::section("dns")) {
+            for (service, _) in named {
+                let mend = "add [dns] with the zone that the name is in, or remove the name";
+                findings.refuse(&Key::service(service).child("dns_name"), "needs a [dns] section", mend);
+            }
+        }
+        return;
+    };
+    let nodes = std::iter::once(&config.node.name).chain(config.peers.iter().map(|peer| &peer.name));
+    let node_names: Vec<String> = nodes.map(|name| format!("{name}.{}", dns.zone)).collect();
+    let mut any = false;
+    for (service, name) in named {
+        any = true;
+        let key = Key::service(service).child("dns_name");
+        let inside = name.strip_suffix(&*dns.zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        if !inside {
+            let mend = format!("use a name that ends with .{}", dns.zone);
+            findings.refuse(&key, format!("\"{name}\" is outside the zone \"{}\"", dns.zone), mend);
+        } else if node_names.iter().any(|node| node == name) {
+            let mend = "use a name that is no node's";
+            findings.refuse(&key, format!("\"{name}\" is the name of a node in the zone"), mend);
+        }
+    }
+    if !any && findings.sound(&Key::root()) {
+        let mend = "give a service a dns_name, or remove [dns]";
+        findings.warn(&Key::section("dns"), "names no service", mend);
+    }
+}
+
+/// Protocol, port and address name one service.
+fn one_owner_per_port(config: &Config, findings: &mut Findings) {
+    let mut owners: HashMap<(Protocol, u16, IpAddr), &str> = HashMap::new();
+    for service in &config.services {
+        for &address in &service.addresses {
+            if let Some(other) = owners.insert((service.protocol, service.port, address), &service.name) {
+                let protocol = service.protocol.as_str();
+                let what =
+                    format!("{protocol} port {} on {address} is service \"{other}\"'s already", service.port);
+                let mend = "use another port, or give the two services different addresses";
+                findings.refuse(&Key::service(service).child("port"), what, mend);
+                break;
+            }
+        }
+    }
+}
+
+/// A family is offered when the service has an address and a backend in it.
+fn families(service: &Service, findings: &mut Findings) {
+    let key = Key::service(service);
+    let vip = |family| service.addresses.iter().any(|&address| Family::of(address) == family);
+    let backend = |family| service.backends.iter().any(|backend| backend.address(family).is_some());
+    if service.families().next().is_none() {
+        let (what, mend) = if vip(Family::V4) {
+            (
+                "has IPv4 addresses and only IPv6 backends",
+                "give a backend an IPv4 address, or the node an IPv6 one",
+            )
+        } else {
+            (
+                "has IPv6 addresses and only IPv4 backends",
+                "give a backend an IPv6 address, or the node an IPv4 one",
+            )
+        };
+        findings.refuse(&key, what, mend);
+        return;
+    }
+    for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+        match (vip(family), backend(family)) {
+            (true, false) => findings.warn(
+                &key,
+                format!("is not offered over {name}: no backend has an {name} address"),
+                format!("give a backend an {name} address, or name only the other addresses in `addresses`"),
+            ),
+            (false, true) => findings.warn(
+                &key,
+                format!("never uses its backends' {name} addresses: it has no {name} address itself"),
+                format!("add an {name} address to [node] addresses, or remove those of the backends"),
+            ),
+            _ => {}
+        }
+    }
+}
+
+fn weights(service: &Service, findings: &mut Findings) {
+    let key = Key::service(service);
+    let idle = |backend: &&Backend| backend.weight == 0;
+    let mend =
+        "give one a weight of 1; to empty a backend for a while, leave its weight and use `usher drain`";
+    if service.backends.iter().all(|backend| idle(&backend)) {
+        findings.refuse(&key, "has only backends of weight 0, so no flow can go anywhere", mend);
+        return;
+    }
+    for family in service.families() {
+        if service
+            .backends
+            .iter()
+            .filter(|backend| backend.address(family).is_some())
+            .all(|backend| idle(&backend))
+        {
+            findings.refuse(&key, format!("has only backends of weight 0 for IP{family}"), mend);
+        }
+    }
+}
+
+/// No backend is a node.
+fn backends(config: &Config, service: &Service, findings: &mut Findings) {
+    let own = config.node.addresses.iter().map(|node| (node.address, "this node itself".to_owned()));
+    let source = config.nat.source.iter().map(|&source| (source, "this node itself".to_owned()));
+    let peers = config
+        .peers
+        .iter()
+        .flat_map(|peer| peer.addresses.iter().map(|node| (node.address, format!("peer \"{}\"", peer.name))));
+    let nodes: BTreeMap<IpAddr, String> = peers.chain(source).chain(own).collect();
+    for backend in &service.backends {
+        for address in &backend.addresses {
+            if let Some(node) = nodes.get(address) {
+                let mend = "use the address of the server behind it; a node cannot balance to nodes";
+                findings.refuse(
+                    &Key::backend_address(service, backend, *address),
+                    format!("is {node}"),
+                    mend,
+                );
+            }
+        }
+    }
+}
+
+fn nat(config: &Config, service: &Service, findings: &mut Findings) {
+    let key = Key::service(service);
+    if !findings.sound(&Key::section("nat")) {
+        return;
+    }
+    match service.forward {
+        Forward::DsrL2 => {
+            if let Some(vip) = service.addresses.iter().find(|vip| config.nat.source.contains(vip)) {
+                let what = format!("is also an address of the dsr-l2 service \"{}\"", service.name);
+                let mend = "use another address of the node: that service's backends hold this one \
+                            and drop what comes from it";
+                findings.refuse(&Key::section("nat").child("source").child(vip), what, mend);
+            }
+        }
+        Forward::Nat => {
+            for family in service.families() {
+                if !config.nat.source.iter().any(|&source| Family::of(source) == family) {
+                    let what = format!("is \"nat\", but [nat] names no IP{family} source address");
+                    let mend = format!(
+                        "add an IP{family} address of this node to [nat] source, or use forward = \"dsr-l2\""
+                    );
+                    findings.refuse(&key.child("forward"), what, mend);
+                }
+            }
+        }
+    }
+}
+
+/// Ports that the node itself needs on the same addresses.
+fn ports_of_the_node(config: &Config, service: &Service, findings: &mut Findings) {
+    let key = Key::service(service).child("port");
+    let port = service.port;
+    for &vip in &service.addresses {
+        if config.nat.source.contains(&vip) && config.nat.ports.contains(&port) {
+            let (first, last) = (config.nat.ports.start(), config.nat.ports.end());
+            findings.refuse(
+                &key,
+                format!("{port} on {vip} lies in the NAT ports {first}-{last} of the same address"),
+                "choose [nat] ports without it, or another [nat] source",
+            );
+        }
+        let listens = config.dns.iter().flat_map(|dns| &dns.listen);
+        for socket in listens.filter(|socket| socket.port() == port && listens_on(**socket, vip)) {
+            findings.refuse(
+                &key,
+                format!("{port} on {vip} is where this node's own DNS server listens ({socket})"),
+                "offer the service on another address, or name other addresses in [dns] listen",
+            );
+        }
+    }
+    if service.protocol == Protocol::Tcp && port == 22 {
+        let own = list(service.addresses.iter());
+        findings.warn(
+            &key,
+            format!("22 takes ssh to {own} away from the node itself"),
+            "keep another way in",
+        );
+    }
+}
+
+fn sizes(config: &Config, findings: &mut Findings) {
+    let pools: usize = config.services.iter().map(|service| service.families().count()).sum();
+    if pools > MAX_POOLS {
+        let what = format!("takes {pools} tables (one per service and family), more than {MAX_POOLS}");
+        findings.refuse(&Key::section("service"), what, "spread the services over more groups of nodes");
+    }
+    let in_service = |service: &Service| -> usize {
+        service
+            .families()
+            .map(|family| service.backends.iter().filter(|b| b.address(family).is_some()).count())
+            .sum()
+    };
+    let backends: usize = config.services.iter().map(in_service).sum();
+    if backends > MAX_BACKENDS {
+        let what =
+            format!("takes {backends} backends (counted per service and family), more than {MAX_BACKENDS}");
+        findings.refuse(&Key::section("service"), what, "spread the services over more groups of nodes");
+    }
+    let uses_nat = config.services.iter().any(|service| service.forward == Forward::Nat);
+    if !uses_nat && !config.nat.source.is_empty() && findings.sound(&Key::root()) {
+        findings.warn(
+            &Key::section("nat").child("source"),
+            "is used by no service",
+            "remove it, or use forward = \"nat\"",
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! `[dns]`: the embedded server.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::reader::{Field, Reader, Seen};
+use crate::config::{
+    AllDown, Dns, NodeAddress,
+    file::{self, List, Value},
+    key::Key,
+};
+
+/// Less than a second cannot be said in DNS; more than a week (the limit that resolvers commonly apply)
+/// keeps a dead node's address alive for longer than anyone wants.
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 60 * 60);
+
+pub(super) fn dns(
+    reader: &mut Reader<'_>,
+    root: &Key,
+    section: Value<file::Dns>,
+    node: &[NodeAddress],
+) -> Option<Dns> {
+    let Field { key, value: section, .. } = reader.optional(root, "dns", section)?;
+    let zone =
+        reader.required(&key, "zone", section.zone).and_then(|zone| reader.dns_name(&zone, "example.test"));
+    let listen = listen(reader, &key, section.listen)
+        .unwrap_or_else(|| node.iter().map(|node| SocketAddr::new(node.address, 53)).collect());
+    let ttl = ttl(reader, &key, "ttl", section.ttl, Duration::from_secs(30));
+    let negative_ttl = self::ttl(reader, &key, "negative_ttl", section.negative_ttl, Duration::from_secs(5));
+    let contact =
+        reader.optional(&key, "contact", section.contact).and_then(|contact| self::contact(reader, &contact));
+    let all_down = reader
+        .optional(&key, "all_down", section.all_down)
+        .and_then(|policy| reader.choice(&policy, &[("all", AllDown::All), ("none", AllDown::None)]))
+        .unwrap_or(AllDown::All);
+
+    let zone = zone?;
+    let contact = contact.unwrap_or_else(|| Arc::from(format!("hostmaster.{zone}")));
+    Some(Dns { listen, zone, ttl, negative_ttl, contact, all_down })
+}
+
+fn listen(reader: &mut Reader<'_>, dns: &Key, list: List<String>) -> Option<Vec<SocketAddr>> {
+    let mut seen = Seen::default();
+    let mut sockets: Vec<SocketAddr> = Vec::new();
+    for field in reader.list(dns, "listen", list, String::clone)? {
+        let Some(socket) = reader.socket_address(&field) else { continue };
+        reader.unique(&mut seen, &field, socket);
+        if let Some(other) = sockets.iter().find(|other| **other != socket && overlap(**other, socket)) {
+            let mend = "listen on every address or on chosen ones, not on both";
+            reader.refuse(&field.key, format!("takes the same address and port as {other}"), mend);
+        }
+        sockets.push(socket);
+    }
+    Some(sockets)
+}
+
+/// Whether one is the unspecified address that includes the other.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn ttl(
+    reader: &mut Reader<'_>,
+    dns: &Key,
+    name: &str,
+    written: Value<String>,
+    default: Duration,
+) -> Duration {
+    let Some(field) = reader.optional(dns, name, written) else { return default };
+    let Some(ttl) = reader.duration(&field, TTL) else { return default };
+    if ttl.subsec_nanos() != 0 {
+        let mend = format!("use \"{}s\"", ttl.as_secs());
+        reader.refuse(&field.key, format!("\"{}\" is not a whole number of seconds", field.value), mend);
+    }
+    ttl
+}
+
+/// The SOA's mailbox, written as a name; an `@` is a mistake that every newcomer makes.
+fn contact(reader: &mut Reader<'_>, field: &Field<String>) -> Option<Arc<str>> {
+    if field.value.contains('@') {
+        let mend = format!("write \"{}\", as in a SOA record", field.value.replacen('@', ".", 1));
+        reader.refuse(&field.key, format!("\"{}\" has an @", field.value), mend);
+        return None;
+    }
+    reader.dns_name(field, "hostmaster.example.test")
+}
+
+/// Whether a listening socket would get what is sent to an address.
+pub(super) fn listens_on(socket: SocketAddr, address: IpAddr) -> bool {
+    socket.ip() == address || (socket.ip().is_unspecified() && socket.is_ipv4() == address.is_ipv4())
+}

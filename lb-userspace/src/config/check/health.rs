@@ -1,0 +1,168 @@
+//! `[peer_check]` and a service's `check`.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use super::{
+    DAY,
+    reader::{Field, Reader},
+};
+use crate::config::{
+    Check, CheckKind, PeerCheck, Timing,
+    file::{self, Value},
+    key::Key,
+};
+
+const BACKENDS: Timing = Timing {
+    interval: Duration::from_secs(2),
+    timeout: Duration::from_secs(1),
+    rise: 2,
+    fall: 3,
+    jitter: 0.1,
+};
+/// Quicker than backends: 3 × 500 ms, and a dead node has left every peer's answers.
+const PEERS: Timing =
+    Timing { interval: Duration::from_millis(500), timeout: Duration::from_millis(500), ..BACKENDS };
+
+pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<file::Timing>) -> PeerCheck {
+    let timing = match reader.optional(root, "peer_check", section) {
+        Some(section) => timing(reader, &section.key, section.value, PEERS),
+        None => PEERS,
+    };
+    PeerCheck { timing }
+}
+
+pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file::Check>) -> Check {
+    let Some(Field { key, value: section, .. }) = reader.optional(service, "check", section) else {
+        return Check { kind: CheckKind::Tcp, port: None, timing: BACKENDS };
+    };
+    let rhythm = file::Timing {
+        interval: section.interval,
+        timeout: section.timeout,
+        rise: section.rise,
+        fall: section.fall,
+        jitter: section.jitter,
+    };
+    let timing = timing(reader, &key, rhythm, BACKENDS);
+    let port = reader.optional(&key, "port", section.port).and_then(|port| reader.port(&port));
+    let http = reader
+        .optional(&key, "kind", section.kind)
+        .and_then(|kind| reader.choice(&kind, &[("tcp", false), ("http", true)]));
+    let path = reader.optional(&key, "path", section.path);
+    let host = reader.optional(&key, "host", section.host);
+    let expect = reader.optional(&key, "expect", section.expect);
+
+    if !http.unwrap_or(false) {
+        // With a misspelt kind nobody knows whether these belong here.
+        if reader.sound(&key.child("kind")) {
+            for field in [path, host, expect].into_iter().flatten() {
+                let mend = "set kind = \"http\", or remove it";
+                reader.refuse(&field.key, "means nothing to a check of kind \"tcp\"", mend);
+            }
+        }
+        return Check { kind: CheckKind::Tcp, port, timing };
+    }
+    let kind = CheckKind::Http {
+        path: path.and_then(|path| http_path(reader, path)).unwrap_or_else(|| "/".to_owned()),
+        host: host.and_then(|host| http_host(reader, host)),
+        expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
+    };
+    Check { kind, port, timing }
+}
+
+fn timing(reader: &mut Reader<'_>, key: &Key, section: file::Timing, default: Timing) -> Timing {
+    /// A shorter interval loads the backends more than it tells; a longer one is no check.
+    const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=DAY;
+    const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=DAY;
+
+    let interval = reader.duration_or(key, "interval", section.interval, default.interval, INTERVAL);
+    // The default follows a shorter interval, so that setting the interval alone is enough.
+    let default_timeout = default.timeout.min(interval);
+    let written = section.timeout.is_some();
+    let timeout = reader.duration_or(key, "timeout", section.timeout, default_timeout, TIMEOUT);
+    if written && timeout > interval && reader.sound(&key.child("interval")) {
+        let what = format!("{} is longer than the interval, {}", show(timeout), show(interval));
+        reader.refuse(
+            &key.child("timeout"),
+            what,
+            format!("use {} or less, or a longer interval", show(interval)),
+        );
+    }
+    let rise = reader.optional(key, "rise", section.rise);
+    let fall = reader.optional(key, "fall", section.fall);
+    Timing {
+        interval,
+        timeout,
+        rise: rise.and_then(|rise| times(reader, &rise)).unwrap_or(default.rise),
+        fall: fall.and_then(|fall| times(reader, &fall)).unwrap_or(default.fall),
+        jitter: jitter(reader, key, section.jitter).unwrap_or(default.jitter),
+    }
+}
+
+/// Results in a row.
+fn times(reader: &mut Reader<'_>, field: &Field<i64>) -> Option<u32> {
+    reader.whole(field, 1..=1_000, "use 1 to 1000 results in a row, such as 3")
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a share of an interval needs no more than f32 has")]
+fn jitter(reader: &mut Reader<'_>, table: &Key, written: Value<f64>) -> Option<f32> {
+    let Field { key, value, .. } = reader.optional(table, "jitter", written)?;
+    if (0.0..=0.5).contains(&value) {
+        return Some(value as f32);
+    }
+    reader.refuse(
+        &key,
+        format!("{value} is not a share from 0 to 0.5"),
+        "use 0.1 to vary each interval by a tenth",
+    );
+    None
+}
+
+fn http_path(reader: &mut Reader<'_>, Field { key, value: path, .. }: Field<String>) -> Option<String> {
+    let what = if !path.starts_with('/') {
+        "does not begin with /"
+    } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "has a space, a control character or one that is not ASCII"
+    } else {
+        return Some(path);
+    };
+    let mend = "write it as in a URL after the host, such as \"/healthz\"";
+    reader.refuse(&key, format!("\"{path}\" {what}"), mend);
+    None
+}
+
+fn http_host(reader: &mut Reader<'_>, Field { key, value: host, .. }: Field<String>) -> Option<String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte);
+    if !host.is_empty() && host.bytes().all(good) {
+        return Some(host);
+    }
+    let what = format!("\"{host}\" is not a host");
+    reader.refuse(&key, what, "write a name or address, with a port if need be: \"www.example.test\"");
+    None
+}
+
+/// `"200"`, `"200-399"`, `"200,204,300-302"`.
+fn statuses(
+    reader: &mut Reader<'_>,
+    Field { key, value: text, .. }: &Field<String>,
+) -> Option<Vec<RangeInclusive<u16>>> {
+    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (status(first)?, status(last)?);
+        (first <= last).then_some(first..=last)
+    };
+    let mut ranges = Vec::new();
+    for part in text.split(',') {
+        let Some(range) = range(part) else {
+            let what = format!("\"{part}\" is not an HTTP status from 100 to 599, nor a range of them");
+            reader.refuse(key, what, "write \"200\", \"200-399\" or \"200,204,300-302\"");
+            return None;
+        };
+        ranges.push(range);
+    }
+    Some(ranges)
+}
+
+fn show(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(duration)
+}

@@ -1,0 +1,101 @@
+//! `[nat]`: source addresses and the port range.
+
+use std::ops::RangeInclusive;
+
+use super::reader::{Field, Reader};
+use crate::{
+    config::{
+        Nat,
+        file::{self, Value},
+        key::Key,
+    },
+    core::ids::Family,
+};
+
+const PORTS: RangeInclusive<u16> = 1_024..=32_767;
+/// The NAT records number their ports from here.
+const FIRST: u32 = 1_024;
+/// One set of NAT records serves this many neighbouring ports.
+const GROUP: u32 = 8;
+
+pub(super) fn nat(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nat>) -> Nat {
+    let mut nat = Nat { source: Vec::new(), ports: PORTS };
+    let Some(section) = reader.optional(root, "nat", section) else { return nat };
+    let (key, section) = (section.key, section.value);
+    for field in reader.list(&key, "source", section.source, String::clone).unwrap_or_default() {
+        let Some(address) = reader.address(&field) else { continue };
+        let family = Family::of(address);
+        if let Some(first) = nat.source.iter().find(|first| Family::of(**first) == family) {
+            let what = format!("is a second IP{family} address beside {first}");
+            reader.refuse(&field.key, what, "keep one per family");
+        } else {
+            nat.source.push(address);
+        }
+    }
+    if let Some(ports) = reader.optional(&key, "ports", section.ports) {
+        nat.ports = self::ports(reader, &ports).unwrap_or(nat.ports);
+    }
+    nat
+}
+
+fn ports(
+    reader: &mut Reader<'_>,
+    Field { key, value: text, .. }: &Field<String>,
+) -> Option<RangeInclusive<u16>> {
+    let bounds = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    });
+    let Some((first, last)) = bounds else {
+        let mend = "write the first and the last port, up to 65535, such as \"1024-32767\"";
+        reader.refuse(key, format!("\"{text}\" is not a range of ports"), mend);
+        return None;
+    };
+    if first > last {
+        let what = format!("\"{text}\" begins with the greater port");
+        reader.refuse(key, what, format!("write \"{last}-{first}\""));
+        return None;
+    }
+    let mend = nearest(first.into(), last.into());
+    if u32::from(first) < FIRST {
+        let what = format!("\"{text}\" has ports below {FIRST}, which belong to the host's own servers");
+        reader.refuse(key, what, mend);
+        return None;
+    }
+    if !u32::from(first).is_multiple_of(GROUP) || !(u32::from(last) + 1).is_multiple_of(GROUP) {
+        let what = format!("\"{text}\" is not a whole number of groups of {GROUP} ports");
+        reader.refuse(key, what, mend);
+        return None;
+    }
+    Some(first..=last)
+}
+
+/// The largest good range inside, or the smallest one around if there is none inside.
+fn nearest(first: u32, last: u32) -> String {
+    let inner_first = first.max(FIRST).next_multiple_of(GROUP);
+    let inner_end = (last + 1) / GROUP * GROUP;
+    if inner_first < inner_end {
+        return format!("use \"{inner_first}-{}\"", inner_end - 1);
+    }
+    let outer_first = first.max(FIRST) / GROUP * GROUP;
+    let outer_end = (last + 1).max(FIRST + 1).next_multiple_of(GROUP);
+    format!("use \"{outer_first}-{}\"", outer_end - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_range_is_always_a_good_one() {
+        for (first, last) in
+            [(1, 80), (1_000, 2_000), (1_025, 1_026), (1_031, 1_032), (65_530, 65_535), (0, 65_535)]
+        {
+            let text = nearest(first, last);
+            let (first, last) =
+                text.trim_start_matches("use \"").trim_end_matches('"').split_once('-').unwrap();
+            let (first, last) = (first.parse::<u32>().unwrap(), last.parse::<u16>().unwrap());
+            assert!(first >= FIRST && first.is_multiple_of(GROUP), "{text}");
+            assert!(u32::from(last) > first && (u32::from(last) + 1).is_multiple_of(GROUP), "{text}");
+        }
+    }
+}

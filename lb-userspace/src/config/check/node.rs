@@ -1,0 +1,141 @@
+//! `[node]` and `[[peer]]`: names, interfaces and addresses of the nodes.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use toml::Spanned;
+
+use super::reader::{Field, Reader, Seen};
+use crate::config::{
+    Node, NodeAddress, Peer, XdpMode,
+    file::{self, List, Value},
+    key::Key,
+};
+
+const SOCKET: &str = "/run/usher/usher.sock";
+
+pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Node>) -> Node {
+    let mut node = Node {
+        name: Arc::from(""),
+        interfaces: Vec::new(),
+        xdp_mode: XdpMode::Auto,
+        addresses: Vec::new(),
+        socket: PathBuf::from(SOCKET),
+        secret_file: None,
+    };
+    let Some(section) = reader.required(root, "node", section) else { return node };
+    let (key, section) = (section.key, section.value);
+
+    if let Some(name) = reader.required(&key, "name", section.name) {
+        node.name = reader.node_name(&name).unwrap_or(node.name);
+    }
+    node.interfaces = interfaces(reader, &key, section.interfaces);
+    if let Some(mode) = reader.optional(&key, "xdp_mode", section.xdp_mode) {
+        let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+        node.xdp_mode = reader.choice(&mode, &modes).unwrap_or(node.xdp_mode);
+    }
+    node.addresses = addresses(reader, &key, section.addresses);
+    if let Some(socket) = reader.optional(&key, "socket", section.socket) {
+        node.socket = socket_path(reader, &socket).unwrap_or(node.socket);
+    }
+    if let Some(file) = reader.optional(&key, "secret_file", section.secret_file) {
+        node.secret_file = reader.absolute_path(&file, "/etc/usher/secret");
+    }
+    node
+}
+
+pub(super) fn peers(reader: &mut Reader<'_>, root: &Key, peers: Vec<Spanned<file::Peer>>) -> Vec<Peer> {
+    let mut names = Seen::default();
+    let mut checked = Vec::new();
+    for (index, peer) in peers.into_iter().enumerate() {
+        let Field { key, value: peer, .. } = reader.element(root, "peer", index, peer, |peer| &peer.name);
+        let name = reader.required(&key, "name", peer.name).and_then(|name| {
+            reader.unique_name(&mut names, &name, "peer");
+            reader.node_name(&name)
+        });
+        let addresses = addresses(reader, &key, peer.addresses);
+        let dns_port =
+            reader.optional(&key, "dns_port", peer.dns_port).map_or(Some(53), |port| reader.port(&port));
+        if let (Some(name), Some(dns_port)) = (name, dns_port) {
+            checked.push(Peer { name, addresses, dns_port });
+        }
+    }
+    checked
+}
+
+fn interfaces(reader: &mut Reader<'_>, node: &Key, list: List<String>) -> Vec<String> {
+    /// `IFNAMSIZ` without the final zero byte.
+    const LONGEST: usize = 15;
+    let mut seen = Seen::default();
+    let mut interfaces = Vec::new();
+    for field in reader.required_list(node, "interfaces", list, String::clone) {
+        let name = &field.value;
+        let good = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
+        if !(1..=LONGEST).contains(&name.len()) || !name.chars().all(good) {
+            let mend = format!("use a name of at most {LONGEST} characters, as `ip link` shows it");
+            reader.refuse(&field.key, "is not an interface name", mend);
+        }
+        reader.unique(&mut seen, &field, name.clone());
+        interfaces.push(field.value);
+    }
+    interfaces
+}
+
+/// The addresses of a node, its own or a peer's.
+fn addresses(reader: &mut Reader<'_>, node: &Key, list: List<file::NodeAddress>) -> Vec<NodeAddress> {
+    let label = |entry: &file::NodeAddress| match entry {
+        file::NodeAddress::Plain(address) => address.clone(),
+        file::NodeAddress::Split(split) => {
+            split.address.as_ref().map_or_else(|| "{ }".to_owned(), |address| address.get_ref().clone())
+        }
+    };
+    let (mut seen, mut published) = (Seen::default(), Seen::default());
+    let mut addresses = Vec::new();
+    for entry in reader.required_list(node, "addresses", list, label) {
+        let place = entry.with(());
+        if let Some((address, publish)) = address(reader, entry) {
+            if !reader.unique(&mut seen, &place, address) {
+                continue;
+            }
+            addresses.push(NodeAddress { address, publish });
+            reader.unique(&mut published, &Field { key: place.key.child("publish"), ..place }, publish);
+        }
+    }
+    addresses
+}
+
+fn address(reader: &mut Reader<'_>, entry: Field<file::NodeAddress>) -> Option<(IpAddr, IpAddr)> {
+    let key = entry.key.clone();
+    let place = entry.with(());
+    let split = match entry.value {
+        file::NodeAddress::Plain(address) => {
+            let address = reader.address(&place.with(address))?;
+            return Some((address, address));
+        }
+        file::NodeAddress::Split(split) => split,
+    };
+    let Some(written) = split.address else {
+        reader.required(&key, "address", split.address);
+        return None;
+    };
+    let address = reader.address(&place.with(written.into_inner()))?;
+    let Some(publish) = reader.optional(&key, "publish", split.publish) else {
+        return Some((address, address));
+    };
+    let published = reader.address(&publish)?;
+    if published.is_ipv4() != address.is_ipv4() {
+        let mend = "publish an IPv4 address for an IPv4 address, an IPv6 address for an IPv6 address";
+        reader.refuse(&publish.key, format!("{published} is of the other family"), mend);
+    }
+    Some((address, published))
+}
+
+fn socket_path(reader: &mut Reader<'_>, field: &Field<String>) -> Option<PathBuf> {
+    /// `sun_path` in `sockaddr_un` has 108 bytes, one of them for the final zero (unix(7)).
+    const LONGEST: usize = 107;
+    if field.value.len() > LONGEST {
+        let what = format!("is longer than {LONGEST} bytes, the most that a socket's path can have");
+        reader.refuse(&field.key, what, format!("use a shorter path, such as \"{SOCKET}\""));
+        return None;
+    }
+    reader.absolute_path(field, SOCKET)
+}

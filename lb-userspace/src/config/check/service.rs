@@ -1,0 +1,212 @@
+//! `[[service]]` and its backends.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use toml::Spanned;
+
+use super::{
+    health,
+    reader::{Field, Reader, Seen},
+};
+use crate::{
+    config::{
+        Backend, Forward, NodeAddress, Protocol, Service,
+        file::{self, BackendAddress, List, Value},
+        key::Key,
+        shape::{form, list},
+    },
+    core::ids::Family,
+};
+
+pub(super) fn services(
+    reader: &mut Reader<'_>,
+    root: &Key,
+    services: Vec<Spanned<file::Service>>,
+    node: &[NodeAddress],
+) -> Vec<Service> {
+    if services.is_empty() {
+        reader.refuse(
+            &root.child("service"),
+            "is missing: there is nothing to balance",
+            format!("write {}", form("service")),
+        );
+    }
+    let mut names = Seen::default();
+    let services = services.into_iter().enumerate().filter_map(|(index, service)| {
+        let field = reader.element(root, "service", index, service, |service| &service.name);
+        service_of(reader, field, &mut names, node)
+    });
+    services.collect()
+}
+
+/// `None` when a value is refused that other services are compared with.
+fn service_of(
+    reader: &mut Reader<'_>,
+    Field { key, value: service, .. }: Field<file::Service>,
+    names: &mut Seen<String>,
+    node: &[NodeAddress],
+) -> Option<Service> {
+    let name = reader.required(&key, "name", service.name).and_then(|name| {
+        reader.unique_name(names, &name, "service");
+        reader.name(&name)
+    });
+    let dns_name = reader
+        .optional(&key, "dns_name", service.dns_name)
+        .and_then(|name| reader.dns_name(&name, "www.example.test"));
+    let protocol = reader
+        .required(&key, "protocol", service.protocol)
+        .and_then(|protocol| reader.choice(&protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]));
+    let port = reader.required(&key, "port", service.port).and_then(|port| reader.port(&port));
+    let addresses = addresses(reader, &key, service.addresses, node);
+    let forward = reader.optional(&key, "forward", service.forward).map_or(Some(Forward::Nat), |forward| {
+        reader.choice(&forward, &[("nat", Forward::Nat), ("dsr-l2", Forward::DsrL2)])
+    });
+    if protocol == Some(Protocol::Udp) && service.check.is_none() {
+        reader.warn(
+            &key.child("check"),
+            "is left at its default, a TCP connection to each backend's port, but the service is UDP",
+            "name a TCP port that tells of the backend's health: check = { kind = \"tcp\", port = … }",
+        );
+    }
+    let check = health::check(reader, &key, service.check);
+    let backends = backends(reader, &key, service.backend, port, forward);
+    Some(Service {
+        name: name?,
+        dns_name,
+        protocol: protocol?,
+        port: port?,
+        addresses,
+        forward: forward?,
+        check,
+        backends,
+    })
+}
+
+/// The VIPs: all of the node's addresses, or those that the file picks from them.
+fn addresses(
+    reader: &mut Reader<'_>,
+    service: &Key,
+    list: List<String>,
+    node: &[NodeAddress],
+) -> Vec<IpAddr> {
+    let Some(fields) = reader.list(service, "addresses", list, String::clone) else {
+        return node.iter().map(|node| node.address).collect();
+    };
+    let mut seen = Seen::default();
+    let mut addresses = Vec::new();
+    for field in fields {
+        let Some(address) = reader.address(&field) else { continue };
+        if !reader.unique(&mut seen, &field, address) {
+            continue;
+        }
+        if !node.iter().any(|node| node.address == address) && reader.sound(&field.key) {
+            let mend = if node.is_empty() {
+                "add it to [node] addresses".to_owned()
+            } else {
+                let own = self::list(node.iter().map(|node| node.address));
+                format!("add it to [node] addresses, or use {own}")
+            };
+            reader.refuse(&field.key, "is not an address of this node", mend);
+        }
+        addresses.push(address);
+    }
+    addresses
+}
+
+fn backends(
+    reader: &mut Reader<'_>,
+    service: &Key,
+    backends: Vec<Spanned<file::Backend>>,
+    port: Option<u16>,
+    forward: Option<Forward>,
+) -> Vec<Backend> {
+    if backends.is_empty() {
+        reader.refuse(&service.child("backend"), "is missing", format!("write {}", form("backend")));
+    }
+    let (mut names, mut endpoints) = (Seen::default(), Seen::default());
+    let mut checked = Vec::new();
+    for (index, backend) in backends.into_iter().enumerate() {
+        let field = reader.element(service, "backend", index, backend, |backend| &backend.name);
+        let Some(backend) = backend_of(reader, field, &mut names, &mut endpoints, port, forward) else {
+            continue;
+        };
+        checked.push(backend);
+    }
+    checked
+}
+
+fn backend_of(
+    reader: &mut Reader<'_>,
+    Field { key, value: backend, .. }: Field<file::Backend>,
+    names: &mut Seen<String>,
+    endpoints: &mut Seen<(IpAddr, u16)>,
+    service_port: Option<u16>,
+    forward: Option<Forward>,
+) -> Option<Backend> {
+    let name = reader.required(&key, "name", backend.name).and_then(|name| {
+        reader.unique_name(names, &name, "backend");
+        reader.name(&name)
+    });
+    let addresses = backend_addresses(reader, &key, backend.address);
+    let port = match reader.optional(&key, "port", backend.port) {
+        Some(field) => {
+            let port = reader.port(&field);
+            if let (Some(port), Some(wanted), Some(Forward::DsrL2)) = (port, service_port, forward)
+                && port != wanted
+            {
+                let what = format!(
+                    "{port} differs from the service's port {wanted}, and dsr-l2 cannot change ports"
+                );
+                reader.refuse(
+                    &field.key,
+                    what,
+                    format!("remove it and let the backend listen on {wanted}, or use forward = \"nat\""),
+                );
+            }
+            port
+        }
+        None => service_port,
+    };
+    let weight = reader
+        .optional(&key, "weight", backend.weight)
+        .map_or(Some(1), |weight| reader.whole(&weight, 0..=65_535, "use a share such as 1 or 100"));
+    if let Some(port) = port {
+        for field in &addresses {
+            reader.unique(endpoints, field, (field.value, port));
+        }
+    }
+    let addresses = addresses.into_iter().map(|field| field.value).collect();
+    Some(Backend { name: name?, addresses, port: port?, weight: weight? })
+}
+
+/// At most one address per family.
+fn backend_addresses(
+    reader: &mut Reader<'_>,
+    backend: &Key,
+    written: Value<BackendAddress>,
+) -> Vec<Field<IpAddr>> {
+    let span = written.as_ref().map(Spanned::span).unwrap_or_default();
+    let Some(Field { key, value: written, .. }) = reader.required(backend, "address", written) else {
+        return Vec::new();
+    };
+    let items = match written {
+        BackendAddress::One(address) => vec![Spanned::new(span, address)],
+        BackendAddress::PerFamily(items) => items,
+    };
+    if items.is_empty() {
+        reader.refuse(&key, "is an empty list", format!("write {}", form("address")));
+    }
+    let mut families = HashSet::new();
+    let mut addresses = Vec::new();
+    for item in items {
+        let field = reader.take(key.child(item.get_ref()), item);
+        let Some(address) = reader.address(&field) else { continue };
+        let family = Family::of(address);
+        if !families.insert(family) {
+            let what = format!("is a second IP{family} address of this backend");
+            reader.refuse(&field.key, what, "write a [[service.backend]] of its own for it");
+        }
+        addresses.push(field.with(address));
+    }
+    addresses
+}

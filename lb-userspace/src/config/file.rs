@@ -1,0 +1,263 @@
+//! The file format, version 1, as it is written: every value optional, as text or number, with its place.
+//!
+//! What is required, what the defaults are and what goes together is said in `check/`.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, value::MapAccessDeserializer},
+    forward_to_deserialize_any,
+};
+use toml::Spanned;
+
+/// The version of the format.
+pub(super) const VERSION: i64 = 1;
+
+/// A value that the file may leave out.
+pub(super) type Value<T> = Option<Spanned<T>>;
+/// A list that the file may leave out.
+pub(super) type List<T> = Option<Spanned<Vec<Spanned<T>>>>;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[expect(dead_code, reason = "`shape.rs` judges the version before it reads the rest")]
+    pub version: Value<i64>,
+    pub node: Value<Node>,
+    pub nat: Value<Nat>,
+    pub flows: Value<Flows>,
+    pub dns: Value<Dns>,
+    pub peer_check: Value<Timing>,
+    #[serde(default)]
+    pub peer: Vec<Spanned<Peer>>,
+    #[serde(default)]
+    pub service: Vec<Spanned<Service>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub name: Value<String>,
+    pub interfaces: List<String>,
+    pub xdp_mode: Value<String>,
+    pub addresses: List<NodeAddress>,
+    pub socket: Value<String>,
+    pub secret_file: Value<String>,
+}
+
+/// `"192.0.2.11"`, or a table where DNS names another address.
+#[derive(Debug)]
+pub(super) enum NodeAddress {
+    Plain(String),
+    Split(SplitAddress),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SplitAddress {
+    pub address: Value<String>,
+    pub publish: Value<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nat {
+    pub source: List<String>,
+    pub ports: Value<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Flows {
+    pub max: Value<i64>,
+    pub tcp_timeout: Value<String>,
+    pub udp_timeout: Value<String>,
+    pub closing_timeout: Value<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dns {
+    pub listen: List<String>,
+    pub zone: Value<String>,
+    pub ttl: Value<String>,
+    pub negative_ttl: Value<String>,
+    pub contact: Value<String>,
+    pub all_down: Value<String>,
+}
+
+/// The whole of `[peer_check]`, and a part of a service's `check`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Timing {
+    pub interval: Value<String>,
+    pub timeout: Value<String>,
+    pub rise: Value<i64>,
+    pub fall: Value<i64>,
+    pub jitter: Value<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub name: Value<String>,
+    pub addresses: List<NodeAddress>,
+    pub dns_port: Value<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    pub name: Value<String>,
+    pub dns_name: Value<String>,
+    pub protocol: Value<String>,
+    pub port: Value<i64>,
+    pub addresses: List<String>,
+    pub forward: Value<String>,
+    pub check: Value<Check>,
+    #[serde(default)]
+    pub backend: Vec<Spanned<Backend>>,
+}
+
+/// What [`Timing`] has, too: serde's `flatten` would let unknown keys pass.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Check {
+    pub kind: Value<String>,
+    pub path: Value<String>,
+    pub host: Value<String>,
+    pub expect: Value<String>,
+    pub port: Value<i64>,
+    pub interval: Value<String>,
+    pub timeout: Value<String>,
+    pub rise: Value<i64>,
+    pub fall: Value<i64>,
+    pub jitter: Value<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Backend {
+    pub name: Value<String>,
+    pub address: Value<BackendAddress>,
+    pub port: Value<i64>,
+    pub weight: Value<i64>,
+}
+
+/// `"203.0.113.21"`, or a list with one address per family.
+#[derive(Debug)]
+pub(super) enum BackendAddress {
+    One(String),
+    PerFamily(Vec<Spanned<String>>),
+}
+
+impl<'de> Deserialize<'de> for NodeAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = NodeAddress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or a table with `address` and `publish`")
+            }
+
+            fn visit_str<E: de::Error>(self, address: &str) -> Result<NodeAddress, E> {
+                Ok(NodeAddress::Plain(address.to_owned()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<NodeAddress, A::Error> {
+                SplitAddress::deserialize(MapAccessDeserializer::new(map)).map(NodeAddress::Split)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackendAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = BackendAddress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or a list with one address per family")
+            }
+
+            fn visit_str<E: de::Error>(self, address: &str) -> Result<BackendAddress, E> {
+                Ok(BackendAddress::One(address.to_owned()))
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<BackendAddress, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(BackendAddress::PerFamily)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// Every table of the format by its path (`service.backend`; the whole file is the empty one), with its keys.
+///
+/// Read from the types above, so that neither the example file nor the documentation can miss one.
+pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
+    vec![
+        ("", keys_of::<File>()),
+        ("node", keys_of::<Node>()),
+        ("node.addresses", keys_of::<SplitAddress>()),
+        ("nat", keys_of::<Nat>()),
+        ("flows", keys_of::<Flows>()),
+        ("dns", keys_of::<Dns>()),
+        ("peer_check", keys_of::<Timing>()),
+        ("peer", keys_of::<Peer>()),
+        ("peer.addresses", keys_of::<SplitAddress>()),
+        ("service", keys_of::<Service>()),
+        ("service.check", keys_of::<Check>()),
+        ("service.backend", keys_of::<Backend>()),
+    ]
+}
+
+/// How the start of a table is written: `[dns]`, `[[service.backend]]`.
+pub(super) fn header(table: &str) -> String {
+    match table {
+        "" => "the top of the file".to_owned(),
+        "peer" | "service" | "service.backend" => format!("[[{table}]]"),
+        _ => format!("[{table}]"),
+    }
+}
+
+/// The keys that `T` was derived with: serde hands them to the deserializer, which stops there.
+fn keys_of<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    struct Names<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Names<'_> {
+        type Error = de::value::Error;
+
+        fn deserialize_struct<V: de::Visitor<'de>>(
+            self,
+            _name: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            self.deserialize_any(visitor)
+        }
+
+        fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            visitor.visit_unit()
+        }
+
+        forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+            unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut names: &'static [&'static str] = &[];
+    // The answer is in `names`; nothing is deserialized, so the result is an error every time.
+    let _ = T::deserialize(Names(&mut names));
+    names
+}

@@ -1,0 +1,219 @@
+//! The configuration against the host it is to run on.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    Config, Forward,
+    error::{ConfigError, Problem},
+    findings::Findings,
+    key::Key,
+    locations::Locations,
+    shape::{list, nearest},
+};
+
+/// What a check needs to know of the host. Plain data: whoever asks the kernel fills it in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Every interface with its addresses, the loopback interface included.
+    pub interfaces: Vec<(String, Vec<IpAddr>)>,
+    /// `net.ipv4.ip_local_port_range`: ports for the host's own connections, IPv6 included.
+    pub ip_local_port_range: RangeInclusive<u16>,
+    /// For every backend address, the source address that the kernel would choose towards it;
+    /// no entry means no route.
+    pub check_source: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// Compares a configuration with the host and returns warnings.
+///
+/// # Errors
+/// The configuration cannot work on this host.
+pub fn check(
+    config: &Config,
+    file: &Arc<Path>,
+    locations: &Locations,
+    facts: &HostFacts,
+) -> Result<Vec<Problem>, ConfigError> {
+    let mut findings = Findings::new(file.clone(), locations.clone());
+    interfaces(config, facts, &mut findings);
+    addresses(config, facts, &mut findings);
+    nat_ports(config, facts, &mut findings);
+    check_sources(config, facts, &mut findings);
+    findings.finish().map(|(warnings, _)| warnings)
+}
+
+fn interfaces(config: &Config, facts: &HostFacts, findings: &mut Findings) {
+    let names = || facts.interfaces.iter().map(|(name, _)| name.as_str());
+    for interface in &config.node.interfaces {
+        if names().any(|name| name == interface) {
+            continue;
+        }
+        let has = list(names());
+        let mend = match nearest(interface, names()) {
+            Some(name) => format!("did you mean \"{name}\"? this host has {has}"),
+            None => format!("this host has {has}"),
+        };
+        findings.refuse(
+            &Key::section("node").child("interfaces").child(interface),
+            "is no interface of this host",
+            mend,
+        );
+    }
+}
+
+/// What the node uses as its own must be its own; what it sends to must not.
+fn addresses(config: &Config, facts: &HostFacts, findings: &mut Findings) {
+    let own: HashMap<IpAddr, &str> = facts
+        .interfaces
+        .iter()
+        .flat_map(|(name, addresses)| addresses.iter().map(move |&address| (address, name.as_str())))
+        .collect();
+    let node = config
+        .node
+        .addresses
+        .iter()
+        .map(|node| ("node", "addresses", node.address, node.address.to_string()));
+    let nat = config.nat.source.iter().map(|&source| ("nat", "source", source, source.to_string()));
+    let listen = config.dns.iter().flat_map(|dns| &dns.listen);
+    // Left at its default, `listen` repeats the node's addresses.
+    let elsewhere = listen.filter(|socket| {
+        !socket.ip().is_unspecified() && !config.node.addresses.iter().any(|node| node.address == socket.ip())
+    });
+    let dns = elsewhere.map(|socket| ("dns", "listen", socket.ip(), socket.to_string()));
+    for (table, name, address, written) in node.chain(nat).chain(dns) {
+        if !own.contains_key(&address) {
+            let interface = config.node.interfaces.first().map_or("eth0", String::as_str);
+            let prefix = prefix(address);
+            let mend = format!(
+                "add it (`ip address add {address}/{prefix} dev {interface}`), or use one that this host has"
+            );
+            findings.refuse(
+                &Key::section(table).child(name).child(written),
+                "is on no interface of this host",
+                mend,
+            );
+        }
+    }
+    for service in &config.services {
+        for backend in &service.backends {
+            for &address in &backend.addresses {
+                if let Some(interface) = own.get(&address) {
+                    let mend = "use the address of another host: packets to it never leave this one";
+                    let what = format!("is this host's own address, on {interface}");
+                    findings.refuse(&Key::backend_address(service, backend, address), what, mend);
+                }
+            }
+        }
+    }
+}
+
+/// NAT and the host's own connections share the source address, so they must not share ports.
+fn nat_ports(config: &Config, facts: &HostFacts, findings: &mut Findings) {
+    let (nat, host) = (&config.nat.ports, &facts.ip_local_port_range);
+    let overlap = nat.start() <= host.end() && host.start() <= nat.end();
+    if config.nat.source.is_empty() || !overlap {
+        return;
+    }
+    let what = format!(
+        "{}-{} overlaps {}-{}, the ports of this host's own connections (net.ipv4.ip_local_port_range)",
+        nat.start(),
+        nat.end(),
+        host.start(),
+        host.end()
+    );
+    findings.refuse(&Key::section("nat").child("ports"), what, separate(nat, host));
+}
+
+/// How to keep the two ranges apart: other NAT ports where the host leaves room, or another range for the host.
+fn separate(nat: &RangeInclusive<u16>, host: &RangeInclusive<u16>) -> String {
+    /// Below this many ports either side runs dry too soon to be proposed.
+    const ENOUGH: u16 = 4_096;
+    let below = (host.start() / 8 * 8).saturating_sub(1);
+    let above = host.end().checked_add(1).and_then(|port| port.checked_next_multiple_of(8));
+    let ports = if below >= 1_024 + ENOUGH {
+        Some(format!("1024-{below}"))
+    } else {
+        above.filter(|first| u16::MAX - first >= ENOUGH).map(|first| format!("{}-65535", first.max(1_024)))
+    };
+    // 60999 is where Linux ends its own default range.
+    let sysctl = if *nat.end() < 60_999 - ENOUGH {
+        Some((nat.end() + 1, 60_999))
+    } else if *nat.start() >= 1_024 + ENOUGH {
+        Some((1_024, nat.start() - 1))
+    } else {
+        None
+    };
+    let set = |(first, last)| format!("run `sysctl -w net.ipv4.ip_local_port_range=\"{first} {last}\"`");
+    match (ports, sysctl) {
+        (Some(ports), Some(range)) => format!("write ports = \"{ports}\", or {}", set(range)),
+        (Some(ports), None) => format!("write ports = \"{ports}\""),
+        (None, Some(range)) => set(range),
+        (None, None) => format!("write ports = \"1024-32767\", and {}", set((32_768, 60_999))),
+    }
+}
+
+/// The VIPs that each backend address holds, with the DSR service that makes it hold them.
+type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a str)>>;
+
+/// A backend of a DSR service holds the VIP, so a check from there would never come back.
+fn check_sources(config: &Config, facts: &HostFacts, findings: &mut Findings) {
+    let mut held = Held::new();
+    for service in config.services.iter().filter(|service| service.forward == Forward::DsrL2) {
+        for address in service.backends.iter().flat_map(|backend| &backend.addresses) {
+            held.entry(*address)
+                .or_default()
+                .extend(service.addresses.iter().map(|&vip| (vip, &*service.name)));
+        }
+    }
+    let mut judged = HashSet::new();
+    for service in &config.services {
+        for backend in &service.backends {
+            for &address in backend.addresses.iter().filter(|&&address| judged.insert(address)) {
+                let key = Key::backend_address(service, backend, address);
+                let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
+                check_source(config, facts, findings, &key, address, vips);
+            }
+        }
+    }
+}
+
+fn check_source(
+    config: &Config,
+    facts: &HostFacts,
+    findings: &mut Findings,
+    key: &Key,
+    backend: IpAddr,
+    vips: &[(IpAddr, &str)],
+) {
+    let Some(source) = facts.check_source.get(&backend) else {
+        let mend = "add a route, or correct the address";
+        findings.warn(key, "cannot be reached: this host has no route to it", mend);
+        return;
+    };
+    let Some((vip, dsr)) = vips.iter().find(|(vip, _)| vip == source) else { return };
+    let own = config.node.addresses.iter().map(|node| node.address).chain(config.nat.source.iter().copied());
+    let other =
+        own.filter(|own| own.is_ipv4() == vip.is_ipv4()).find(|own| vips.iter().all(|(vip, _)| vip != own));
+    let prefix = prefix(backend);
+    let example = match other {
+        Some(other) => format!(" (`ip route replace {backend}/{prefix} … src {other}`)"),
+        None => String::new(),
+    };
+    let what = format!(
+        "would be checked from {vip}, which it holds itself for the dsr-l2 service \"{dsr}\": it would answer itself"
+    );
+    let mend = format!(
+        "offer \"{dsr}\" on another address, or let this host use another source towards it{example}"
+    );
+    findings.refuse(key, what, mend);
+}
+
+/// The length of a prefix that holds one address.
+fn prefix(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}

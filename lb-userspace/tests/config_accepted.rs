@@ -1,0 +1,227 @@
+//! What a good configuration means: defaults, the ways to write a value, and what only warns.
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use lb_userspace::{
+    config::{
+        AllDown, CheckKind, Config, ConfigError, Forward, Loaded, NodeAddress, Protocol, Timing, XdpMode,
+    },
+    core::ids::Family,
+};
+
+const MINIMAL: &str = r#"version = 1
+[node]
+name = "node1"
+interfaces = ["eth0"]
+addresses = ["192.0.2.11"]
+[nat]
+source = ["203.0.113.11"]
+[dns]
+zone = "Example.TEST."
+[[service]]
+name = "web"
+dns_name = "www.example.test"
+protocol = "tcp"
+port = 80
+[[service.backend]]
+name = "b1"
+address = "203.0.113.21"
+"#;
+
+fn load(text: &str) -> Loaded {
+    Loaded::parse(text, Path::new("usher.toml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn edit(from: &str, to: &str) -> Loaded {
+    assert!(MINIMAL.contains(from), "no {from:?}");
+    load(&MINIMAL.replacen(from, to, 1))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let Loaded { config, warnings, .. } = load(MINIMAL);
+    assert_eq!(warnings, []);
+
+    let node = &config.node;
+    assert_eq!((node.xdp_mode, node.socket.to_str().unwrap()), (XdpMode::Auto, "/run/usher/usher.sock"));
+    assert_eq!(node.addresses, [NodeAddress { address: ip("192.0.2.11"), publish: ip("192.0.2.11") }]);
+    assert_eq!(node.secret_file, None);
+    assert_eq!(config.nat.ports, 1_024..=32_767);
+
+    let flows = &config.flows;
+    let seconds = [flows.tcp_timeout, flows.udp_timeout, flows.closing_timeout].map(|time| time.as_secs());
+    assert_eq!((flows.max, seconds), (1_000_000, [3_600, 120, 30]));
+
+    let dns = config.dns.as_ref().unwrap();
+    assert_eq!(dns.listen, ["192.0.2.11:53".parse().unwrap()]);
+    assert_eq!((&*dns.zone, &*dns.contact), ("example.test", "hostmaster.example.test"));
+    assert_eq!((dns.ttl.as_secs(), dns.negative_ttl.as_secs(), dns.all_down), (30, 5, AllDown::All));
+
+    let quick = Duration::from_millis(500);
+    let peers = Timing { interval: quick, timeout: quick, rise: 2, fall: 3, jitter: 0.1 };
+    assert_eq!(config.peer_check.timing, peers);
+
+    let service = &config.services[0];
+    assert_eq!((service.protocol, service.forward), (Protocol::Tcp, Forward::Nat));
+    assert_eq!(service.addresses, [ip("192.0.2.11")]);
+    let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+    assert_eq!(service.check.timing, Timing { interval, timeout, ..peers });
+    assert_eq!((&service.check.kind, service.check.port), (&CheckKind::Tcp, None));
+    assert_eq!((service.backends[0].port, service.backends[0].weight), (80, 1));
+}
+
+#[test]
+fn a_shorter_interval_shortens_the_default_timeout() {
+    let loaded = edit("port = 80\n", "port = 80\ncheck = { interval = \"200ms\" }\n");
+    assert_eq!(loaded.config.services[0].check.timing.timeout, Duration::from_millis(200));
+}
+
+#[test]
+fn an_http_check_has_defaults_and_lists_of_statuses() {
+    let kind = |check: &str| {
+        edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
+    };
+    let http = |path: &str, host: Option<&str>, expect| CheckKind::Http {
+        path: path.to_owned(),
+        host: host.map(str::to_owned),
+        expect,
+    };
+    assert_eq!(kind("{ kind = \"http\" }"), http("/", None, vec![200..=399]));
+    assert_eq!(
+        kind("{ kind = \"http\", path = \"/h?q=1\", host = \"w:81\", expect = \"200, 204,300-302\" }"),
+        http("/h?q=1", Some("w:81"), vec![200..=200, 204..=204, 300..=302])
+    );
+}
+
+#[test]
+fn a_check_may_be_a_section_of_its_own() {
+    let line = edit("port = 80\n", "port = 80\ncheck = { fall = 5 }\n");
+    let section = edit("port = 80\n", "port = 80\n[service.check]\nfall = 5\n");
+    assert_eq!(line.config, section.config);
+}
+
+#[test]
+fn an_address_may_be_published_as_another() {
+    let loaded = edit("[\"192.0.2.11\"]", "[{ address = \"10.0.0.11\", publish = \"192.0.2.11\" }]");
+    let node = &loaded.config.node;
+    assert_eq!(node.addresses, [NodeAddress { address: ip("10.0.0.11"), publish: ip("192.0.2.11") }]);
+    assert_eq!(loaded.config.services[0].addresses, [ip("10.0.0.11")], "packets carry the local one");
+}
+
+#[test]
+fn equal_content_is_equal_wherever_it_stands() {
+    let spaced = MINIMAL.replace('\n', "\n\n# a comment\n");
+    assert_eq!(load(&spaced).config, load(MINIMAL).config);
+    let windows = MINIMAL.replace('\n', "\r\n");
+    assert_eq!(load(&windows).config, load(MINIMAL).config);
+}
+
+/// An edit of the minimal file and the warnings it brings.
+const WARNINGS: &[(&str, &str, &[&str])] = &[
+    (
+        "addresses = [\"192.0.2.11\"]",
+        "addresses = [\"192.0.2.11\", \"2001:db8:1::11\"]",
+        &[
+            "usher.toml:10: service \"web\": is not offered over IPv6: no backend has an IPv6 address; give a \
+           backend an IPv6 address, or name only the other addresses in `addresses`",
+        ],
+    ),
+    (
+        "\"203.0.113.21\"",
+        "[\"203.0.113.21\", \"2001:db8:2::21\"]",
+        &["usher.toml:10: service \"web\": never uses its backends' IPv6 addresses: it has no IPv6 address \
+           itself; add an IPv6 address to [node] addresses, or remove those of the backends"],
+    ),
+    (
+        "dns_name = \"www.example.test\"\n",
+        "",
+        &["usher.toml:8: dns: names no service; give a service a dns_name, or remove [dns]"],
+    ),
+    (
+        "port = 80\n",
+        "port = 80\nforward = \"dsr-l2\"\n",
+        &["usher.toml:7: nat: source: is used by no service; remove it, or use forward = \"nat\""],
+    ),
+    (
+        "\"tcp\"\nport = 80",
+        "\"udp\"\nport = 80",
+        &[
+            "usher.toml:10: service \"web\": check: is left at its default, a TCP connection to each backend's \
+           port, but the service is UDP; name a TCP port that tells of the backend's health: \
+           check = { kind = \"tcp\", port = … }",
+        ],
+    ),
+    (
+        "port = 80\n",
+        "port = 22\n",
+        &[
+            "usher.toml:14: service \"web\": port: 22 takes ssh to 192.0.2.11 away from the node itself; keep \
+           another way in",
+        ],
+    ),
+];
+
+#[test]
+fn what_is_probably_not_meant_is_accepted_with_a_warning() {
+    for (from, to, expected) in WARNINGS {
+        let warnings: Vec<String> = edit(from, to).warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, *expected, "{from:?} -> {to:?}");
+    }
+}
+
+#[test]
+fn a_family_without_backends_is_not_offered() {
+    let loaded = edit("[\"192.0.2.11\"]", "[\"192.0.2.11\", \"2001:db8:1::11\"]");
+    assert_eq!(loaded.config.services[0].families().collect::<Vec<_>>(), [Family::V4]);
+}
+
+#[test]
+fn a_configuration_that_fills_the_maps_is_refused_by_number() {
+    let service = |index: usize, backends: usize| {
+        let backends: String = (0..backends)
+            .map(|backend| {
+                let (high, low) = (backend / 250, backend % 250 + 1);
+                format!(
+                    "[[service.backend]]\nname = \"b{backend}\"\naddress = \"10.{}.{high}.{low}\"\n",
+                    index % 250
+                )
+            })
+            .collect();
+        format!("[[service]]\nname = \"s{index}\"\nprotocol = \"tcp\"\nport = {}\n{backends}", 30_000 + index)
+    };
+    let head = &MINIMAL[..MINIMAL.find("[[service]]").unwrap()]
+        .replace("[nat]\n", "[nat]\nports = \"1024-29999\"\n");
+    let refusal = |services: usize, backends: usize| {
+        let services: String = (0..services).map(|index| service(index, backends)).collect();
+        match Config::parse(&format!("{head}{services}"), Path::new("usher.toml")) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        }
+    };
+    assert_eq!(refusal(4_096, 1), "");
+    assert_eq!(
+        refusal(4_097, 1),
+        "usher.toml:1: service: takes 4097 tables (one per service and family), more than 4096; spread the \
+         services over more groups of nodes"
+    );
+    assert_eq!(refusal(1, 65_000 / 10), "");
+    assert_eq!(
+        refusal(10, 6_501),
+        "usher.toml:1: service: takes 65010 backends (counted per service and family), more than 65000; spread \
+         the services over more groups of nodes"
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_says_which_and_why() {
+    let error = Config::load(Path::new("/nonexistent/usher.toml")).unwrap_err();
+    assert!(
+        matches!(&error, ConfigError::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    );
+    assert_eq!(error.to_string(), "/nonexistent/usher.toml: cannot read the configuration");
+    assert!(error.problems().is_empty());
+}

@@ -1,0 +1,171 @@
+//! The configuration against a host: what is refused there, with place and remedy, and what only warns.
+
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
+
+use lb_userspace::config::{Loaded, host::HostFacts};
+
+const FILE: &str = r#"version = 1
+[node]
+name = "node1"
+interfaces = ["front", "back"]
+addresses = ["192.0.2.11"]
+[nat]
+source = ["203.0.113.11"]
+[dns]
+zone = "example.test"
+listen = ["192.0.2.11:53", "203.0.113.11:53"]
+[[service]]
+name = "web"
+dns_name = "www.example.test"
+protocol = "tcp"
+port = 80
+[[service.backend]]
+name = "b1"
+address = "203.0.113.21"
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+[[service.backend]]
+name = "m1"
+address = "203.0.113.31"
+"#;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// A host that fits `FILE`.
+fn host() -> HostFacts {
+    HostFacts {
+        interfaces: vec![
+            ("lo".to_owned(), vec![ip("127.0.0.1"), ip("::1")]),
+            ("front".to_owned(), vec![ip("192.0.2.11")]),
+            ("back".to_owned(), vec![ip("203.0.113.11")]),
+        ],
+        ip_local_port_range: 32_768..=60_999,
+        check_source: ["203.0.113.21", "203.0.113.31"]
+            .into_iter()
+            .map(|backend| (ip(backend), ip("203.0.113.11")))
+            .collect(),
+    }
+}
+
+fn judge(file: &str, host: &HostFacts) -> String {
+    match Loaded::parse(file, Path::new("usher.toml")).expect("a good file").check_host(host) {
+        Ok(warnings) => warnings.iter().map(|warning| format!("warning: {warning}\n")).collect(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_host_that_fits_is_accepted_without_a_word() {
+    assert_eq!(judge(FILE, &host()), "");
+}
+
+#[test]
+fn an_interface_that_does_not_exist() {
+    let mut host = host();
+    host.interfaces[1].0 = "frint".to_owned();
+    assert_eq!(
+        judge(FILE, &host),
+        "usher.toml:4: node: interfaces: front: is no interface of this host; did you mean \"frint\"? this \
+         host has lo, frint and back"
+    );
+}
+
+#[test]
+fn addresses_that_no_interface_has() {
+    let mut host = host();
+    host.interfaces[1].1 = vec![ip("192.0.2.99")];
+    host.interfaces[2].1.clear();
+    assert_eq!(
+        judge(FILE, &host),
+        "usher.toml:5: node: addresses: 192.0.2.11: is on no interface of this host; add it (`ip address add \
+         192.0.2.11/32 dev front`), or use one that this host has\n\
+         usher.toml:7: nat: source: 203.0.113.11: is on no interface of this host; add it (`ip address add \
+         203.0.113.11/32 dev front`), or use one that this host has\n\
+         usher.toml:10: dns: listen: 203.0.113.11:53: is on no interface of this host; add it (`ip address \
+         add 203.0.113.11/32 dev front`), or use one that this host has"
+    );
+}
+
+#[test]
+fn a_backend_that_is_the_host_itself() {
+    let mut host = host();
+    host.interfaces[2].1.push(ip("203.0.113.21"));
+    assert_eq!(
+        judge(FILE, &host),
+        "usher.toml:18: service \"web\": backend \"b1\": address: 203.0.113.21: is this host's own address, \
+         on back; use the address of another host: packets to it never leave this one"
+    );
+}
+
+#[test]
+fn nat_ports_that_the_kernel_hands_out_too() {
+    // (the file's ports, the host's range, the remedy)
+    let cases = [
+        (
+            "",
+            1_024..=65_535,
+            "usher.toml:6: nat: ports: 1024-32767 overlaps 1024-65535, the ports of this host's own connections \
+             (net.ipv4.ip_local_port_range); run `sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"`",
+        ),
+        (
+            "ports = \"1024-40959\"",
+            32_768..=60_999,
+            "usher.toml:7: nat: ports: 1024-40959 overlaps 32768-60999, the ports of this host's own connections \
+             (net.ipv4.ip_local_port_range); write ports = \"1024-32767\", or run `sysctl -w \
+             net.ipv4.ip_local_port_range=\"40960 60999\"`",
+        ),
+        (
+            "ports = \"32768-65535\"",
+            1_024..=40_000,
+            "usher.toml:7: nat: ports: 32768-65535 overlaps 1024-40000, the ports of this host's own connections \
+             (net.ipv4.ip_local_port_range); write ports = \"40008-65535\", or run `sysctl -w \
+             net.ipv4.ip_local_port_range=\"1024 32767\"`",
+        ),
+        (
+            "ports = \"1024-65535\"",
+            1_024..=65_535,
+            "usher.toml:7: nat: ports: 1024-65535 overlaps 1024-65535, the ports of this host's own connections \
+             (net.ipv4.ip_local_port_range); write ports = \"1024-32767\", and run `sysctl -w \
+             net.ipv4.ip_local_port_range=\"32768 60999\"`",
+        ),
+    ];
+    for (ports, range, expected) in cases {
+        let file = FILE.replace("[nat]\n", &format!("[nat]\n{ports}\n")).replace("[nat]\n\n", "[nat]\n");
+        let host = HostFacts { ip_local_port_range: range, ..host() };
+        assert_eq!(judge(&file, &host), expected);
+    }
+}
+
+#[test]
+fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
+    let mut host = host();
+    host.check_source.insert(ip("203.0.113.31"), ip("192.0.2.11"));
+    assert_eq!(
+        judge(FILE, &host),
+        "usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: would be checked from \
+         192.0.2.11, which it holds itself for the dsr-l2 service \"mail\": it would answer itself; offer \
+         \"mail\" on another address, or let this host use another source towards it (`ip route replace \
+         203.0.113.31/32 … src 203.0.113.11`)"
+    );
+    // A NAT backend holds no VIP: any source will do.
+    let mut host = self::host();
+    host.check_source.insert(ip("203.0.113.21"), ip("192.0.2.11"));
+    assert_eq!(judge(FILE, &host), "");
+}
+
+#[test]
+fn a_backend_without_a_route_warns() {
+    let host = HostFacts { check_source: BTreeMap::new(), ..host() };
+    assert_eq!(
+        judge(FILE, &host),
+        "warning: usher.toml:18: service \"web\": backend \"b1\": address: 203.0.113.21: cannot be reached: \
+         this host has no route to it; add a route, or correct the address\n\
+         warning: usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: cannot be reached: \
+         this host has no route to it; add a route, or correct the address\n"
+    );
+}

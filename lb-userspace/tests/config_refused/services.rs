@@ -1,0 +1,296 @@
+//! Services, their checks and backends.
+
+use super::Case;
+
+pub(super) const CASES: &[Case] = &[
+    (
+        r#"[[service]]
+name = "web"
+dns_name = "www.example.test"
+protocol = "tcp"
+port = 80
+forward = "nat"
+check = { kind = "http", path = "/healthz", interval = "1s" }
+[[service.backend]]
+name = "b1"
+address = ["203.0.113.21", "2001:db8:2::21"]
+port = 8080
+weight = 1
+[[service.backend]]
+name = "b2"
+address = ["203.0.113.22", "2001:db8:2::22"]
+port = 8080
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+[[service.backend]]
+name = "m1"
+address = ["203.0.113.31", "2001:db8:2::31"]
+"#,
+        "",
+        "usher.toml:1: service: is missing: there is nothing to balance; write `[[service]]`, in double brackets, above each service's settings",
+    ),
+    (
+        r#"name = "mail""#,
+        r#"name = "web""#,
+        r#"usher.toml:35: service "web": name: "web" is already the name of the service in line 19; give each its own name"#,
+    ),
+    (
+        r#"name = "mail"
+"#,
+        "",
+        r#"usher.toml:34: service #2: name: is missing; write a name in quotes, such as "web1""#,
+    ),
+    (
+        r#"name = "mail""#,
+        r#"name = "mail/imap""#,
+        r#"usher.toml:35: service "mail/imap": name: "mail/imap" is not a name; use 1 to 63 letters, digits, "-", "_" and ".": it stands in commands, logs and metrics"#,
+    ),
+    (
+        r#"protocol = "tcp""#,
+        r#"protocol = "sctp""#,
+        r#"usher.toml:21: service "web": protocol: "sctp" is not possible here; use "tcp" or "udp""#,
+    ),
+    (
+        r#"protocol = "tcp"
+"#,
+        "",
+        r#"usher.toml:18: service "web": protocol: is missing; write "tcp" or "udp""#,
+    ),
+    (
+        "port = 80\n",
+        "",
+        r#"usher.toml:18: service "web": port: is missing; write a port without quotes, such as 80"#,
+    ),
+    (
+        "port = 80\n",
+        "port = 70000\n",
+        r#"usher.toml:22: service "web": port: 70000 is more than 65535; use a port from 1 to 65535"#,
+    ),
+    (
+        "port = 80\n",
+        r#"port = 80
+addresses = ["192.0.2.99"]
+"#,
+        r#"usher.toml:23: service "web": addresses: 192.0.2.99: is not an address of this node; add it to [node] addresses, or use 192.0.2.11 and 2001:db8:1::11"#,
+    ),
+    (
+        "port = 80\n",
+        r#"port = 80
+addresses = ["192.0.2.11", "192.0.2.11"]
+"#,
+        r#"usher.toml:23: service "web": addresses: 192.0.2.11: is given twice; remove one of the two"#,
+    ),
+    (
+        "port = 25",
+        "port = 80",
+        r#"usher.toml:37: service "mail": port: tcp port 80 on 192.0.2.11 is service "web"'s already; use another port, or give the two services different addresses"#,
+    ),
+    (
+        r#"forward = "dsr-l2""#,
+        r#"forward = "dsr""#,
+        r#"usher.toml:38: service "mail": forward: "dsr" is not possible here; did you mean "dsr-l2"?"#,
+    ),
+    (
+        r#"forward = "dsr-l2""#,
+        r#"forward = "tunnel""#,
+        r#"usher.toml:38: service "mail": forward: "tunnel" is not possible here; use "nat" or "dsr-l2""#,
+    ),
+    (
+        r#"forward = "nat""#,
+        r#"forward = "dsr-l2""#,
+        r#"usher.toml:28: service "web": backend "b1": port: 8080 differs from the service's port 80, and dsr-l2 cannot change ports; remove it and let the backend listen on 80, or use forward = "nat"
+usher.toml:33: service "web": backend "b2": port: 8080 differs from the service's port 80, and dsr-l2 cannot change ports; remove it and let the backend listen on 80, or use forward = "nat""#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "https""#,
+        r#"usher.toml:24: service "web": check: kind: "https" is not possible here; did you mean "http"?"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "ping""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http""#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "tcp""#,
+        r#"usher.toml:24: service "web": check: path: means nothing to a check of kind "tcp"; set kind = "http", or remove it"#,
+    ),
+    (
+        r#"path = "/healthz""#,
+        r#"path = "healthz""#,
+        r#"usher.toml:24: service "web": check: path: "healthz" does not begin with /; write it as in a URL after the host, such as "/healthz""#,
+    ),
+    (
+        r#"path = "/healthz""#,
+        r#"path = "/health z""#,
+        r#"usher.toml:24: service "web": check: path: "/health z" has a space, a control character or one that is not ASCII; write it as in a URL after the host, such as "/healthz""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", timeout = "2s""#,
+        r#"usher.toml:24: service "web": check: timeout: 2s is longer than the interval, 1s; use 1s or less, or a longer interval"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1""#,
+        r#"usher.toml:24: service "web": check: interval: "1" is not a duration; write a number and its unit, such as "500ms", "2s", "5m" or "1h""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", rise = 0"#,
+        r#"usher.toml:24: service "web": check: rise: 0 is less than 1; use 1 to 1000 results in a row, such as 3"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", fall = -1"#,
+        r#"usher.toml:24: service "web": check: fall: -1 is less than 1; use 1 to 1000 results in a row, such as 3"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", jitter = 0.6"#,
+        r#"usher.toml:24: service "web": check: jitter: 0.6 is not a share from 0 to 0.5; use 0.1 to vary each interval by a tenth"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", jitter = nan"#,
+        r#"usher.toml:24: service "web": check: jitter: NaN is not a share from 0 to 0.5; use 0.1 to vary each interval by a tenth"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", expect = "2xx""#,
+        r#"usher.toml:24: service "web": check: expect: "2xx" is not an HTTP status from 100 to 599, nor a range of them; write "200", "200-399" or "200,204,300-302""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", expect = "399-200""#,
+        r#"usher.toml:24: service "web": check: expect: "399-200" is not an HTTP status from 100 to 599, nor a range of them; write "200", "200-399" or "200,204,300-302""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", host = "www example""#,
+        r#"usher.toml:24: service "web": check: host: "www example" is not a host; write a name or address, with a port if need be: "www.example.test""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", port = 0"#,
+        r#"usher.toml:24: service "web": check: port: 0 is less than 1; use a port from 1 to 65535"#,
+    ),
+    (
+        r#"[[service.backend]]
+name = "m1"
+address = ["203.0.113.31", "2001:db8:2::31"]
+"#,
+        "",
+        r#"usher.toml:34: service "mail": backend: is missing; write `[[service.backend]]`, in double brackets, above each backend's settings"#,
+    ),
+    (
+        r#"name = "b2""#,
+        r#"name = "b1""#,
+        r#"usher.toml:31: service "web": backend "b1": name: "b1" is already the name of the backend in line 26; give each its own name"#,
+    ),
+    (
+        "weight = 1",
+        "weight = 70000",
+        r#"usher.toml:29: service "web": backend "b1": weight: 70000 is more than 65535; use a share such as 1 or 100"#,
+    ),
+    (
+        "weight = 1",
+        "weight = -1",
+        r#"usher.toml:29: service "web": backend "b1": weight: -1 is less than 0; use a share such as 1 or 100"#,
+    ),
+    (
+        r#"weight = 1
+[[service.backend]]
+name = "b2"
+"#,
+        r#"weight = 0
+[[service.backend]]
+name = "b2"
+weight = 0
+"#,
+        r#"usher.toml:18: service "web": has only backends of weight 0, so no flow can go anywhere; give one a weight of 1; to empty a backend for a while, leave its weight and use `usher drain`"#,
+    ),
+    (
+        r#"weight = 1
+[[service.backend]]
+name = "b2"
+address = ["203.0.113.22", "2001:db8:2::22"]"#,
+        r#"weight = 0
+[[service.backend]]
+name = "b2"
+address = ["203.0.113.22"]"#,
+        r#"usher.toml:18: service "web": has only backends of weight 0 for IPv6; give one a weight of 1; to empty a backend for a while, leave its weight and use `usher drain`"#,
+    ),
+    (
+        r#""203.0.113.22", "2001:db8:2::22""#,
+        r#""203.0.113.22", "203.0.113.23""#,
+        r#"usher.toml:32: service "web": backend "b2": address: 203.0.113.23: is a second IPv4 address of this backend; write a [[service.backend]] of its own for it"#,
+    ),
+    (
+        r#""203.0.113.22""#,
+        r#""203.0.113.21""#,
+        r#"usher.toml:32: service "web": backend "b2": address: 203.0.113.21: is given twice, first in line 27; remove one of the two"#,
+    ),
+    (
+        r#""203.0.113.22""#,
+        r#""192.0.2.11""#,
+        r#"usher.toml:32: service "web": backend "b2": address: 192.0.2.11: is this node itself; use the address of the server behind it; a node cannot balance to nodes"#,
+    ),
+    (
+        r#""203.0.113.22""#,
+        r#""203.0.113.11""#,
+        r#"usher.toml:32: service "web": backend "b2": address: 203.0.113.11: is this node itself; use the address of the server behind it; a node cannot balance to nodes"#,
+    ),
+    (
+        r#""203.0.113.22""#,
+        r#""192.0.2.12""#,
+        r#"usher.toml:32: service "web": backend "b2": address: 192.0.2.12: is peer "node2"; use the address of the server behind it; a node cannot balance to nodes"#,
+    ),
+    (
+        r#""203.0.113.22""#,
+        r#""::1""#,
+        r#"usher.toml:32: service "web": backend "b2": address: ::1: is a loopback address; use an address that other hosts can reach
+usher.toml:32: service "web": backend "b2": address: 2001:db8:2::22: is a second IPv6 address of this backend; write a [[service.backend]] of its own for it"#,
+    ),
+    (
+        r#"address = ["203.0.113.22", "2001:db8:2::22"]
+"#,
+        "",
+        r#"usher.toml:30: service "web": backend "b2": address: is missing; write an address in quotes, such as "203.0.113.21""#,
+    ),
+    (
+        r#"address = ["203.0.113.22", "2001:db8:2::22"]"#,
+        "address = []",
+        r#"usher.toml:32: service "web": backend "b2": address: is an empty list; write an address in quotes, such as "203.0.113.21""#,
+    ),
+    (
+        r#"name = "m1""#,
+        r#"name = "m1"
+port = 2525"#,
+        r#"usher.toml:41: service "mail": backend "m1": port: 2525 differs from the service's port 25, and dsr-l2 cannot change ports; remove it and let the backend listen on 25, or use forward = "nat""#,
+    ),
+    (
+        r#"name = "m1"
+address = ["203.0.113.31", "2001:db8:2::31"]"#,
+        r#"name = "m1"
+address = "2001:db8:2::31"
+[nat2]"#,
+        "usher.toml:42: nat2: is not a known key; did you mean `nat`?",
+    ),
+    (
+        r#"port = 80
+forward = "nat"
+check = { kind = "http", path = "/healthz", interval = "1s" }"#,
+        r#"port = 0
+forward = "na"
+check = { kind = "http", path = "healthz", interval = "0s" }"#,
+        r#"usher.toml:22: service "web": port: 0 is less than 1; use a port from 1 to 65535
+usher.toml:23: service "web": forward: "na" is not possible here; did you mean "nat"?
+usher.toml:24: service "web": check: path: "healthz" does not begin with /; write it as in a URL after the host, such as "/healthz"
+usher.toml:24: service "web": check: interval: "0s" is less than 10ms; use 10ms to 1day"#,
+    ),
+];
