@@ -244,9 +244,8 @@ pub struct Dns {
 pub struct DnsName {
     /// Without the final dot.
     pub name: String,
-    /// The families in which no node can serve the name, and the `all_down` policy that therefore
-    /// decides the answer; empty in good times.
-    pub policy_in_force: BTreeMap<Family, AllDown>,
+    /// Set while no node can serve the name: the `all_down` policy that then decides the answer.
+    pub policy_in_force: Option<AllDown>,
     /// Every address of every node for this name, published or not.
     pub addresses: Vec<DnsAddress>,
 }

@@ -135,9 +135,9 @@ fn dns(dns: &Dns, colour: bool) -> String {
             ]
         }));
     }
-    let policies: String = dns.names.iter().map(policies).collect();
+    let policy: String = dns.names.iter().map(policy).collect();
     format!(
-        "DNS zone {}: serial {}, {} queries answered\n{}{policies}",
+        "DNS zone {}: serial {}, {} queries answered\n{}{policy}",
         printable(&dns.zone),
         dns.serial,
         count(dns.queries),
@@ -145,15 +145,13 @@ fn dns(dns: &Dns, colour: bool) -> String {
     )
 }
 
-fn policies(name: &DnsName) -> String {
-    let line = |(family, policy): (_, &AllDown)| {
-        let answer = match policy {
-            AllDown::All => "answers name every node (all_down = \"all\")",
-            AllDown::None => "answers are empty (all_down = \"none\")",
-        };
-        format!("  {}, IP{family}: no node can serve; {answer}\n", printable(&name.name))
+fn policy(name: &DnsName) -> String {
+    let answer = match name.policy_in_force {
+        Some(AllDown::All) => "answers name every node (all_down = \"all\")",
+        Some(AllDown::None) => "answers are empty (all_down = \"none\")",
+        None => return String::new(),
     };
-    name.policy_in_force.iter().map(line).collect()
+    format!("  {}: no node can serve; {answer}\n", printable(&name.name))
 }
 
 fn flow_table(flows: FlowTable) -> String {

@@ -2,7 +2,7 @@
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{Xdp, XdpMode as AyaMode},
+    programs::{ProgramInfo, Xdp, XdpMode as AyaMode},
 };
 use lb_common::{flow, map, nat, program};
 
@@ -110,10 +110,17 @@ impl Dataplane {
     /// Instructions that the verifier walked through to accept the program; 0 where the kernel does
     /// not tell (before 5.16).
     pub fn verified_instructions(&mut self) -> Result<u32, DataplaneError> {
+        Ok(self.info()?.verified_instruction_count().unwrap_or(0))
+    }
+
+    /// The id under which the kernel knows the program.
+    pub fn program_id(&mut self) -> Result<u32, DataplaneError> {
+        Ok(self.info()?.id())
+    }
+
+    fn info(&mut self) -> Result<ProgramInfo, DataplaneError> {
         let name = program::USHER;
-        let info =
-            xdp(&mut self.ebpf, name)?.info().map_err(|source| DataplaneError::Program { name, source })?;
-        Ok(info.verified_instruction_count().unwrap_or(0))
+        xdp(&mut self.ebpf, name)?.info().map_err(|source| DataplaneError::Program { name, source })
     }
 }
 

@@ -88,15 +88,30 @@ pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<Ho
     })
 }
 
+/// All interfaces as they are now.
+///
+/// # Errors
+/// Any [`NetError`].
+pub async fn links() -> Result<Vec<Link>, NetError> {
+    links_of(&Netlink::open()?).await
+}
+
+async fn links_of(netlink: &Netlink) -> Result<Vec<Link>, NetError> {
+    let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    let links = netlink.dump("list interfaces", request).await?;
+    Ok(links
+        .into_iter()
+        .filter_map(|link| match link {
+            RouteNetlinkMessage::NewLink(link) => Some(Link::from(link)),
+            _ => None,
+        })
+        .collect())
+}
+
 async fn interfaces(netlink: &Netlink) -> Result<Vec<Interface>, NetError> {
-    let links = netlink.dump("list interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
-    let mut interfaces = BTreeMap::new();
-    for link in links {
-        if let RouteNetlinkMessage::NewLink(link) = link {
-            let link = Link::from(link);
-            interfaces.insert(link.index, Interface { link, addresses: Vec::new() });
-        }
-    }
+    let links = links_of(netlink).await?;
+    let mut interfaces: BTreeMap<u32, Interface> =
+        links.into_iter().map(|link| (link.index, Interface { link, addresses: Vec::new() })).collect();
     let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
     for address in netlink.dump("list addresses", request).await? {
         if let RouteNetlinkMessage::NewAddress(address) = address

@@ -1,6 +1,6 @@
 //! One network interface as the kernel describes it.
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
 
 /// A network interface, without its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Link {
     pub up: bool,
     /// The kind of a virtual interface (`veth`, `bond`, `vlan`); `None` for hardware.
     pub kind: Option<String>,
+    /// The id of the XDP program on it.
+    pub xdp_program: Option<u32>,
 }
 
 impl From<LinkMessage> for Link {
@@ -28,6 +30,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
             kind: None,
+            xdp_program: None,
         };
         let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         for attribute in message.attributes {
@@ -35,6 +38,7 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(mac) if ethernet => link.mac = mac.try_into().ok(),
+                LinkAttribute::Xdp(xdp) => link.xdp_program = xdp.iter().find_map(program),
                 LinkAttribute::LinkInfo(info) => link.kind = info.iter().find_map(kind),
                 _ => {}
             }
@@ -46,6 +50,13 @@ impl From<LinkMessage> for Link {
 fn kind(info: &LinkInfo) -> Option<String> {
     match info {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
+        _ => None,
+    }
+}
+
+fn program(xdp: &LinkXdp) -> Option<u32> {
+    match xdp {
+        LinkXdp::ProgId(id) => Some(*id),
         _ => None,
     }
 }

@@ -1,0 +1,239 @@
+//! The state as `usher status` and `usher explain` show it.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+
+use lb_common::{BackendCounters, Fate, Reason, Trace, flow::IdleLimits};
+
+use super::state::State;
+use crate::{
+    config,
+    core::{
+        health::Checked,
+        ids::{BackendId, PoolId},
+        peers::PeerId,
+        plan,
+    },
+    dataplane::{AttachedMode, Dataplane, FlowCounts, Query},
+    explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
+    net::NextHop,
+    status::{self, Admin, LastCheck, Status, millis},
+};
+
+/// The state at `now`; counters are read from the kernel.
+pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
+    let numbers = state.planner.numbers();
+    let measured = Measured {
+        flows: count_flows(state)?,
+        counters: state.dataplane.counters(numbers.backends())?,
+        names: interface_names(),
+    };
+    let reasons = state.dataplane.reasons()?;
+    let packets = |wanted: fn(Reason) -> bool| {
+        let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| wanted(**reason));
+        counted.map(|(reason, &count)| (reason.label().to_owned(), count)).collect()
+    };
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: state.config.node.name.to_string(),
+        started_ago_ms: millis(now.duration_since(state.started)),
+        config_path: state.path.clone(),
+        interfaces: state.interfaces.iter().map(interface).collect(),
+        services: state.config.services.iter().map(|one| service(state, one, &measured, now)).collect(),
+        peers: state
+            .config
+            .peers
+            .iter()
+            .map(|peer| status::Peer {
+                name: peer.name.to_string(),
+                pools: peer_pools(state, &peer.name, now),
+            })
+            .collect(),
+        dns: dns(state),
+        flow_table: status::FlowTable {
+            capacity: u64::from(state.config.flows.max),
+            used: measured.flows.new + measured.flows.proven + measured.flows.closing,
+            new: measured.flows.new,
+            proven: measured.flows.proven,
+            closing: measured.flows.closing,
+        },
+        packets: packets(|_| true),
+        drops: packets(|reason| reason.fate() == Fate::Drop),
+    })
+}
+
+/// What was read from the kernel for one snapshot.
+struct Measured {
+    flows: FlowCounts,
+    counters: BTreeMap<u16, BackendCounters>,
+    names: BTreeMap<u32, String>,
+}
+
+fn count_flows(state: &State) -> anyhow::Result<FlowCounts> {
+    let flows = &state.config.flows;
+    let proven = plan::ticks(flows.tcp_timeout.max(flows.udp_timeout));
+    let limits = IdleLimits::new(proven, plan::ticks(flows.closing_timeout));
+    Ok(state.dataplane.count_flows(Dataplane::tick(), &limits)?)
+}
+
+fn interface_names() -> BTreeMap<u32, String> {
+    let interfaces = nix::net::if_::if_nameindex().ok();
+    let names = interfaces.iter().flat_map(|interfaces| interfaces.iter());
+    names.map(|interface| (interface.index(), interface.name().to_string_lossy().into_owned())).collect()
+}
+
+fn interface(interface: &super::state::Interface) -> status::Interface {
+    let (xdp_mode, detail) = match (interface.present, interface.attached.mode) {
+        (false, _) => (status::AttachedMode::None, "the program is no longer attached; restart usher"),
+        (true, AttachedMode::Native) => (status::AttachedMode::Native, ""),
+        (true, AttachedMode::Generic) => (status::AttachedMode::Generic, ""),
+    };
+    status::Interface { name: interface.attached.interface.clone(), xdp_mode, detail: detail.to_owned() }
+}
+
+fn service(state: &State, service: &config::Service, measured: &Measured, now: Instant) -> status::Service {
+    let backends: Vec<status::Backend> = service
+        .families()
+        .flat_map(|family| {
+            let pool = PoolId { service: service.name.clone(), family };
+            plan::backends(service, pool)
+        })
+        .map(|(one, id, address)| backend(state, one, &id, address, measured, now))
+        .collect();
+    status::Service {
+        name: service.name.to_string(),
+        dns_name: service.dns_name.as_ref().map(ToString::to_string),
+        protocol: service.protocol,
+        port: service.port,
+        addresses: service.addresses.clone(),
+        forward: service.forward,
+        flows: backends.iter().map(|backend| backend.flows).sum(),
+        backends,
+    }
+}
+
+fn backend(
+    state: &State,
+    backend: &config::Backend,
+    id: &BackendId,
+    address: IpAddr,
+    measured: &Measured,
+    now: Instant,
+) -> status::Backend {
+    let number = state.planner.numbers().backend(id);
+    let counters = measured.counters.get(&number).copied().unwrap_or_default();
+    let table = state.planner.current_table(&id.pool);
+    let slots = table.map_or(0, |table| table.iter().filter(|&&slot| slot == number).count());
+    let checked = state.backends.get(id);
+    let next_hop = state.next_hops.get(&address).copied().flatten();
+    status::Backend {
+        name: backend.name.to_string(),
+        family: id.pool.family,
+        address,
+        port: backend.port,
+        admin: Admin::Ready,
+        health: checked.and_then(Checked::health).into(),
+        since_ms: since(checked, state.started, now),
+        last_check: checked.and_then(|checked| last_check(checked, now)),
+        weight: backend.weight,
+        slots: slots as u32,
+        next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),
+        flows: measured.flows.by_backend.get(&number).copied().unwrap_or(0),
+        packets: counters.packets,
+        bytes: counters.bytes,
+    }
+}
+
+fn shown(hop: &NextHop, names: &BTreeMap<u32, String>) -> status::NextHop {
+    let name = names.get(&hop.interface_index).cloned();
+    status::NextHop {
+        interface: name.unwrap_or_else(|| format!("interface {}", hop.interface_index)),
+        mac: hop.destination_mac.map(|byte| format!("{byte:02x}")).join(":"),
+        gateway: hop.gateway,
+    }
+}
+
+/// For how long a state has been so; one that was never measured, since the daemon started.
+fn since(checked: Option<&Checked>, started: Instant, now: Instant) -> u64 {
+    let since = checked.and_then(Checked::seen).map_or(started, |seen| seen.since);
+    millis(now.duration_since(since))
+}
+
+fn last_check(checked: &Checked, now: Instant) -> Option<LastCheck> {
+    checked.seen().map(|seen| LastCheck::new(&seen.last, now.duration_since(seen.last_at)))
+}
+
+fn peer_pools(state: &State, peer: &str, now: Instant) -> Vec<status::PeerPool> {
+    let of_peer = state.peers.iter().filter(|(id, ..)| &*id.peer == peer);
+    of_peer
+        .map(|(PeerId { pool, .. }, _, checked)| status::PeerPool {
+            service: pool.service.to_string(),
+            family: pool.family,
+            state: checked.health().into(),
+            since_ms: since(Some(checked), state.started, now),
+            last_check: last_check(checked, now),
+        })
+        .collect()
+}
+
+fn dns(state: &State) -> Option<status::Dns> {
+    let dns = state.config.dns.as_ref()?;
+    let queries = state.dns_counters.as_ref().map(|counters| counters.values());
+    let names = state.publication.names.iter().map(|(name, view)| status::DnsName {
+        name: name.to_string(),
+        policy_in_force: view.policy_in_force,
+        addresses: view
+            .addresses
+            .iter()
+            .map(|entry| status::DnsAddress {
+                node: entry.node.to_string(),
+                family: entry.family,
+                address: entry.address,
+                published: entry.published,
+                why: entry.why.to_string(),
+            })
+            .collect(),
+    });
+    Some(status::Dns {
+        zone: dns.zone.to_string(),
+        serial: state.zone()?.borrow().soa().serial,
+        queries: queries.map_or(0, |values| values.udp + values.tcp),
+        names: names.collect(),
+    })
+}
+
+/// What the program in the kernel would do with a flow.
+pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result<Explanation> {
+    let ExplainQuery { from, to, protocol } = *query;
+    let trace = state.dataplane.explain(&Query { from, to, protocol })?;
+    let numbers = state.planner.numbers();
+    let reason = Reason::from_number(trace.reason)
+        .ok_or_else(|| anyhow::anyhow!("the program gave the unknown reason {}", trace.reason))?;
+    let backend = numbers.backend_of(trace.backend).and_then(|id| {
+        let service = state.config.services.iter().find(|service| service.name == id.pool.service)?;
+        let backend = service.backends.iter().find(|backend| backend.name == id.backend)?;
+        let address = backend.address(id.pool.family)?;
+        Some(ChosenBackend { name: backend.name.to_string(), address, port: backend.port })
+    });
+    let forwarded = reason.fate() == Fate::Forward;
+    let next_hop = backend
+        .as_ref()
+        .filter(|_| forwarded)
+        .and_then(|backend| state.next_hops.get(&backend.address).copied().flatten());
+    Ok(Explanation {
+        service: numbers.pool_of(trace.service).map(|pool| pool.service.to_string()),
+        slot: (trace.slot != Trace::NO_SLOT).then_some(trace.slot),
+        flow: match (trace.service, trace.known) {
+            (0, _) => FlowState::None,
+            (_, 0) => FlowState::New,
+            _ => FlowState::Known,
+        },
+        backend,
+        next_hop: next_hop.map(|hop| shown(&hop, &interface_names())),
+        verdict: match reason.fate() {
+            Fate::Pass => Verdict::Pass,
+            Fate::Forward => Verdict::Forward,
+            Fate::Drop => Verdict::Drop,
+        },
+        reason: reason.label().to_owned(),
+    })
+}

@@ -1,0 +1,99 @@
+//! From a checked configuration to a loaded and attached program.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tracing::{info, warn};
+
+use super::secret;
+use crate::{
+    config::{Config, XdpMode},
+    core::plan::{self, Numbers, Planner},
+    dataplane::{Attached, AttachedMode, Dataplane, Sizes},
+    net::{facts::HostFacts, sysctl},
+};
+
+/// What the loop begins with.
+pub(super) struct Started {
+    pub(super) config: Arc<Config>,
+    pub(super) path: PathBuf,
+    pub(super) planner: Planner,
+    pub(super) dataplane: Dataplane,
+    pub(super) attached: Vec<Attached>,
+    /// The address from which the kernel would connect to each backend and peer.
+    pub(super) sources: BTreeMap<IpAddr, IpAddr>,
+}
+
+/// Loads the program and attaches it. On an error everything is as before: what was attached is detached
+/// when the data plane is dropped.
+pub(super) fn start(config: Arc<Config>, path: &Path, host: &HostFacts) -> anyhow::Result<Started> {
+    let hash_key = secret::hash_key(config.node.secret_file.as_deref())?;
+    let planner = Planner::new(Numbers::new(&config), hash_key);
+    let backends = planner.numbers().backends().max().unwrap_or(0);
+    let sizes = Sizes::new(config.flows.max, plan::uses_nat(&config), u32::from(backends));
+    let mut dataplane = Dataplane::load(sizes)?;
+    info!(
+        instructions = dataplane.verified_instructions()?,
+        flows = config.flows.max,
+        "the kernel accepted the program"
+    );
+    let attached = config
+        .node
+        .interfaces
+        .iter()
+        .map(|interface| attach(&mut dataplane, interface, config.node.xdp_mode, host))
+        .collect::<anyhow::Result<_>>()?;
+    warn_of_sysctls(&config);
+    Ok(Started {
+        config,
+        path: path.to_owned(),
+        planner,
+        dataplane,
+        attached,
+        sources: host.check_source.clone(),
+    })
+}
+
+fn attach(
+    dataplane: &mut Dataplane,
+    interface: &str,
+    mode: XdpMode,
+    host: &HostFacts,
+) -> anyhow::Result<Attached> {
+    let attached = dataplane.attach(interface, mode)?;
+    let driver = host
+        .interfaces
+        .iter()
+        .find(|have| have.link.name == interface)
+        .and_then(|have| have.driver())
+        .unwrap_or_default();
+    info!(interface, mode = attached.mode.as_str(), driver, "XDP attached");
+    if mode == XdpMode::Auto && attached.mode == AttachedMode::Generic {
+        warn!(interface, driver, "this driver has no native XDP; generic mode is several times slower");
+    }
+    Ok(attached)
+}
+
+/// Packets whose next hop usher does not know are left to the kernel, which forwards them only if it may.
+fn warn_of_sysctls(config: &Config) {
+    if !plan::uses_nat(config) {
+        return;
+    }
+    for interface in &config.node.interfaces {
+        for (key, why) in [
+            ("forwarding", "packets without a known next hop are dropped"),
+            ("accept_local", "packets without a known next hop are dropped as martians"),
+        ] {
+            let key = format!("net/ipv4/conf/{interface}/{key}");
+            if let Ok(value) = sysctl::read(&key)
+                && value.trim() == "0"
+            {
+                info!(sysctl = key.replace('/', "."), value = 0, "{why}; 1 lets the kernel send them on");
+            }
+        }
+    }
+}

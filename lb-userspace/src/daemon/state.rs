@@ -1,0 +1,278 @@
+//! What the loop owns, and how it is kept true to what happens.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use lb_common::Hop;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{
+    probes::{self, Steering, Tables},
+    snapshot,
+};
+use crate::{
+    api::Request,
+    config::Config,
+    core::{
+        health::{Checked, Health},
+        ids::{BackendId, PoolId},
+        image::{self, Image},
+        peers::{PeerId, Peers},
+        plan::{self, Planner, Situation},
+        publish::{self, PeerStates, Publication, SelfState},
+        zone::Zone,
+    },
+    dataplane::{Attached, Dataplane},
+    dns::Counters,
+    net::{Link, NetError, watch::NextHopTable},
+    probe::Report,
+};
+
+/// Everything the daemon knows.
+pub(super) struct State {
+    pub(super) config: Arc<Config>,
+    pub(super) path: PathBuf,
+    pub(super) started: Instant,
+    pub(super) planner: Planner,
+    pub(super) dataplane: Dataplane,
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) backends: BTreeMap<BackendId, Checked>,
+    pub(super) peers: Peers,
+    pub(super) next_hops: NextHopTable,
+    pub(super) publication: Publication,
+    pub(super) dns_counters: Option<Arc<Counters>>,
+    /// `None` without DNS.
+    zone: Option<watch::Sender<Arc<Zone>>>,
+    steering: Steering,
+    tables: watch::Sender<Arc<Tables>>,
+    /// The program's id in the kernel.
+    program: u32,
+    /// What the maps hold.
+    applied: Image,
+    stopping: bool,
+}
+
+/// An interface that has, or should have, the program.
+pub(super) struct Interface {
+    pub(super) attached: Attached,
+    /// The program was on it when it was last looked at.
+    pub(super) present: bool,
+}
+
+impl State {
+    pub(super) fn new(
+        config: Arc<Config>,
+        path: PathBuf,
+        planner: Planner,
+        mut dataplane: Dataplane,
+        attached: Vec<Attached>,
+        dns_counters: Option<Arc<Counters>>,
+    ) -> anyhow::Result<State> {
+        let program = dataplane.program_id()?;
+        let backends = plan::pools(&config)
+            .flat_map(|(service, pool)| {
+                let timing = service.check.timing;
+                plan::backends(service, pool).map(move |(_, id, _)| (id, Checked::new(&timing)))
+            })
+            .collect();
+        let peers = Peers::new(probes::peer_ids(&config), &config.peer_check.timing);
+        let (tables, steered_by) = watch::channel(Arc::default());
+        let publication = Publication::default();
+        let zone = config.dns.as_ref().map(|dns| {
+            let zone = Zone::new(&config, dns, &publication, unix_seconds());
+            watch::channel(Arc::new(zone)).0
+        });
+        Ok(State {
+            steering: Steering { hash_key: *planner.hash_key(), tables: steered_by },
+            tables,
+            config,
+            path,
+            started: Instant::now(),
+            planner,
+            dataplane,
+            interfaces: attached.into_iter().map(|attached| Interface { attached, present: true }).collect(),
+            backends,
+            peers,
+            next_hops: NextHopTable::default(),
+            publication,
+            dns_counters,
+            zone,
+            program,
+            applied: Image::default(),
+            stopping: false,
+        })
+    }
+
+    /// What steers peer probes.
+    pub(super) fn steering(&self) -> &Steering {
+        &self.steering
+    }
+
+    /// The zone, as it changes; `None` without DNS.
+    pub(super) fn zone(&self) -> Option<watch::Receiver<Arc<Zone>>> {
+        self.zone.as_ref().map(watch::Sender::subscribe)
+    }
+
+    /// Whether every backend and peer has been judged once.
+    pub(super) fn is_settled(&self) -> bool {
+        self.publication.settled()
+    }
+
+    /// Takes the result of a backend's check.
+    pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) -> anyhow::Result<()> {
+        let Some(checked) = self.backends.get_mut(&report.id) else { return Ok(()) };
+        let Some(transition) = checked.observe(&report.result, Instant::now()) else { return Ok(()) };
+        log(transition.to, "backend", &report.id, &transition);
+        self.reconcile()
+    }
+
+    /// Takes the result of a peer's check.
+    pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) -> anyhow::Result<()> {
+        let Some(transition) = self.peers.observe(&report.id, &report.result, Instant::now()) else {
+            return Ok(());
+        };
+        log(transition.to, "peer", &report.id, &transition);
+        self.reconcile()
+    }
+
+    /// Takes the next hops as they are now.
+    pub(super) fn learn_hops(&mut self, table: &NextHopTable) {
+        self.next_hops = table.clone();
+    }
+
+    /// Looks whether the program is still on its interfaces.
+    pub(super) fn look_at_interfaces(&mut self, links: Result<Vec<Link>, NetError>) -> anyhow::Result<()> {
+        let links = match links {
+            Ok(links) => links,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "cannot look at the interfaces");
+                return Ok(());
+            }
+        };
+        let mut changed = false;
+        for interface in &mut self.interfaces {
+            let name = &interface.attached.interface;
+            let present =
+                links.iter().any(|link| link.name == *name && link.xdp_program == Some(self.program));
+            if present != interface.present {
+                changed = true;
+                interface.present = present;
+                match present {
+                    true => info!(interface = name, "the XDP program is attached again"),
+                    false => warn!(interface = name, "the XDP program is no longer attached; restart usher"),
+                }
+            }
+        }
+        if changed { self.reconcile() } else { Ok(()) }
+    }
+
+    /// Takes this node's own addresses out of DNS, because it is about to stop.
+    pub(super) fn withdraw(&mut self) -> anyhow::Result<()> {
+        info!("stopping: this node withdraws its addresses");
+        self.stopping = true;
+        self.reconcile()
+    }
+
+    /// Answers a request on the control socket.
+    pub(super) fn answer(&mut self, request: Request) {
+        // Whoever asked may be gone, which is no error.
+        match request {
+            Request::Status(reply) => match snapshot::status(self, Instant::now()) {
+                Ok(status) => drop(reply.send(status)),
+                Err(error) => warn!("cannot read the data path's counters: {error:#}"),
+            },
+            Request::Explain(query, reply) => {
+                let answer = snapshot::explain(self, &query).map_err(|error| format!("{error:#}"));
+                drop(reply.send(answer));
+            }
+        }
+    }
+
+    /// Makes maps and DNS what they should be now.
+    pub(super) fn reconcile(&mut self) -> anyhow::Result<()> {
+        self.reconcile_maps()?;
+        self.reconcile_dns();
+        Ok(())
+    }
+
+    fn reconcile_maps(&mut self) -> anyhow::Result<()> {
+        let hops = hops(&self.next_hops);
+        let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
+        let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
+        let operations = image::diff(&self.applied, &desired);
+        if operations.is_empty() {
+            return Ok(());
+        }
+        self.dataplane.apply(&operations)?;
+        self.applied = desired;
+        let table = |pool: PoolId| Some((pool.clone(), self.planner.current_table(&pool)?.clone()));
+        let tables: Tables = plan::pools(&self.config).filter_map(|(_, pool)| table(pool)).collect();
+        self.tables.send_replace(Arc::new(tables));
+        Ok(())
+    }
+
+    fn reconcile_dns(&mut self) {
+        let own = plan::pools(&self.config).map(|(_, pool)| (pool.clone(), self.own_state(&pool))).collect();
+        let mut peers = PeerStates::new();
+        for (id, state, _) in self.peers.iter() {
+            peers.entry(id.peer.clone()).or_default().insert(id.pool.clone(), state);
+        }
+        let publication = publish::publication(&self.config, &own, &peers);
+        for transition in self.publication.transitions(&publication) {
+            info!("DNS: {transition}");
+        }
+        self.publication = publication;
+        let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) else { return };
+        let next = zone.borrow().successor(&self.config, dns, &self.publication, unix_seconds());
+        if let Some(next) = next {
+            zone.send_replace(Arc::new(next));
+        }
+    }
+
+    fn own_state(&self, pool: &PoolId) -> SelfState {
+        if self.stopping {
+            return SelfState::Stopping;
+        }
+        if self.interfaces.iter().any(|interface| !interface.present) {
+            return SelfState::NotAttached;
+        }
+        let mut backends =
+            self.backends.iter().filter(|(id, _)| id.pool == *pool).map(|(_, checked)| checked);
+        if backends.clone().any(Checked::is_up) {
+            SelfState::Serves
+        } else if backends.any(|checked| checked.health().is_none()) {
+            SelfState::NotChecked
+        } else {
+            SelfState::NoBackend
+        }
+    }
+}
+
+fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl std::fmt::Display) {
+    match to {
+        Health::Up => info!("{what} {id}: {transition}"),
+        Health::Down => warn!("{what} {id}: {transition}"),
+    }
+}
+
+/// The known next hops as the data path wants them.
+fn hops(table: &NextHopTable) -> BTreeMap<IpAddr, Hop> {
+    table
+        .iter()
+        .filter_map(|(&address, hop)| {
+            let hop = hop.as_ref()?;
+            Some((address, Hop::new(hop.interface_index, hop.destination_mac, hop.source_mac)))
+        })
+        .collect()
+}
+
+fn unix_seconds() -> u32 {
+    // Serials wrap, so may the clock (RFC 1982). A clock before 1970 counts as 0.
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() as u32)
+}
