@@ -79,6 +79,14 @@ impl Lab {
         clear()
     }
 
+    /// Removes the lab that a process raised and has not left standing; does nothing when another did.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove_of(pid: u32) -> Result<()> {
+        if owner::signed() == Some(pid) { clear() } else { Ok(()) }
+    }
+
     /// Leaves the lab standing when this process ends.
     pub fn keep(mut self) {
         owner::leave();

@@ -22,6 +22,7 @@ mod host;
 mod lab;
 mod network;
 mod owner;
+mod pass;
 mod process;
 mod status;
 mod topology;

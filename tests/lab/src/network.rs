@@ -1,9 +1,11 @@
 //! Namespaces, cables, addresses: made, unplugged, removed.
 //!
-//! Every host is joined to the switch by a veth pair; client and router directly. Two settings of
-//! the switch's ends towards the nodes make native XDP work there: `gro on` gives the port the NAPI
-//! context without which frames that a program sends (`XDP_TX`, redirect) are lost, and `tx off`
-//! makes the switch finish checksums and segments, as a real network card delivers them.
+//! Every host is joined to the switch by a veth pair; client and router directly. Native XDP on a
+//! node needs two things of the switch's end of its cables. An XDP program, even one that does
+//! nothing: without one, frames that the node's program sends back (`XDP_TX`) stay in the ring
+//! (`veth_xdp_flush` wakes a receiver only if it has a program; `gro on` is enough for redirects, but
+//! not for this). And `tx off`: then the switch finishes checksums and segments before it delivers,
+//! as a real network card would.
 
 use std::{
     fs,
@@ -15,7 +17,9 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::{
     command::{check, ip_batch, on},
+    configs::state,
     host::Host,
+    pass,
     process::end_all,
     topology::{Forward, Net, Options, Port, address, ports, switch_port},
 };
@@ -180,12 +184,14 @@ fn port_joins(port: &Port) -> String {
 fn prepare_node_ports(options: &Options) -> Result<()> {
     let ports =
         options.node_hosts().flat_map(|node| [Net::Front, Net::Back].map(|net| switch_port(node, net)));
-    let lines: Vec<_> = ports.map(|port| format!("ethtool -K {port} gro on tx off")).collect();
+    let ports: Vec<_> = ports.collect();
     // ethtool tells on stdout which other features follow.
-    let script = lines.join(" >/dev/null\n") + " >/dev/null";
-    check(&mut on(Host::Switch, &["sh", "-ec", &script]), "switch")
-        .map(drop)
-        .context("ethtool missing? `cargo xtask setup` installs it")
+    let offload: Vec<_> = ports.iter().map(|port| format!("ethtool -K {port} tx off >/dev/null")).collect();
+    check(&mut on(Host::Switch, &["sh", "-ec", &offload.join("\n")]), "switch")?;
+    let object = state("pass.o");
+    fs::write(&object, pass::object()).with_context(|| format!("cannot write {}", object.display()))?;
+    let attach = |port| format!("link set {port} xdpdrv obj {} sec {}", object.display(), pass::SECTION);
+    ip_batch(Some(Host::Switch), &ports.iter().map(attach).collect::<Vec<_>>())
 }
 
 fn host_lines(host: Host, options: &Options) -> Vec<String> {

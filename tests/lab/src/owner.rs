@@ -43,9 +43,14 @@ pub(crate) fn leave() {
     let _ = fs::remove_file(state("owner"));
 }
 
+/// The process that has signed.
+pub(crate) fn signed() -> Option<u32> {
+    fs::read_to_string(state("owner")).ok()?.trim().parse().ok()
+}
+
 /// Another process that uses the lab and is alive.
 fn other() -> Option<(u32, String)> {
-    let pid: u32 = fs::read_to_string(state("owner")).ok()?.trim().parse().ok()?;
+    let pid = signed()?;
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
     let command = command.replace('\0', " ").trim().to_owned();
     (pid != process::id() && !command.is_empty()).then_some((pid, command))

@@ -6,6 +6,7 @@
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
+    process::ExitCode,
     thread,
     time::Duration,
 };
@@ -17,7 +18,17 @@ const ECHO_PORT: u16 = 7;
 /// How long an answer may take; the lab's own paths take less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
