@@ -1,2 +1,75 @@
-//! usher: chores.
-fn main() {}
+//! usher's chores: `cargo xtask VERB`.
+
+mod build_ebpf;
+mod cargo;
+mod ci;
+mod demo;
+mod kernels;
+mod lab;
+mod places;
+mod report;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// usher's chores.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building and testing need, and is missing
+    Setup,
+    /// Build the XDP program's object
+    BuildEbpf,
+    /// Raise, use and remove the lab: clients, nodes and servers in network namespaces
+    #[command(subcommand)]
+    Lab(lab::Verb),
+    /// Watch usher at work: set up, build, raise the lab, break things, mend them
+    Demo,
+    /// Run every test: rules, units, end to end, other kernels
+    Test {
+        /// Only the program in other kernels, under qemu
+        #[arg(long)]
+        kernels: bool,
+    },
+    /// Check what must hold before a change is merged; `.ci/run` calls it
+    Ci,
+    /// Remove the lab that process PID raised as soon as standard input ends
+    #[command(hide = true)]
+    Guard {
+        /// Whose lab
+        pid: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().verb {
+        Verb::Setup => setup::setup(),
+        Verb::BuildEbpf => build_ebpf::build_ebpf().map(drop),
+        Verb::Lab(verb) => lab::lab(&verb),
+        Verb::Demo => demo::demo(),
+        Verb::Test { kernels: false } => test::test(),
+        Verb::Test { kernels: true } => kernels::test(),
+        Verb::Ci => ci::ci(),
+        Verb::Guard { pid } => demo::guard(pid),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}`: the causes on one line; a backtrace would help nobody here.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,41 @@
-//! x
+//! The lab: a small real network in one machine, for demonstrations and end-to-end tests.
+//!
+//! ```text
+//!  client ── router ──┬── front ──┬── resolver (unbound)
+//!                     │           ├── node1 … (usher)
+//!                     │           │     │
+//!                     └── back ───┴─────┴── backend1 … (nginx, UDP echo)
+//! ```
+//!
+//! Every host is a network namespace `usher-HOST`; the bridges `front` and `back` stand in
+//! `usher-switch`. Addresses are the documentation ones, both families everywhere. What runs there
+//! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`].
+//!
+//! Needs root, and `ip`, `ethtool`, `nginx`, `unbound`, `curl` and `dig`: `cargo xtask setup`.
+//! One lab per machine; a [`Lab`] keeps other threads of the process waiting, and refuses while
+//! another process uses it.
+
+pub mod binaries;
+mod command;
+mod configs;
+mod host;
+mod lab;
+mod network;
+mod owner;
+mod pass;
+mod process;
+mod raise;
+mod skip;
+mod status;
+mod topology;
+mod traffic;
+mod wait;
+
+pub use command::Output;
+pub use host::Host;
+pub use lab::Lab;
+pub use skip::can_raise;
+pub use status::{Backend, Dns, DnsAddress, DnsName, Interface, LastCheck, Service, Status};
+pub use topology::{Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, ZONE};
+pub use traffic::{Answer, Stream, Tally};
+pub use wait::until;

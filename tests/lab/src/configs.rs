@@ -1,0 +1,218 @@
+//! The files that the lab's programs read.
+
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    host::Host,
+    topology::{Forward, Options, ZONE, address, back_address},
+};
+
+/// Everything a lab keeps on disk, but for large files.
+const STATE: &str = "/run/usher-lab";
+
+/// Large files that the backends serve; /run may be small and in memory.
+pub(crate) const BIG: &str = "/var/tmp/usher-lab";
+
+/// A file or folder of the lab; the state folder itself for "".
+pub(crate) fn state(name: &str) -> PathBuf {
+    Path::new(STATE).join(name)
+}
+
+/// A file of one host.
+pub(crate) fn file(host: Host, name: &str) -> PathBuf {
+    state(&host.to_string()).join(name)
+}
+
+/// A backend's web server: one line that names the backend, on ports 80 and 8080.
+pub(crate) fn nginx(backend: Host) -> String {
+    let folder = state(&backend.to_string());
+    let folder = folder.display();
+    format!(
+        r#"daemon off;
+user root;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr warn;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    sendfile on;
+    keepalive_requests 1000000;
+    default_type text/plain;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    server {{
+        listen 80 backlog=4096;
+        listen 8080 backlog=4096;
+        listen [::]:80 backlog=4096 ipv6only=on;
+        listen [::]:8080 backlog=4096 ipv6only=on;
+        location = /healthz {{ return 200 "ok\n"; }}
+        location /big/ {{ alias {BIG}/; }}
+        location / {{ return 200 "{backend}\n"; }}
+    }}
+}}
+"#
+    )
+}
+
+/// The resolver: the zone is delegated to all nodes, nothing else exists. What it remembers of a
+/// server's silence is short-lived, so that a node is asked again soon after it came back.
+pub(crate) fn unbound(options: &Options) -> String {
+    let folder = state(&Host::Resolver.to_string());
+    let mut text = format!(
+        r#"server:
+    username: ""
+    chroot: ""
+    directory: "{folder}"
+    pidfile: ""
+    use-syslog: no
+    logfile: ""
+    do-daemonize: no
+    num-threads: 1
+    module-config: "iterator"
+    access-control: 0.0.0.0/0 allow
+    access-control: ::/0 allow
+    # "test." is empty by default (RFC 6761), and the lab reaches no root server.
+    local-zone: "." refuse
+    local-zone: "{ZONE}." transparent
+    target-fetch-policy: "0 0 0 0 0"
+    rrset-roundrobin: yes
+    infra-host-ttl: 5
+    infra-keep-probing: yes
+    # Milliseconds. With the defaults (376, 120000) a query that meets a dead node takes up to 1.7 s.
+    unknown-server-time-limit: 100
+    infra-cache-max-rtt: 200
+    cache-max-negative-ttl: 1
+"#,
+        folder = folder.display()
+    );
+    for address in address(Host::Resolver).into_iter().flat_map(|pair| pair.both()) {
+        let _ = writeln!(text, "    interface: {address}");
+    }
+    let _ = write!(text, "remote-control:\n    control-enable: no\nstub-zone:\n    name: \"{ZONE}.\"\n");
+    for address in options.node_hosts().filter_map(address).flat_map(|pair| pair.both()) {
+        let _ = writeln!(text, "    stub-addr: {address}");
+    }
+    text
+}
+
+/// Files in the client's /etc: names come from the lab's resolver and nowhere else.
+pub(crate) fn client_etc() -> [(&'static str, String); 3] {
+    let resolver = address(Host::Resolver).map(|pair| pair.v4.to_string()).unwrap_or_default();
+    [
+        ("resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:2\n")),
+        ("nsswitch.conf", "hosts: files dns\n".to_owned()),
+        ("hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+    ]
+}
+
+/// A node's configuration.
+pub(crate) fn usher(node: Host, options: &Options) -> String {
+    let socket = file(node, "usher.sock");
+    let secret = state("secret");
+    let mut text = format!(
+        r#"version = 1
+
+[node]
+name = "{node}"
+interfaces = ["front", "back"]
+xdp_mode = "native"
+addresses = {addresses}
+socket = "{socket}"
+secret_file = "{secret}"
+
+[dns]
+zone = "{ZONE}"
+listen = {listen}
+ttl = "1s"
+negative_ttl = "1s"
+"#,
+        addresses = list(addresses(node)),
+        listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
+        socket = socket.display(),
+        secret = secret.display(),
+    );
+    if options.forward == Forward::Nat {
+        let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));
+        let _ = write!(text, "\n[nat]\nsource = {source}\n");
+    }
+    for peer in options.node_hosts().filter(|&peer| peer != node) {
+        let _ = write!(text, "\n[[peer]]\nname = \"{peer}\"\naddresses = {}\n", list(addresses(peer)));
+    }
+    text + &service("web", "www", "tcp", 80, options.forward.web_port(), options)
+        + &service("echo", "echo", "udp", 7, 7, options)
+}
+
+/// One service over all backends, checked by their web server.
+fn service(
+    name: &str,
+    label: &str,
+    protocol: &str,
+    port: u16,
+    backend_port: u16,
+    options: &Options,
+) -> String {
+    let check_port = if protocol == "tcp" { backend_port } else { 80 };
+    let mut text = format!(
+        r#"
+[[service]]
+name = "{name}"
+dns_name = "{label}.{ZONE}"
+protocol = "{protocol}"
+port = {port}
+forward = "{forward}"
+check = {{ kind = "http", path = "/healthz", port = {check_port}, interval = "200ms", timeout = "200ms", rise = 2, fall = 3 }}
+"#,
+        forward = options.forward
+    );
+    for backend in options.backend_hosts() {
+        let _ = write!(
+            text,
+            "[[service.backend]]\nname = \"{backend}\"\naddress = {}\nport = {backend_port}\n",
+            list(addresses(backend))
+        );
+    }
+    text
+}
+
+fn addresses(host: Host) -> impl Iterator<Item = IpAddr> {
+    address(host).into_iter().flat_map(|pair| pair.both())
+}
+
+/// `["a", "b"]`
+fn list<T: ToString>(items: impl Iterator<Item = T>) -> String {
+    let items: Vec<_> = items.map(|item| format!("\"{}\"", item.to_string())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_itself_its_peers_and_every_backend() {
+        let options = Options { nodes: 3, backends: 2, ..Options::default() };
+        let text = usher(Host::Node(2), &options);
+        assert!(text.contains("name = \"node2\"\ninterfaces"));
+        assert!(text.contains("addresses = [\"192.0.2.12\", \"2001:db8:1::12\"]"));
+        assert!(text.contains("listen = [\"192.0.2.12:53\", \"[2001:db8:1::12]:53\"]"));
+        assert!(text.contains("source = [\"203.0.113.12\", \"2001:db8:2::12\"]"));
+        assert_eq!(text.matches("[[peer]]").count(), 2);
+        assert_eq!(text.matches("address = [\"203.0.113.22\", \"2001:db8:2::22\"]").count(), 2);
+        assert!(text.contains("port = 8080"));
+    }
+
+    #[test]
+    fn direct_return_needs_no_source_and_keeps_the_port() {
+        let text = usher(Host::Node(1), &Options { forward: Forward::DsrL2, ..Options::default() });
+        assert!(!text.contains("[nat]"));
+        assert!(!text.contains("8080"));
+    }
+}

@@ -1,0 +1,356 @@
+//! A whole lab: raised, used, removed.
+
+use std::{
+    fs::{self, File},
+    io::{BufReader, Read},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    binaries,
+    command::{Output, check, finish, on},
+    configs::{BIG, file, state},
+    host::Host,
+    network,
+    owner::{self, Turn},
+    process::{Signal, end, named},
+    raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher},
+    status::Status,
+    topology::{Family, Options, Pair, ZONE, address, back_address},
+    traffic::{Answer, Stream, Tally, script},
+    wait::until,
+};
+
+/// Loops of requests at a time: more would only wait for each other on a small machine.
+const PARALLEL: usize = 4;
+
+/// A lab that stands. Dropping the value that raised it removes the lab.
+#[derive(Debug)]
+pub struct Lab {
+    options: Options,
+    /// Held by the value that raised the lab, which therefore removes it.
+    turn: Option<Turn>,
+}
+
+impl Lab {
+    /// Raises a lab, in place of whatever an earlier one left, and waits until it works: backends up
+    /// on every node, all nodes published, names resolved.
+    ///
+    /// # Errors
+    /// Without root or a needed program, when another process uses the lab, and when something does
+    /// not come up; the reason holds the end of its log.
+    pub fn up(options: &Options) -> Result<Lab> {
+        options.check()?;
+        ensure_root()?;
+        let turn = owner::take()?;
+        clear()?;
+        turn.sign()?;
+        let lab = Lab { options: options.clone(), turn: Some(turn) };
+        raise(&lab)?;
+        Ok(lab)
+    }
+
+    /// The lab that stands, raised by whomever. Dropping the value leaves it standing.
+    ///
+    /// # Errors
+    /// When there is none, or a part of it is missing.
+    pub fn attach() -> Result<Lab> {
+        let text =
+            fs::read_to_string(state("lab.json")).context("no lab is up: `cargo xtask lab up` raises one")?;
+        let options = serde_json::from_str(&text).context("lab.json")?;
+        let lab = Lab { options, turn: None };
+        ensure_root()?;
+        network::verify(&lab.options)?;
+        Ok(lab)
+    }
+
+    /// Removes any lab, also what a crash left of one. Needs no lab to be up.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove_any() -> Result<()> {
+        ensure_root()?;
+        clear()
+    }
+
+    /// Removes the lab that a process raised and has not left standing; does nothing when another did.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove_of(pid: u32) -> Result<()> {
+        if owner::signed() == Some(pid) { clear() } else { Ok(()) }
+    }
+
+    /// Leaves the lab standing when this process ends.
+    pub fn keep(mut self) {
+        owner::leave();
+        self.turn = None;
+    }
+
+    /// Removes the lab.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn down(mut self) -> Result<()> {
+        let turn = self.turn.take();
+        clear()?;
+        drop(turn);
+        Ok(())
+    }
+
+    /// What the lab consists of.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Whether every program that should run does.
+    ///
+    /// # Errors
+    /// Names the first that does not.
+    pub fn verify(&self) -> Result<()> {
+        network::verify(&self.options)?;
+        for (host, name) in programs(&self.options) {
+            ensure!(!named(host, name).is_empty(), "no {name} runs on {host}{}", log_tail(host, name));
+        }
+        Ok(())
+    }
+
+    /// `command` with its arguments, to be run on `host` as somebody logged in there would: usher is
+    /// on the path and finds the host's own socket.
+    ///
+    /// # Panics
+    /// When `command` is empty.
+    pub fn command(&self, host: Host, command: &[&str]) -> Command {
+        assert!(!command.is_empty(), "a command has at least its name");
+        let mut command = on(host, command);
+        command
+            .env("PATH", binaries::search_path())
+            .env("USHER_SOCKET", file(host, "usher.sock"))
+            .env("USHER_CONFIG", file(host, "usher.toml"));
+        command
+    }
+
+    /// Runs a command on `host` and gives what it printed.
+    ///
+    /// # Errors
+    /// Names command, host, exit code and complaint when the exit code is not 0.
+    pub fn run(&self, host: Host, command: &[&str]) -> Result<String> {
+        check(&mut self.command(host, command), &host.to_string())
+    }
+
+    /// Runs a command on `host`, whatever its exit code.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn output(&self, host: Host, command: &[&str]) -> Result<Output> {
+        finish(&mut self.command(host, command))
+    }
+
+    /// The addresses of `host` in the network nearest to the client: a node's VIPs.
+    ///
+    /// # Errors
+    /// For the switch, which has none.
+    pub fn address(&self, host: Host) -> Result<Pair> {
+        address(host).with_context(|| format!("{host} has no address"))
+    }
+
+    /// The addresses of `host` in the back network.
+    ///
+    /// # Errors
+    /// When it is not in that network.
+    pub fn back_address(&self, host: Host) -> Result<Pair> {
+        back_address(host).with_context(|| format!("{host} is not in the back network"))
+    }
+
+    /// A node's configuration file.
+    pub fn node_config(&self, node: u8) -> PathBuf {
+        file(Host::Node(node), "usher.toml")
+    }
+
+    /// What a node's usher has printed so far.
+    ///
+    /// # Errors
+    /// When usher was never started there.
+    pub fn node_log(&self, node: u8) -> Result<String> {
+        let path = log(Host::Node(node), binaries::USHER);
+        fs::read_to_string(&path).with_context(|| format!("log {}", path.display()))
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// When its usher does not answer.
+    pub fn status(&self, node: u8) -> Result<Status> {
+        Status::parse(&self.run(Host::Node(node), &["usher", "status", "--json"])?)
+    }
+
+    /// The addresses that a node's DNS server answers for a name of the zone: `www`.
+    ///
+    /// # Errors
+    /// When it does not answer, as dig sees it.
+    pub fn dig(&self, node: u8, label: &str, family: Family) -> Result<Vec<String>> {
+        let server = format!("@{}", self.address(Host::Node(node))?.of(Family::V4));
+        let kind = if family == Family::V4 { "A" } else { "AAAA" };
+        let name = format!("{label}.{ZONE}");
+        let asked = ["dig", "+short", "+time=1", "+tries=1", &server, &name, kind];
+        Ok(self.run(Host::Client, &asked)?.lines().map(str::to_owned).collect())
+    }
+
+    /// Sends a datagram from the client to `to` (`ADDRESS:PORT` or `NAME:PORT`), from an address and
+    /// port of its own if `from` says so, and gives the answer: `backend1 PAYLOAD`.
+    ///
+    /// # Errors
+    /// When no answer comes within a second.
+    pub fn ask_udp(&self, to: &str, payload: &str, from: Option<&str>) -> Result<String> {
+        let command: Vec<_> = [binaries::UDP, "ask", to, payload].into_iter().chain(from).collect();
+        Ok(self.run(Host::Client, &command)?.trim_end().to_owned())
+    }
+
+    /// Fetches `http://www.example.test/` `count` times, several at a time, each on a connection of its own.
+    ///
+    /// # Errors
+    /// When curl cannot be run; failed requests are counted.
+    pub fn fetch(&self, family: Family, count: usize) -> Result<Tally> {
+        let streams: Vec<_> = (0..PARALLEL)
+            .map(|part| (count + part) / PARALLEL)
+            .map(|part| self.requests(&script(&web(), family, Some(part), "0")))
+            .collect::<Result<_>>()?;
+        let answers: Vec<Answer> = streams.into_iter().flat_map(Stream::finish).collect();
+        Ok(Tally::of(&answers))
+    }
+
+    /// Fetches `http://www.example.test/` in the background, about twenty times a second.
+    ///
+    /// # Errors
+    /// When curl cannot be run.
+    pub fn stream(&self, family: Family) -> Result<Stream> {
+        self.requests(&script(&web(), family, None, "0.03"))
+    }
+
+    /// A file of `size` bytes without pattern that every backend serves as `/big/NAME`; its path here.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn big_file(&self, name: &str, size: u64) -> Result<PathBuf> {
+        let path = Path::new(BIG).join(name);
+        let random = File::open("/dev/urandom").context("/dev/urandom")?;
+        let mut file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+        std::io::copy(&mut BufReader::with_capacity(1 << 20, random).take(size), &mut file)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Kills a backend's web server as a crash would. Its UDP echo lives on: checks ask the web server.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_backend(&self, backend: u8) -> Result<()> {
+        end(Host::Backend(backend), "nginx", Signal::Kill)
+    }
+
+    /// Starts a backend's web server again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_backend(&self, backend: u8) -> Result<()> {
+        start_nginx(self, Host::Backend(backend))
+    }
+
+    /// Kills a node's usher as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_usher(&self, node: u8) -> Result<()> {
+        end(Host::Node(node), binaries::USHER, Signal::Kill)
+    }
+
+    /// Stops a node's usher as an init system would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it does not run or does not stop within ten seconds.
+    pub fn stop_usher(&self, node: u8) -> Result<()> {
+        end(Host::Node(node), binaries::USHER, Signal::Term)
+    }
+
+    /// Starts usher on a node with the configuration that lies there.
+    ///
+    /// # Errors
+    /// When it is not built.
+    pub fn start_usher(&self, node: u8) -> Result<()> {
+        start_usher(self, Host::Node(node))
+    }
+
+    /// Pulls a node's cables: its links go down at both ends.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn cut_node(&self, node: u8) -> Result<()> {
+        network::plug(Host::Node(node), false)
+    }
+
+    /// Loses every packet from and to a node, while its links stay up.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn silence_node(&self, node: u8) -> Result<()> {
+        network::bridge(Host::Node(node), false)
+    }
+
+    /// Undoes [`Lab::cut_node`] and [`Lab::silence_node`].
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn heal_node(&self, node: u8) -> Result<()> {
+        network::plug(Host::Node(node), true)?;
+        network::bridge(Host::Node(node), true)
+    }
+
+    /// Waits until on every node all backends are up and all addresses published, and the client
+    /// resolves the name to all nodes.
+    ///
+    /// # Errors
+    /// Names what is still amiss after `limit`.
+    pub fn wait_all_well(&self, limit: Duration) -> Result<()> {
+        let nodes = usize::from(self.options.nodes);
+        until("every backend is up and every node published", limit, || {
+            (1..=self.options.nodes).try_for_each(|node| self.status(node)?.expect_all_well())?;
+            for family in Family::ALL {
+                let kind = if family == Family::V4 { "A" } else { "AAAA" };
+                let name = format!("www.{ZONE}");
+                let found = self.run(Host::Client, &["dig", "+short", "+time=1", "+tries=1", &name, kind])?;
+                ensure!(found.lines().count() == nodes, "the client sees under {name} {kind}: {found}");
+            }
+            Ok(())
+        })
+    }
+
+    fn requests(&self, script: &str) -> Result<Stream> {
+        Stream::start(self.command(Host::Client, &["sh", "-c", script]))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.turn.is_some()
+            && let Err(error) = clear()
+        {
+            eprintln!("the lab is not removed: {error:#}");
+        }
+    }
+}
+
+pub(crate) fn ensure_root() -> Result<()> {
+    let id = check(Command::new("id").arg("-u"), "here")?;
+    if id.trim() != "0" {
+        bail!("the lab needs root, to make network namespaces: run as root or with sudo -E");
+    }
+    Ok(())
+}
+
+fn web() -> String {
+    format!("http://www.{ZONE}/")
+}

@@ -1,0 +1,237 @@
+//! Namespaces, cables, addresses: made, unplugged, removed.
+//!
+//! Every host is joined to the switch by a veth pair; client and router directly. Native XDP on a
+//! node needs two things of the switch's end of its cables. An XDP program, even one that does
+//! nothing: without one, frames that the node's program sends back (`XDP_TX`) stay in the ring
+//! (`veth_xdp_flush` wakes a receiver only if it has a program; `gro on` is enough for redirects, but
+//! not for this). And `tx off`: then the switch finishes checksums and segments before it delivers,
+//! as a real network card would.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{
+    command::{check, ip_batch, on},
+    configs::state,
+    host::Host,
+    pass,
+    process::end_all,
+    topology::{Forward, Net, Options, Port, address, ports, switch_port},
+};
+
+/// Where iproute2 keeps files that replace those of /etc in a namespace.
+const ETC_NETNS: &str = "/etc/netns";
+
+/// What every host's kernel is told before it has interfaces: no address takes time to become
+/// usable, none appears by itself, and packets may come by any way.
+const HOST_SETTINGS: &[(&str, &str)] = &[
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_ra", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+];
+
+const ROUTER_SETTINGS: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+
+/// A backend never answers for, nor announces, the nodes' addresses that it may hold on `lo`.
+const BACKEND_SETTINGS: &[(&str, &str)] =
+    &[("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
+
+/// The switch carries frames and takes part in nothing.
+const SWITCH_SETTINGS: &[(&str, &str)] =
+    &[("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")];
+
+/// Makes all namespaces, cables and addresses. There must be none.
+pub(crate) fn build(options: &Options) -> Result<()> {
+    let hosts = options.hosts();
+    ip_batch(None, &hosts.iter().map(|host| format!("netns add {}", host.namespace())).collect::<Vec<_>>())?;
+    for &host in &hosts {
+        configure_kernel(host)?;
+    }
+    ip_batch(None, &cables(&hosts))?;
+    ip_batch(Some(Host::Switch), &switch_lines(&hosts))?;
+    prepare_node_ports(options)?;
+    for &host in hosts.iter().filter(|&&host| host != Host::Switch) {
+        ip_batch(Some(host), &host_lines(host, options))?;
+    }
+    Ok(())
+}
+
+/// Removes everything that any lab may have left, whatever made it.
+///
+/// # Errors
+/// When processes do not die or a namespace cannot be removed.
+pub(crate) fn remove() -> Result<()> {
+    for namespace in namespaces()? {
+        end_all(&namespace)?;
+        check(Command::new("ip").args(["netns", "delete", &namespace]), "here")?;
+    }
+    for folder in replaced_etc() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    // Ours alone, or it stays.
+    let _ = fs::remove_dir(ETC_NETNS);
+    Ok(())
+}
+
+/// The lab's namespaces that exist.
+pub(crate) fn namespaces() -> Result<Vec<String>> {
+    let list = check(Command::new("ip").args(["netns", "list"]), "here")?;
+    let names = list.lines().filter_map(|line| line.split_whitespace().next());
+    let ours =
+        names.filter(|name| name.strip_prefix("usher-").is_some_and(|host| host.parse::<Host>().is_ok()));
+    Ok(ours.map(str::to_owned).collect())
+}
+
+/// The folder whose files replace those of /etc on `host`.
+pub(crate) fn etc(host: Host) -> PathBuf {
+    Path::new(ETC_NETNS).join(host.namespace())
+}
+
+fn replaced_etc() -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(ETC_NETNS) else { return Vec::new() };
+    let ours = |name: &str| name.strip_prefix("usher-").is_some_and(|host| host.parse::<Host>().is_ok());
+    let folders = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(ours));
+    folders.map(|entry| entry.path()).collect()
+}
+
+/// Pulls a host's cables out, or plugs them in: both ends see it.
+pub(crate) fn plug(host: Host, plugged: bool) -> Result<()> {
+    let state = if plugged { "up" } else { "down" };
+    let line = |port: &Port| format!("link set {} {state}", port.switch_port());
+    change_switch(host, line)
+}
+
+/// Lets the switch take a host's frames, or lose them all without a sign.
+pub(crate) fn bridge(host: Host, carried: bool) -> Result<()> {
+    change_switch(host, |port| {
+        if carried { port_joins(port) } else { format!("link set {} nomaster", port.switch_port()) }
+    })
+}
+
+fn change_switch(host: Host, line: impl Fn(&Port) -> String) -> Result<()> {
+    let ports = switched(host);
+    if ports.is_empty() {
+        bail!("{host} is not at the switch");
+    }
+    ip_batch(Some(Host::Switch), &ports.iter().map(line).collect::<Vec<_>>())
+}
+
+fn configure_kernel(host: Host) -> Result<()> {
+    let own = match host {
+        Host::Router => ROUTER_SETTINGS,
+        Host::Backend(_) => BACKEND_SETTINGS,
+        Host::Switch => SWITCH_SETTINGS,
+        Host::Client | Host::Resolver | Host::Node(_) => &[],
+    };
+    let common = if host == Host::Switch { &[] } else { HOST_SETTINGS };
+    let lines: Vec<_> =
+        common.iter().chain(own).map(|(key, value)| format!("echo {value} >/proc/sys/net/{key}")).collect();
+    // The shell and not sysctl(8), which small systems lack.
+    check(&mut on(host, &["sh", "-ec", &lines.join("\n")]), &host.to_string()).map(drop)
+}
+
+/// The ports whose other end is at the switch.
+fn switched(host: Host) -> Vec<Port> {
+    ports(host).into_iter().filter(|port| port.net != Net::Client).collect()
+}
+
+fn cables(hosts: &[Host]) -> Vec<String> {
+    let to_switch = |port: Port| {
+        format!(
+            "link add {} netns {} type veth peer name {} netns {}",
+            port.net.interface(),
+            port.host.namespace(),
+            port.switch_port(),
+            Host::Switch.namespace()
+        )
+    };
+    let name = Net::Client.interface();
+    let direct = format!(
+        "link add {name} netns {} type veth peer name {name} netns {}",
+        Host::Client.namespace(),
+        Host::Router.namespace()
+    );
+    hosts.iter().flat_map(|&host| switched(host)).map(to_switch).chain([direct]).collect()
+}
+
+fn switch_lines(hosts: &[Host]) -> Vec<String> {
+    // Without snooping: there is no querier, and neighbour discovery is multicast.
+    let bridges = [Net::Front, Net::Back].map(Net::interface).into_iter().flat_map(|bridge| {
+        [
+            format!("link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"),
+            format!("link set {bridge} up"),
+        ]
+    });
+    let ports = hosts.iter().flat_map(|&host| switched(host)).map(|port| port_joins(&port));
+    bridges.chain(ports).collect()
+}
+
+fn port_joins(port: &Port) -> String {
+    format!("link set {} master {} up", port.switch_port(), port.net.interface())
+}
+
+/// See the module's text.
+fn prepare_node_ports(options: &Options) -> Result<()> {
+    let ports =
+        options.node_hosts().flat_map(|node| [Net::Front, Net::Back].map(|net| switch_port(node, net)));
+    let ports: Vec<_> = ports.collect();
+    // ethtool tells on stdout which other features follow.
+    let offload: Vec<_> = ports.iter().map(|port| format!("ethtool -K {port} tx off >/dev/null")).collect();
+    check(&mut on(Host::Switch, &["sh", "-ec", &offload.join("\n")]), "switch")?;
+    let object = state("pass.o");
+    fs::write(&object, pass::object()).with_context(|| format!("cannot write {}", object.display()))?;
+    let attach = |port| format!("link set {port} xdpdrv obj {} sec {}", object.display(), pass::SECTION);
+    ip_batch(Some(Host::Switch), &ports.iter().map(attach).collect::<Vec<_>>())
+}
+
+fn host_lines(host: Host, options: &Options) -> Vec<String> {
+    let mut lines = vec!["link set lo up".to_owned()];
+    for port in ports(host) {
+        let name = port.net.interface();
+        lines.push(format!("link set {name} up"));
+        for pair in &port.addresses {
+            lines.push(format!("address add {}/24 dev {name}", pair.v4));
+            lines.push(format!("address add {}/64 dev {name} nodad", pair.v6));
+        }
+    }
+    if matches!(host, Host::Backend(_)) && options.forward == Forward::DsrL2 {
+        for vip in options.node_hosts().filter_map(address) {
+            lines.push(format!("address add {}/32 dev lo", vip.v4));
+            lines.push(format!("address add {}/128 dev lo nodad", vip.v6));
+        }
+    }
+    lines.extend(default_routes(host));
+    lines
+}
+
+/// Over the network that is nearest to the client.
+fn default_routes(host: Host) -> Vec<String> {
+    let ports = ports(host);
+    let (Some(port), true) = (ports.first(), host != Host::Router) else { return Vec::new() };
+    let router = port.net.router();
+    // Several addresses per interface: the first is the one to be known by.
+    let source = port.addresses.first().map_or_else(String::new, |pair| format!(" src {}", pair.v6));
+    vec![
+        format!("route add default via {}", router.v4),
+        format!("route add default via {} dev {}{source}", router.v6, port.net.interface()),
+    ]
+}
+
+/// What is wrong with the network of a lab that should stand.
+pub(crate) fn verify(options: &Options) -> Result<()> {
+    let present = namespaces()?;
+    match options.hosts().into_iter().find(|host| !present.contains(&host.namespace())) {
+        None => Ok(()),
+        Some(host) => Err(anyhow!("{host} has no namespace")),
+    }
+}

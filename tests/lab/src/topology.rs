@@ -1,0 +1,297 @@
+//! Who is in a lab, and with which addresses and cables.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use anyhow::{Error, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::host::Host;
+
+/// The zone that the nodes serve.
+pub const ZONE: &str = "example.test";
+
+/// Most nodes a lab can have: their addresses end in .11 to .19.
+pub const MAX_NODES: u8 = 9;
+
+/// Most backends a lab can have: their IPv6 addresses end in ::21 to ::ff, as written in hexadecimal.
+pub const MAX_BACKENDS: u8 = 200;
+
+/// The client's addresses: .7 to .15 and ::7 to ::f; connections leave from the first.
+const CLIENT_NUMBERS: std::ops::RangeInclusive<u8> = 7..=15;
+
+/// What a lab consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Hosts that run usher.
+    pub nodes: u8,
+    /// Servers behind them.
+    pub backends: u8,
+    /// How nodes forward.
+    pub forward: Forward,
+    /// Whether usher is started on the nodes; otherwise they are bare hosts.
+    pub run_usher: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { nodes: 2, backends: 3, forward: Forward::Nat, run_usher: true }
+    }
+}
+
+impl Options {
+    /// Refuses numbers that the address plan has no room for.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!((1..=MAX_NODES).contains(&self.nodes), "a lab has 1 to {MAX_NODES} nodes");
+        ensure!((1..=MAX_BACKENDS).contains(&self.backends), "a lab has 1 to {MAX_BACKENDS} backends");
+        Ok(())
+    }
+
+    /// The nodes, in order.
+    pub fn node_hosts(&self) -> impl Iterator<Item = Host> + use<> {
+        (1..=self.nodes).map(Host::Node)
+    }
+
+    /// The backends, in order.
+    pub fn backend_hosts(&self) -> impl Iterator<Item = Host> + use<> {
+        (1..=self.backends).map(Host::Backend)
+    }
+
+    /// Every host, in the order in which they are shown.
+    pub fn hosts(&self) -> Vec<Host> {
+        [Host::Client, Host::Router, Host::Resolver]
+            .into_iter()
+            .chain(self.node_hosts())
+            .chain(self.backend_hosts())
+            .chain([Host::Switch])
+            .collect()
+    }
+}
+
+/// How nodes forward packets to backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forward {
+    /// Addresses rewritten both ways; web is remapped from port 80 to 8080.
+    Nat,
+    /// Only MAC addresses rewritten; backends hold the nodes' addresses and answer by themselves.
+    DsrL2,
+}
+
+impl Forward {
+    /// The port on which the backends' web server is used.
+    pub fn web_port(self) -> u16 {
+        match self {
+            Forward::Nat => 8080,
+            Forward::DsrL2 => 80,
+        }
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Forward::Nat => "nat",
+            Forward::DsrL2 => "dsr-l2",
+        })
+    }
+}
+
+impl FromStr for Forward {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "nat" => Ok(Forward::Nat),
+            "dsr-l2" => Ok(Forward::DsrL2),
+            _ => bail!("`{text}` is no way to forward: nat, dsr-l2"),
+        }
+    }
+}
+
+/// Address family of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, in the order in which they are shown.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// As curl and dig call it: `-4`, `-6`.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Family::V4 => "-4",
+            Family::V6 => "-6",
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
+}
+
+/// An address of either family for one interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// In a /24.
+    pub v4: Ipv4Addr,
+    /// In a /64.
+    pub v6: Ipv6Addr,
+}
+
+impl Pair {
+    /// The one of `family`.
+    pub fn of(self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+
+    /// Both, IPv4 first.
+    pub fn both(self) -> [IpAddr; 2] {
+        Family::ALL.map(|family| self.of(family))
+    }
+}
+
+/// A network of the lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Net {
+    /// Client and router.
+    Client,
+    /// Where nodes are reached by clients.
+    Front,
+    /// Where backends are.
+    Back,
+}
+
+impl Net {
+    /// The interface's name on the hosts in it.
+    pub(crate) fn interface(self) -> &'static str {
+        match self {
+            Net::Client => "client",
+            Net::Front => "front",
+            Net::Back => "back",
+        }
+    }
+
+    /// The addresses that end in `v4` and `v6`.
+    fn pair(self, v4: u8, v6: u16) -> Pair {
+        let (v4_net, v6_net) = match self {
+            Net::Client => ([198, 51, 100], 0x100),
+            Net::Front => ([192, 0, 2], 1),
+            Net::Back => ([203, 0, 113], 2),
+        };
+        Pair {
+            v4: Ipv4Addr::new(v4_net[0], v4_net[1], v4_net[2], v4),
+            v6: Ipv6Addr::new(0x2001, 0xdb8, v6_net, 0, 0, 0, 0, v6),
+        }
+    }
+
+    /// The router's address in it.
+    pub(crate) fn router(self) -> Pair {
+        self.pair(1, 1)
+    }
+}
+
+/// One end of a cable: a host in a network.
+#[derive(Debug, Clone)]
+pub(crate) struct Port {
+    pub(crate) host: Host,
+    pub(crate) net: Net,
+    /// The first is the one that connections leave from.
+    pub(crate) addresses: Vec<Pair>,
+}
+
+impl Port {
+    /// The switch's end of the cable.
+    pub(crate) fn switch_port(&self) -> String {
+        switch_port(self.host, self.net)
+    }
+}
+
+/// The switch's end of the cable to `host`.
+pub(crate) fn switch_port(host: Host, net: Net) -> String {
+    format!("{host}-{}", net.interface())
+}
+
+/// A host's ports: which networks it is in, with which addresses.
+pub(crate) fn ports(host: Host) -> Vec<Port> {
+    let port = |net: Net, addresses: Vec<Pair>| Port { host, net, addresses };
+    match host {
+        Host::Client => {
+            let addresses = CLIENT_NUMBERS.map(|number| Net::Client.pair(number, number.into())).collect();
+            vec![port(Net::Client, addresses)]
+        }
+        Host::Router => {
+            [Net::Client, Net::Front, Net::Back].map(|net| port(net, vec![net.router()])).to_vec()
+        }
+        Host::Resolver => vec![port(Net::Front, vec![Net::Front.pair(53, 0x53)])],
+        Host::Node(number) => [Net::Front, Net::Back]
+            .map(|net| port(net, vec![net.pair(10 + number, 0x10 + u16::from(number))]))
+            .to_vec(),
+        Host::Backend(number) => {
+            vec![port(Net::Back, vec![Net::Back.pair(20 + number, 0x20 + u16::from(number))])]
+        }
+        Host::Switch => Vec::new(),
+    }
+}
+
+/// The address of `host` that others know it by, in the network nearest to the client.
+pub(crate) fn address(host: Host) -> Option<Pair> {
+    ports(host).first().and_then(|port| port.addresses.first().copied())
+}
+
+/// The address of `host` in the back network, if it is there.
+pub(crate) fn back_address(host: Host) -> Option<Pair> {
+    ports(host).iter().find(|port| port.net == Net::Back).and_then(|port| port.addresses.first().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_the_plan() {
+        let text = |pair: Option<Pair>| pair.map(|pair| pair.both().map(|address| address.to_string()));
+        let expect = |v4: &str, v6: &str| Some([v4.to_owned(), v6.to_owned()]);
+        assert_eq!(text(address(Host::Client)), expect("198.51.100.7", "2001:db8:100::7"));
+        assert_eq!(text(address(Host::Resolver)), expect("192.0.2.53", "2001:db8:1::53"));
+        assert_eq!(text(address(Host::Node(1))), expect("192.0.2.11", "2001:db8:1::11"));
+        assert_eq!(text(back_address(Host::Node(2))), expect("203.0.113.12", "2001:db8:2::12"));
+        assert_eq!(text(address(Host::Backend(3))), expect("203.0.113.23", "2001:db8:2::23"));
+        assert_eq!(text(back_address(Host::Client)), None);
+    }
+
+    #[test]
+    fn interface_names_fit() {
+        // IFNAMSIZ is 16 with the final zero.
+        let options = Options { nodes: MAX_NODES, backends: MAX_BACKENDS, ..Options::default() };
+        for host in options.hosts() {
+            for port in ports(host) {
+                assert!(port.switch_port().len() < 16, "{}", port.switch_port());
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_without_addresses_are_refused() {
+        assert!(Options { nodes: 0, ..Options::default() }.check().is_err());
+        assert!(Options { nodes: 10, ..Options::default() }.check().is_err());
+        assert!(Options { backends: 201, ..Options::default() }.check().is_err());
+        assert!(Options::default().check().is_ok());
+    }
+}
