@@ -7,7 +7,7 @@ use lb_userspace::{cli::check_config, config::host::HostFacts};
 const EXAMPLE: &str = include_str!("../../dist/usher.toml");
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
 /// Output, errors and exit code (as `ExitCode` shows itself; it cannot be compared).

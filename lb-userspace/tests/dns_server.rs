@@ -20,7 +20,8 @@ use lb_userspace::{
     },
     core::{
         ids::{Family, PoolId},
-        publish::{PeerState, PeerStates, SelfState, publication},
+        peers::PeerState,
+        publish::{PeerStates, SelfState, publication},
         zone::Zone,
     },
     dns::{self, Counters},
