@@ -4,7 +4,8 @@ use std::{net::IpAddr, path::Path, time::Duration};
 
 use lb_userspace::{
     config::{
-        AllDown, CheckKind, Config, ConfigError, Forward, Loaded, NodeAddress, Protocol, Timing, XdpMode,
+        AllDown, CheckKind, Config, ConfigError, Forward, Loaded, NodeAddress, Protocol, Reply, Timing,
+        XdpMode,
     },
     core::ids::Family,
 };
@@ -50,11 +51,11 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((node.xdp_mode, node.socket.to_str().unwrap()), (XdpMode::Auto, "/run/usher/usher.sock"));
     assert_eq!(node.addresses, [NodeAddress { address: ip("192.0.2.11"), publish: ip("192.0.2.11") }]);
     assert_eq!(node.secret_file, None);
-    assert_eq!(config.nat.ports, 1_024..=32_767);
+    assert_eq!((&config.nat.ports, config.nat.reply), (&(1_024..=32_767), Reply::LastHop));
 
     let flows = &config.flows;
     let seconds = [flows.tcp_timeout, flows.udp_timeout, flows.closing_timeout].map(|time| time.as_secs());
-    assert_eq!((flows.max, seconds), (1_000_000, [3_600, 120, 30]));
+    assert_eq!((flows.max, seconds), (1_000_000, [3_600, 120, 60]));
 
     let dns = config.dns.as_ref().unwrap();
     assert_eq!(dns.listen, ["192.0.2.11:53".parse().unwrap()]);

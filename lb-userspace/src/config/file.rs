@@ -65,6 +65,7 @@ pub(super) struct SplitAddress {
 pub(super) struct Nat {
     pub source: List<String>,
     pub ports: Value<String>,
+    pub reply: Value<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -105,6 +105,17 @@ pub struct Nat {
     pub source: Vec<IpAddr>,
     /// A whole number of groups of 8 ports, starting at a multiple of 8.
     pub ports: RangeInclusive<u16>,
+    /// How backends' answers find their way to the client.
+    pub reply: Reply,
+}
+
+/// How a backend's answer goes on to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// To the MAC address and interface that the client's packets came from.
+    LastHop,
+    /// By the kernel's routes.
+    Route,
 }
 
 /// The flow table's size and timeouts.

@@ -207,7 +207,7 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
-        reply_by_route: 0,
+        reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
         zero: [0; 5],
     }
 }

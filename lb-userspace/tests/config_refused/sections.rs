@@ -207,7 +207,7 @@ tcp_timeout = "forever""#,
         "max = 1000000",
         r#"max = 1000000
 udp_timeout = "10ms""#,
-        r#"usher.toml:11: flows: udp_timeout: "10ms" is less than 1s; use 1s to 1day"#,
+        r#"usher.toml:11: flows: udp_timeout: "10ms" is less than 1s; use 1s to 17h"#,
     ),
     (
         r#"zone = "example.test"

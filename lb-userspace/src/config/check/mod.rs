@@ -49,16 +49,17 @@ pub(super) fn check(
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn flows(reader: &mut Reader<'_>, root: &Key, section: file::Value<file::Flows>) -> Flows {
-    /// A flow takes 16 bytes of flow table and about 56 of NAT record: 1.1 GiB at the most.
+    /// A flow takes 16 bytes of flow table and about 85 of NAT records: 1.6 GiB at the most.
     const MAX: std::ops::RangeInclusive<i64> = 1_000..=16_000_000;
-    /// Shorter, and a flow is forgotten between two packets; longer helps nobody.
-    const IDLE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=DAY;
+    /// Shorter, and a flow is forgotten between two packets; longer, and its 16-bit age wraps.
+    const IDLE: std::ops::RangeInclusive<Duration> =
+        Duration::from_secs(1)..=Duration::from_secs(17 * 60 * 60);
 
     let mut flows = Flows {
         max: 1_000_000,
         tcp_timeout: Duration::from_secs(60 * 60),
         udp_timeout: Duration::from_secs(120),
-        closing_timeout: Duration::from_secs(30),
+        closing_timeout: Duration::from_secs(60),
     };
     let Some(section) = reader.optional(root, "flows", section) else { return flows };
     let (key, section) = (section.key, section.value);

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::reader::{Field, Reader};
 use crate::{
     config::{
-        Nat,
+        Nat, Reply,
         file::{self, Value},
         key::Key,
     },
@@ -19,7 +19,7 @@ const FIRST: u32 = 1_024;
 const GROUP: u32 = 8;
 
 pub(super) fn nat(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nat>) -> Nat {
-    let mut nat = Nat { source: Vec::new(), ports: PORTS };
+    let mut nat = Nat { source: Vec::new(), ports: PORTS, reply: Reply::LastHop };
     let Some(section) = reader.optional(root, "nat", section) else { return nat };
     let (key, section) = (section.key, section.value);
     for field in reader.list(&key, "source", section.source, String::clone).unwrap_or_default() {
@@ -34,6 +34,10 @@ pub(super) fn nat(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nat>
     }
     if let Some(ports) = reader.optional(&key, "ports", section.ports) {
         nat.ports = self::ports(reader, &ports).unwrap_or(nat.ports);
+    }
+    if let Some(reply) = reader.optional(&key, "reply", section.reply) {
+        let ways = [("last-hop", Reply::LastHop), ("route", Reply::Route)];
+        nat.reply = reader.choice(&reply, &ways).unwrap_or(nat.reply);
     }
     nat
 }

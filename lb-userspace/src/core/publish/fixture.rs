@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
-        PeerCheck, Protocol, Service, Timing, XdpMode,
+        PeerCheck, Protocol, Reply, Service, Timing, XdpMode,
     },
     core::ids::{Family, PoolId},
 };
@@ -49,7 +49,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
         },
-        nat: Nat { source: Vec::new(), ports: 1024..=32767 },
+        nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
         flows: Flows {
             max: 1000,
             tcp_timeout: Duration::from_secs(60),
