@@ -86,3 +86,83 @@ fn gone<'a, K: Ord + Copy, V>(
 ) -> impl Iterator<Item = K> + 'a {
     applied.keys().filter(|key| !desired.contains_key(key)).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use lb_common::{Forward, HashKey};
+    use proptest::{collection::btree_map, option, prelude::*};
+
+    use super::*;
+
+    fn settings() -> impl Strategy<Value = Option<Box<Settings>>> {
+        option::of((0_u64..3).prop_map(|seed| {
+            Box::new(Settings {
+                hash_key: HashKey { first: [seed; 7], second: [seed; 7] },
+                nat_source: Default::default(),
+                buckets: 1,
+                nat_sets: 1,
+                nat_port_first: 1024,
+                nat_groups: 1,
+                tcp_idle: 1,
+                udp_idle: 1,
+                closing_idle: 1,
+                reply_by_route: 0,
+                zero: [0; 5],
+            })
+        }))
+    }
+
+    fn image() -> impl Strategy<Value = Image> {
+        let key = (0_u8..4, 80_u16..83)
+            .prop_map(|(host, port)| ServiceKey::new(lb_common::Address::v4([192, 0, 2, host]), port, 6));
+        let service = (1_u32..4, any::<bool>())
+            .prop_map(|(number, nat)| Service::new(number, if nat { Forward::Nat } else { Forward::DsrL2 }));
+        let table = (0_u16..3).prop_map(|backend| Arc::from(vec![backend; 4]));
+        let backend =
+            (1_u32..4, 0_u8..2).prop_map(|(service, flags)| Backend { service, flags, ..Backend::default() });
+        (
+            settings(),
+            btree_map(key, service, 0..6),
+            btree_map(1_u32..4, table, 0..4),
+            btree_map(1_u16..6, backend, 0..6),
+        )
+            .prop_map(|(settings, services, tables, backends)| Image {
+                settings,
+                services,
+                tables,
+                backends,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn the_difference_leads_from_any_image_to_any_other(from in image(), to in image()) {
+            let mut image = from.clone();
+            for operation in diff(&from, &to) {
+                apply(&mut image, &operation);
+            }
+            // Settings are never taken away: a program without them balances nothing.
+            let settings = to.settings.clone().or(from.settings);
+            prop_assert_eq!(image, Image { settings, ..to });
+        }
+
+        #[test]
+        fn nothing_is_written_when_nothing_changed(image in image()) {
+            prop_assert_eq!(diff(&image, &image), []);
+        }
+
+        #[test]
+        fn what_a_thing_refers_to_is_there_before_it_and_leaves_after_it(from in image(), to in image()) {
+            let rank = |operation: &Operation| match operation {
+                Operation::SetSettings(_) => 0,
+                Operation::SetBackend(..) => 1,
+                Operation::SetTable(..) => 2,
+                Operation::SetService(..) => 3,
+                Operation::RemoveService(_) => 4,
+                Operation::RemoveTable(_) => 5,
+                Operation::RemoveBackend(_) => 6,
+            };
+            prop_assert!(diff(&from, &to).is_sorted_by_key(rank));
+        }
+    }
+}

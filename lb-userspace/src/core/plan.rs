@@ -222,3 +222,130 @@ pub fn ticks(duration: Duration) -> u16 {
     let ticks = duration.as_nanos().div_ceil(1 << TICK_SHIFT);
     u16::try_from(ticks).unwrap_or(u16::MAX).min(MAX_IDLE_TICKS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const FILE: &str = r#"
+version = 1
+[node]
+name = "node1"
+interfaces = ["front"]
+addresses = ["192.0.2.11", "192.0.2.12", "2001:db8:1::11"]
+[nat]
+source = ["203.0.113.11", "2001:db8:2::11"]
+[[service]]
+name = "web"
+protocol = "tcp"
+port = 80
+[[service.backend]]
+name = "b1"
+address = ["203.0.113.21", "2001:db8:2::21"]
+port = 8080
+[[service.backend]]
+name = "b2"
+address = "203.0.113.22"
+weight = 3
+[[service]]
+name = "echo"
+protocol = "udp"
+port = 7
+addresses = ["192.0.2.11"]
+forward = "dsr-l2"
+check = { kind = "tcp", port = 80 }
+[[service.backend]]
+name = "b1"
+address = "203.0.113.21"
+"#;
+
+    fn config() -> Config {
+        Config::parse(FILE, Path::new("usher.toml")).unwrap()
+    }
+
+    fn planner(config: &Config) -> Planner {
+        Planner::new(Numbers::new(config), HashKey { first: [1; 7], second: [2; 7] })
+    }
+
+    fn image(planner: &mut Planner, config: &Config, up: &[&str]) -> Image {
+        let is_up = |id: &BackendId| up.contains(&id.to_string().as_str());
+        let hop = Hop::new(3, [2; 6], [4; 6]);
+        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), hop)]);
+        planner.image(config, &Situation { is_up: &is_up, hops: &hops })
+    }
+
+    /// Backend numbers and how many slots each has.
+    fn shares(table: &[u16]) -> BTreeMap<u16, usize> {
+        let mut shares = BTreeMap::new();
+        for &backend in table {
+            *shares.entry(backend).or_default() += 1;
+        }
+        shares
+    }
+
+    #[test]
+    fn every_vip_of_a_family_leads_to_the_familys_table() {
+        let config = config();
+        let image = image(&mut planner(&config), &config, &[]);
+        let service = |vip: &str, port, protocol| {
+            let address = vip.parse::<IpAddr>().unwrap();
+            image.services.get(&ServiceKey::new(address.into(), port, protocol)).copied()
+        };
+        assert_eq!(service("192.0.2.11", 80, 6), Some(Service::new(1, Forward::Nat)));
+        assert_eq!(service("192.0.2.12", 80, 6), Some(Service::new(1, Forward::Nat)));
+        assert_eq!(service("2001:db8:1::11", 80, 6), Some(Service::new(2, Forward::Nat)));
+        assert_eq!(service("192.0.2.11", 7, 17), Some(Service::new(3, Forward::DsrL2)));
+        assert_eq!(image.services.len(), 4);
+    }
+
+    #[test]
+    fn only_up_backends_have_slots_by_their_weights() {
+        let config = config();
+        let mut planner = planner(&config);
+        let (b1, b2) = (1, 2);
+        let both = image(&mut planner, &config, &["web/b1/v4", "web/b2/v4"]);
+        let table = shares(&both.tables[&1]);
+        assert!(table[&b2].abs_diff(table[&b1] * 3) <= 3, "{table:?}");
+        assert!(both.backends[&b1].is_up() && both.backends[&b2].is_up());
+
+        let one = image(&mut planner, &config, &["web/b2/v4"]);
+        assert_eq!(shares(&one.tables[&1]), BTreeMap::from([(b2, maglev::SLOTS)]));
+        assert!(!one.backends[&b1].is_up(), "the record stays, for packets within connections");
+
+        let none = image(&mut planner, &config, &[]);
+        assert_eq!(shares(&none.tables[&1]), BTreeMap::from([(0, maglev::SLOTS)]));
+    }
+
+    #[test]
+    fn a_table_is_built_again_only_when_its_pool_changed() {
+        let config = config();
+        let mut planner = planner(&config);
+        let before = image(&mut planner, &config, &["web/b1/v4", "echo/b1/v4"]);
+        let after = image(&mut planner, &config, &["web/b1/v4"]);
+        assert!(Arc::ptr_eq(&before.tables[&1], &after.tables[&1]));
+        assert!(!Arc::ptr_eq(&before.tables[&3], &after.tables[&3]));
+    }
+
+    #[test]
+    fn backends_carry_service_port_and_next_hop() {
+        let config = config();
+        let image = image(&mut planner(&config), &config, &["web/b1/v4"]);
+        let backend = &image.backends[&1];
+        assert_eq!((backend.service, u16::from_be_bytes(backend.port)), (1, 8080));
+        assert_eq!(backend.hop, Hop::new(3, [2; 6], [4; 6]));
+        assert!(!image.backends[&2].hop.is_known(), "no neighbour has answered yet");
+    }
+
+    #[test]
+    fn settings_speak_the_data_paths_units() {
+        let config = config();
+        let settings = image(&mut planner(&config), &config, &[]).settings.unwrap();
+        assert_eq!((settings.nat_port_first, settings.nat_groups), (1024, 31_744 / 8));
+        assert_eq!(settings.buckets, 250_000, "four flows to a bucket");
+        // 3,600 s in ticks of 2^30 ns.
+        assert_eq!(settings.tcp_idle, 3_353);
+        assert_eq!(ticks(Duration::from_secs(10_000_000)), MAX_IDLE_TICKS);
+    }
+}
