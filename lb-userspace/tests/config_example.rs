@@ -7,6 +7,7 @@ use lb_userspace::config::{Config, Loaded, file::tables};
 
 const EXAMPLE: &str = include_str!("../../dist/usher.toml");
 const REFERENCE: &str = include_str!("../../docs/configuration.md");
+const README: &str = include_str!("../../README.md");
 
 /// The example with the `#` taken from every line that has a setting behind it.
 fn uncommented() -> String {
@@ -91,15 +92,15 @@ fn section(table: &str) -> &'static str {
 }
 
 #[test]
-fn the_configurations_in_the_reference_are_accepted() {
-    let examples: Vec<&str> = REFERENCE
-        .split("```toml\n")
-        .skip(1)
+fn the_configurations_in_the_documents_are_accepted() {
+    let examples: Vec<&str> = [REFERENCE, README]
+        .iter()
+        .flat_map(|document| document.split("```toml\n").skip(1))
         .filter_map(|rest| rest.split_once("```"))
         .map(|(example, _)| example)
         .filter(|example| example.starts_with("version = 1"))
         .collect();
-    assert!(!examples.is_empty());
+    assert_eq!(examples.len(), 2);
     for example in examples {
         assert_eq!(Loaded::parse(example, Path::new("docs")).unwrap().warnings, []);
     }
