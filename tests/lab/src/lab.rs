@@ -1,9 +1,8 @@
 //! A whole lab: raised, used, removed.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{BufReader, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File},
+    io::{BufReader, Read},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -14,19 +13,17 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     binaries,
     command::{Output, check, finish, on},
-    configs::{self, BIG, client_etc, file, state},
+    configs::{BIG, file, state},
     host::Host,
     network,
     owner::{self, Turn},
-    process::{Signal, end, named, spawn},
+    process::{Signal, end, named},
+    raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher},
     status::Status,
-    topology::{Family, Forward, Options, Pair, ZONE, address, back_address},
+    topology::{Family, Options, Pair, ZONE, address, back_address},
     traffic::{Answer, Stream, Tally, script},
     wait::until,
 };
-
-/// How long everything may take to be up after its start; it takes about two seconds.
-const READY: Duration = Duration::from_secs(20);
 
 /// Loops of requests at a time: more would only wait for each other on a small machine.
 const PARALLEL: usize = 4;
@@ -51,8 +48,9 @@ impl Lab {
         ensure_root()?;
         let turn = owner::take()?;
         clear()?;
+        turn.sign()?;
         let lab = Lab { options: options.clone(), turn: Some(turn) };
-        lab.raise()?;
+        raise(&lab)?;
         Ok(lab)
     }
 
@@ -115,8 +113,8 @@ impl Lab {
     /// Names the first that does not.
     pub fn verify(&self) -> Result<()> {
         network::verify(&self.options)?;
-        for (host, name) in self.programs() {
-            ensure!(!named(host, name).is_empty(), "no {name} runs on {host}{}", tail(host, name));
+        for (host, name) in programs(&self.options) {
+            ensure!(!named(host, name).is_empty(), "no {name} runs on {host}{}", log_tail(host, name));
         }
         Ok(())
     }
@@ -178,7 +176,7 @@ impl Lab {
     /// # Errors
     /// When usher was never started there.
     pub fn node_log(&self, node: u8) -> Result<String> {
-        let path = file(Host::Node(node), "usher.log");
+        let path = log(Host::Node(node), binaries::USHER);
         fs::read_to_string(&path).with_context(|| format!("log {}", path.display()))
     }
 
@@ -259,7 +257,7 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn start_backend(&self, backend: u8) -> Result<()> {
-        self.start_nginx(Host::Backend(backend))
+        start_nginx(self, Host::Backend(backend))
     }
 
     /// Kills a node's usher as a crash would.
@@ -283,12 +281,7 @@ impl Lab {
     /// # Errors
     /// When it is not built.
     pub fn start_usher(&self, node: u8) -> Result<()> {
-        let (host, config) = (Host::Node(node), self.node_config(node));
-        let usher = binaries::find(binaries::USHER)?;
-        // As an init system does; `ip netns exec` gives every command a /sys of its own, without it.
-        let start = "mount -t bpf bpf /sys/fs/bpf && exec \"$0\" run --config \"$1\"";
-        let words = ["sh", "-c", start, &usher.to_string_lossy(), &config.to_string_lossy()];
-        spawn(self.command(host, &words), &file(host, "usher.log"))
+        start_usher(self, Host::Node(node))
     }
 
     /// Pulls a node's cables: its links go down at both ends.
@@ -335,109 +328,6 @@ impl Lab {
         })
     }
 
-    fn raise(&self) -> Result<()> {
-        self.write_files()?;
-        if let Some(turn) = &self.turn {
-            turn.sign()?;
-        }
-        network::build(&self.options)?;
-        self.start_all()?;
-        self.wait_servers()?;
-        if self.options.run_usher {
-            self.wait_all_well(READY).with_context(|| self.usher_logs())?;
-        }
-        let text = serde_json::to_string(&self.options).context("lab.json")?;
-        fs::write(state("lab.json"), text).context("lab.json")
-    }
-
-    fn write_files(&self) -> Result<()> {
-        for host in self.options.hosts() {
-            create_folder(&state(&host.to_string()))?;
-        }
-        create_folder(Path::new(BIG))?;
-        create_folder(&network::etc(Host::Client))?;
-        for (name, text) in client_etc() {
-            write(&network::etc(Host::Client).join(name), &text)?;
-        }
-        write(&file(Host::Resolver, "unbound.conf"), &configs::unbound(&self.options))?;
-        for backend in self.options.backend_hosts() {
-            write(&file(backend, "nginx.conf"), &configs::nginx(backend))?;
-        }
-        for node in self.options.node_hosts() {
-            write(&file(node, "usher.toml"), &configs::usher(node, &self.options))?;
-        }
-        write_secret(&state("secret"))
-    }
-
-    fn start_all(&self) -> Result<()> {
-        let config = file(Host::Resolver, "unbound.conf");
-        let unbound = self.command(Host::Resolver, &["unbound", "-d", "-c", &config.to_string_lossy()]);
-        spawn(unbound, &file(Host::Resolver, "unbound.log"))?;
-        for backend in self.options.backend_hosts() {
-            self.start_nginx(backend)?;
-            self.start_echo(backend)?;
-        }
-        if self.options.run_usher {
-            (1..=self.options.nodes).try_for_each(|node| self.start_usher(node))?;
-        }
-        Ok(())
-    }
-
-    fn start_nginx(&self, backend: Host) -> Result<()> {
-        let (config, folder) = (file(backend, "nginx.conf"), state(&backend.to_string()));
-        let words =
-            ["nginx", "-e", "stderr", "-p", &folder.to_string_lossy(), "-c", &config.to_string_lossy()];
-        spawn(self.command(backend, &words), &file(backend, "nginx.log"))
-    }
-
-    fn start_echo(&self, backend: Host) -> Result<()> {
-        let mut addresses: Vec<_> = self.address(backend)?.both().to_vec();
-        if self.options.forward == Forward::DsrL2 {
-            addresses.extend(self.options.node_hosts().filter_map(address).flat_map(Pair::both));
-        }
-        let (udp, name) = (binaries::find(binaries::UDP)?, backend.to_string());
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        let words: Vec<&str> = [udp.to_str().context("path of the echo is not UTF-8")?, "echo", &name]
-            .into_iter()
-            .chain(addresses.iter().map(String::as_str))
-            .collect();
-        spawn(self.command(backend, &words), &file(backend, "usher-lab-udp.log"))
-    }
-
-    /// Waits until web servers, echoes and the resolver answer.
-    fn wait_servers(&self) -> Result<()> {
-        for backend in self.options.backend_hosts() {
-            let address = self.address(backend)?.of(Family::V4);
-            let page = format!("http://{address}:{}/healthz", self.options.forward.web_port());
-            until(&format!("{backend} answers"), READY, || {
-                self.run(backend, &["curl", "-sSf", "-m", "1", &page])?;
-                self.run(backend, &[binaries::UDP, "ask", &format!("{address}:7"), "?"])
-            })
-            .with_context(|| {
-                format!("{backend} is not ready{}{}", tail(backend, "nginx"), tail(backend, binaries::UDP))
-            })?;
-        }
-        // The zone may not be served yet; that anything is answered shows that unbound runs.
-        until("the resolver answers", READY, || {
-            self.run(Host::Client, &["dig", "+time=1", "+tries=1", "localhost."])
-        })
-        .with_context(|| format!("resolver is not ready{}", tail(Host::Resolver, "unbound")))?;
-        Ok(())
-    }
-
-    /// Every program of the lab and where it runs.
-    fn programs(&self) -> Vec<(Host, &'static str)> {
-        let backends = self.options.backend_hosts().flat_map(|host| [(host, "nginx"), (host, binaries::UDP)]);
-        let nodes = self.options.node_hosts().filter(|_| self.options.run_usher);
-        let nodes = nodes.map(|host| (host, binaries::USHER));
-        [(Host::Resolver, "unbound")].into_iter().chain(nodes).chain(backends).collect()
-    }
-
-    fn usher_logs(&self) -> String {
-        let logs = self.options.node_hosts().map(|host| tail(host, binaries::USHER));
-        "the nodes are not ready".to_owned() + &logs.collect::<String>()
-    }
-
     fn requests(&self, script: &str) -> Result<Stream> {
         Stream::start(self.command(Host::Client, &["sh", "-c", script]))
     }
@@ -453,21 +343,7 @@ impl Drop for Lab {
     }
 }
 
-/// Removes everything that a lab may have left.
-fn clear() -> Result<()> {
-    network::remove()?;
-    for folder in [state(""), PathBuf::from(BIG)] {
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", folder.display()));
-            }
-            _ => (),
-        }
-    }
-    Ok(())
-}
-
-fn ensure_root() -> Result<()> {
+pub(crate) fn ensure_root() -> Result<()> {
     let id = check(Command::new("id").arg("-u"), "here")?;
     if id.trim() != "0" {
         bail!("the lab needs root, to make network namespaces: run as root or with sudo -E");
@@ -477,39 +353,4 @@ fn ensure_root() -> Result<()> {
 
 fn web() -> String {
     format!("http://www.{ZONE}/")
-}
-
-fn create_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// 32 random bytes, in hexadecimal, for root's eyes.
-fn write_secret(path: &Path) -> Result<()> {
-    let mut bytes = [0; 32];
-    File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("/dev/urandom")?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{text}").with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// The last lines of a program's log, for an error; nothing when it said nothing.
-fn tail(host: Host, program: &str) -> String {
-    let text = fs::read_to_string(file(host, &format!("{program}.log"))).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    format!("\nlog of {program} on {host}:\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"))
 }

@@ -32,8 +32,9 @@ pub(crate) fn take() -> Result<Turn> {
 }
 
 impl Turn {
-    /// Writes down that this process uses the lab; the state folder must be there.
+    /// Writes down that this process uses the lab.
     pub(crate) fn sign(&self) -> Result<()> {
+        fs::create_dir_all(state("")).context("state folder of the lab")?;
         fs::write(state("owner"), process::id().to_string()).context("state folder of the lab")
     }
 }
