@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use usher_lab::{Family, Forward, Host, Lab, Options};
 
@@ -115,6 +115,11 @@ fn summary(lab: &Lab, node: u8) -> Result<String> {
 /// Becomes the command, so that signals and the exit code are its own.
 fn exec(host: Host, command: &[String]) -> Result<()> {
     let lab = Lab::attach()?;
+    let hosts = lab.options().hosts();
+    if !hosts.contains(&host) {
+        let names: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+        bail!("this lab has no {host}, but {}", names.join(", "));
+    }
     let words: Vec<_> = command.iter().map(String::as_str).collect();
     let error = lab.command(host, &words).exec();
     Err(error).with_context(|| format!("cannot run `{}` on {host}", words.join(" ")))
