@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use usher_lab::{Answer, Family, Host, Lab, Options, Status, Tally, until};
+use usher_lab::{Family, Host, Lab, Options, Status, Stream, Tally, until};
 
 use crate::{lab, report::Report, setup};
 
@@ -131,17 +131,16 @@ fn spread(lab: &Lab, family: Family) -> Result<String> {
 fn lose_backend(lab: &Lab) -> Result<String> {
     let victim = Host::Backend(VICTIM).to_string();
     let mut stream = lab.stream(Family::V4)?;
-    stream.next(20)?;
+    stream.since(Instant::now(), 20)?;
     lab.kill_backend(VICTIM)?;
     let killed = Instant::now();
     println!("  {victim}'s nginx killed (SIGKILL), while requests go on");
     let after = wait_health(lab, &victim, "down", killed)?;
     let out = Instant::now();
-    let later = after_event(stream.next(AFTERWARDS + 1)?);
-    println!("    {} requests after that: {}", later.total, failures(&later));
+    let later = Tally::of(&stream.since(out, AFTERWARDS)?);
+    println!("    until then: {}", between(&mut stream, killed, out));
+    println!("    after that: {} requests, {}", later.total, failures(&later));
     println!("    answered by  {}", counts(&later.backends));
-    let before = Tally::of(stream.answers().iter().filter(|answer| answer.at >= killed && answer.at < out));
-    println!("    (before it was found out: {} of {} failed)", before.failures.len(), before.total);
     ensure!(later.failures.is_empty(), "requests failed after {victim} had left the maps");
     ensure!(!later.backends.contains_key(&victim), "{victim} answered after it was killed");
     ensure!(after <= BACKEND_LIMIT, "it took longer than {} s", BACKEND_LIMIT.as_secs());
@@ -165,7 +164,7 @@ fn regain_backend(lab: &Lab) -> Result<String> {
 fn lose_node(lab: &Lab) -> Result<String> {
     let victim = Host::Node(VICTIM);
     let mut stream = lab.stream(Family::V4)?;
-    stream.next(20)?;
+    stream.since(Instant::now(), 20)?;
     lab.silence_node(VICTIM)?;
     let silenced = Instant::now();
     println!("  {victim} cut off: its packets are lost without a sign, while requests go on");
@@ -175,11 +174,10 @@ fn lose_node(lab: &Lab) -> Result<String> {
     wait_resolver(lab, 1)?;
     let out = Instant::now();
     println!("    nor does the client's resolver, after {:.2} s", silenced.elapsed().as_secs_f64());
-    let later = after_event(stream.next(AFTERWARDS + 1)?);
-    println!("    {} requests after that: {}", later.total, failures(&later));
+    let later = Tally::of(&stream.since(out, AFTERWARDS)?);
+    println!("    until then: {}", between(&mut stream, silenced, out));
+    println!("    after that: {} requests, {}", later.total, failures(&later));
     println!("    through      {}", counts(&by_node(lab, &later)?));
-    let before = Tally::of(stream.answers().iter().filter(|answer| answer.at >= silenced && answer.at < out));
-    println!("    (before it was found out: {} of {} failed)", before.failures.len(), before.total);
     ensure!(later.failures.is_empty(), "requests failed after {victim} had left DNS");
     ensure!(after <= NODE_LIMIT, "it took longer than {} s", NODE_LIMIT.as_secs());
     Ok(format!("out of DNS after {:.2} s, then {} requests, 0 failed", after.as_secs_f64(), later.total))
@@ -258,9 +256,12 @@ fn statuses(lab: &Lab) -> Result<Vec<Status>> {
     (1..=lab.options().nodes).map(|node| lab.status(node)).collect()
 }
 
-/// The answers to requests that began after the event: the first may have been under way.
-fn after_event(answers: &[Answer]) -> Tally {
-    Tally::of(answers.iter().skip(1))
+/// What became of requests that began between two moments: `20 requests, 3 failed …, the slowest took 1.0 s`.
+fn between(stream: &mut Stream, start: Instant, end: Instant) -> String {
+    let answers = stream.answers().iter().filter(|answer| answer.began >= start && answer.began < end);
+    let tally = Tally::of(answers);
+    let slowest = tally.slowest.as_secs_f64();
+    format!("{} requests, {}, the slowest took {slowest:.2} s", tally.total, failures(&tally))
 }
 
 fn by_node(lab: &Lab, tally: &Tally) -> Result<BTreeMap<String, usize>> {

@@ -127,7 +127,7 @@ fn install_linker(orders: &mut Vec<String>) -> Result<()> {
     }
     let mut cargo = Command::new("cargo");
     forget_outer_cargo(&mut cargo);
-    cargo.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--force"]);
+    cargo.args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--force"]);
     cargo.args(["--no-default-features", "--features", "llvm-22"]);
     // Without the prefix the build script looks for a library called plain `LLVM`.
     cargo.arg("--root").arg(places::tools()).env("LLVM_PREFIX", LLVM).current_dir("/");

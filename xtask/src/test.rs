@@ -32,7 +32,7 @@ pub(crate) fn add_to(report: &mut Report) {
         return;
     }
     report.step("tests", || {
-        let mut command = cargo::cargo(&["test", "--workspace"]);
+        let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
         let strict = is_root() || env::var_os(NO_SKIP).is_some() || env::var_os("CI").is_some();
         if strict {
             command.env(NO_SKIP, "1");

@@ -87,7 +87,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
     let counters = dns.as_ref().map(dns::Sockets::counters);
     let mut state = State::new(config.clone(), path, planner, dataplane, attached, counters)?;
     state.learn_hops(&hops.borrow_and_update());
-    state.reconcile()?;
+    state.reconcile();
 
     let mut probes = probes::start_backends(&config, &backend_reports);
     probes.extend(probes::start_peers(&config, &sources, state.steering(), &peer_reports));
@@ -115,14 +115,14 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
             dns_task = Some(tokio::spawn(sockets.serve(zone, async { drop(stopped.await) })));
         }
         tokio::select! {
-            Some(report) = backends.recv() => state.observe_backend(&report)?,
-            Some(report) = peers.recv() => state.observe_peer(&report)?,
+            Some(report) = backends.recv() => state.observe_backend(&report),
+            Some(report) = peers.recv() => state.observe_peer(&report),
             Some(request) = control.recv() => state.answer(request),
             Ok(()) = hops.changed() => {
                 state.learn_hops(&hops.borrow_and_update());
-                state.reconcile()?;
+                state.reconcile();
             }
-            _ = attached_check.tick() => state.look_at_interfaces(facts::links().await)?,
+            _ = attached_check.tick() => state.look_at_interfaces(facts::links().await),
             () = sleep_until(dns_deadline), if waiting_dns.is_some() => {
                 warn!("not every backend and peer has been judged yet; DNS begins with what is known");
             }
@@ -131,7 +131,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
                 if leave_at.is_some() {
                     break;
                 }
-                state.withdraw()?;
+                state.withdraw();
                 leave_at = Some(Instant::now() + goodbye(&config));
             }
         }

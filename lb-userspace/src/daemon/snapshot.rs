@@ -25,6 +25,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
     let measured = Measured {
         flows: count_flows(state)?,
         counters: state.dataplane.counters(numbers.backends())?,
+        slots: count_slots(state),
         names: interface_names(),
     };
     let reasons = state.dataplane.reasons()?;
@@ -65,6 +66,8 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
 struct Measured {
     flows: FlowCounts,
     counters: BTreeMap<u16, BackendCounters>,
+    /// Maglev slots by backend number.
+    slots: BTreeMap<u16, u32>,
     names: BTreeMap<u32, String>,
 }
 
@@ -75,6 +78,16 @@ fn count_flows(state: &State) -> anyhow::Result<FlowCounts> {
     Ok(state.dataplane.count_flows(Dataplane::tick(), &limits)?)
 }
 
+fn count_slots(state: &State) -> BTreeMap<u16, u32> {
+    let mut slots = BTreeMap::new();
+    for (_, pool) in plan::pools(&state.config) {
+        for &backend in state.planner.current_table(&pool).into_iter().flat_map(|table| table.iter()) {
+            *slots.entry(backend).or_default() += 1;
+        }
+    }
+    slots
+}
+
 fn interface_names() -> BTreeMap<u32, String> {
     let interfaces = nix::net::if_::if_nameindex().ok();
     let names = interfaces.iter().flat_map(|interfaces| interfaces.iter());
@@ -82,12 +95,13 @@ fn interface_names() -> BTreeMap<u32, String> {
 }
 
 fn interface(interface: &super::state::Interface) -> status::Interface {
-    let (xdp_mode, detail) = match (interface.present, interface.attached.mode) {
+    let attached = &interface.attached;
+    let (xdp_mode, detail) = match (interface.present, attached.mode) {
         (false, _) => (status::AttachedMode::None, "the program is no longer attached; restart usher"),
         (true, AttachedMode::Native) => (status::AttachedMode::Native, ""),
-        (true, AttachedMode::Generic) => (status::AttachedMode::Generic, ""),
+        (true, AttachedMode::Generic) => (status::AttachedMode::Generic, attached.why_not_native.as_str()),
     };
-    status::Interface { name: interface.attached.interface.clone(), xdp_mode, detail: detail.to_owned() }
+    status::Interface { name: attached.interface.clone(), xdp_mode, detail: detail.to_owned() }
 }
 
 fn service(state: &State, service: &config::Service, measured: &Measured, now: Instant) -> status::Service {
@@ -121,8 +135,6 @@ fn backend(
 ) -> status::Backend {
     let number = state.planner.numbers().backend(id);
     let counters = measured.counters.get(&number).copied().unwrap_or_default();
-    let table = state.planner.current_table(&id.pool);
-    let slots = table.map_or(0, |table| table.iter().filter(|&&slot| slot == number).count());
     let checked = state.backends.get(id);
     let next_hop = state.next_hops.get(&address).copied().flatten();
     status::Backend {
@@ -135,7 +147,7 @@ fn backend(
         since_ms: since(checked, state.started, now),
         last_check: checked.and_then(|checked| last_check(checked, now)),
         weight: backend.weight,
-        slots: slots as u32,
+        slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),
         flows: measured.flows.by_backend.get(&number).copied().unwrap_or(0),
         packets: counters.packets,

@@ -73,7 +73,8 @@ fn attach(
         .unwrap_or_default();
     info!(interface, mode = attached.mode.as_str(), driver, "XDP attached");
     if mode == XdpMode::Auto && attached.mode == AttachedMode::Generic {
-        warn!(interface, driver, "this driver has no native XDP; generic mode is several times slower");
+        let why = &attached.why_not_native;
+        warn!(interface, driver, why, "no native XDP here; generic mode is several times slower");
     }
     Ok(attached)
 }

@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::Hop;
 use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     probes::{self, Steering, Tables},
@@ -28,7 +28,7 @@ use crate::{
         publish::{self, PeerStates, Publication, SelfState},
         zone::Zone,
     },
-    dataplane::{Attached, Dataplane},
+    dataplane::{Attached, Dataplane, DataplaneError},
     dns::Counters,
     net::{Link, NetError, watch::NextHopTable},
     probe::Report,
@@ -55,6 +55,8 @@ pub(super) struct State {
     program: u32,
     /// What the maps hold.
     applied: Image,
+    /// The maps could not be written when they last should have been.
+    behind: bool,
     stopping: bool,
 }
 
@@ -105,6 +107,7 @@ impl State {
             zone,
             program,
             applied: Image::default(),
+            behind: false,
             stopping: false,
         })
     }
@@ -125,20 +128,20 @@ impl State {
     }
 
     /// Takes the result of a backend's check.
-    pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) -> anyhow::Result<()> {
-        let Some(checked) = self.backends.get_mut(&report.id) else { return Ok(()) };
-        let Some(transition) = checked.observe(&report.result, Instant::now()) else { return Ok(()) };
+    pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) {
+        let Some(checked) = self.backends.get_mut(&report.id) else { return };
+        let Some(transition) = checked.observe(&report.result, Instant::now()) else { return };
         log(transition.to, "backend", &report.id, &transition);
-        self.reconcile()
+        self.reconcile();
     }
 
     /// Takes the result of a peer's check.
-    pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) -> anyhow::Result<()> {
+    pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) {
         let Some(transition) = self.peers.observe(&report.id, &report.result, Instant::now()) else {
-            return Ok(());
+            return;
         };
         log(transition.to, "peer", &report.id, &transition);
-        self.reconcile()
+        self.reconcile();
     }
 
     /// Takes the next hops as they are now.
@@ -147,12 +150,12 @@ impl State {
     }
 
     /// Looks whether the program is still on its interfaces.
-    pub(super) fn look_at_interfaces(&mut self, links: Result<Vec<Link>, NetError>) -> anyhow::Result<()> {
+    pub(super) fn look_at_interfaces(&mut self, links: Result<Vec<Link>, NetError>) {
         let links = match links {
             Ok(links) => links,
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "cannot look at the interfaces");
-                return Ok(());
+                return;
             }
         };
         let mut changed = false;
@@ -169,14 +172,16 @@ impl State {
                 }
             }
         }
-        if changed { self.reconcile() } else { Ok(()) }
+        if changed || self.behind {
+            self.reconcile();
+        }
     }
 
     /// Takes this node's own addresses out of DNS, because it is about to stop.
-    pub(super) fn withdraw(&mut self) -> anyhow::Result<()> {
+    pub(super) fn withdraw(&mut self) {
         info!("stopping: this node withdraws its addresses");
         self.stopping = true;
-        self.reconcile()
+        self.reconcile();
     }
 
     /// Answers a request on the control socket.
@@ -194,14 +199,18 @@ impl State {
         }
     }
 
-    /// Makes maps and DNS what they should be now.
-    pub(super) fn reconcile(&mut self) -> anyhow::Result<()> {
-        self.reconcile_maps()?;
+    /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again at the next
+    /// look at the interfaces: packets flow on with what is there.
+    pub(super) fn reconcile(&mut self) {
+        let result = self.reconcile_maps();
+        if let Err(error) = &result {
+            error!(error = error as &dyn std::error::Error, "cannot write the maps; trying again soon");
+        }
+        self.behind = result.is_err();
         self.reconcile_dns();
-        Ok(())
     }
 
-    fn reconcile_maps(&mut self) -> anyhow::Result<()> {
+    fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
         let hops = hops(&self.next_hops);
         let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
         let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });

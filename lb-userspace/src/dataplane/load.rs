@@ -1,8 +1,10 @@
 //! Loading the object into the kernel and attaching it to interfaces.
 
+use std::{error::Error, io};
+
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{ProgramInfo, Xdp, XdpMode as AyaMode},
+    programs::{ProgramError, ProgramInfo, Xdp, XdpMode as AyaMode},
 };
 use lb_common::{flow, map, nat, program};
 
@@ -41,6 +43,8 @@ pub struct Attached {
     pub interface: String,
     /// How the program runs there.
     pub mode: AttachedMode,
+    /// Where [`XdpMode::Auto`] fell back to generic mode: the reason. Otherwise empty.
+    pub why_not_native: String,
 }
 
 /// How the program runs on an interface.
@@ -84,16 +88,22 @@ impl Dataplane {
         Ok(Dataplane { ebpf, sizes })
     }
 
-    /// Attaches the program to an interface. [`XdpMode::Auto`] tries native mode first.
+    /// Attaches the program to an interface. [`XdpMode::Auto`] tries native mode first; an interface that
+    /// has another program already is refused in any mode.
     pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, DataplaneError> {
-        let mode = match mode {
-            XdpMode::Native => self.attach_as(interface, AttachedMode::Native),
-            XdpMode::Generic => self.attach_as(interface, AttachedMode::Generic),
-            XdpMode::Auto => self
-                .attach_as(interface, AttachedMode::Native)
-                .or_else(|_| self.attach_as(interface, AttachedMode::Generic)),
-        }?;
-        Ok(Attached { interface: interface.to_owned(), mode })
+        let (mode, why_not_native) = match mode {
+            XdpMode::Native => (self.attach_as(interface, AttachedMode::Native)?, String::new()),
+            XdpMode::Generic => (self.attach_as(interface, AttachedMode::Generic)?, String::new()),
+            XdpMode::Auto => match self.attach_as(interface, AttachedMode::Native) {
+                Ok(mode) => (mode, String::new()),
+                Err(error @ DataplaneError::Occupied { .. }) => return Err(error),
+                Err(error) => {
+                    let mode = self.attach_as(interface, AttachedMode::Generic)?;
+                    (mode, innermost(&error).to_string())
+                }
+            },
+        };
+        Ok(Attached { interface: interface.to_owned(), mode, why_not_native })
     }
 
     fn attach_as(&mut self, interface: &str, mode: AttachedMode) -> Result<AttachedMode, DataplaneError> {
@@ -101,10 +111,16 @@ impl Dataplane {
             AttachedMode::Native => AyaMode::Driver,
             AttachedMode::Generic => AyaMode::Skb,
         };
-        xdp(&mut self.ebpf, program::USHER)?.attach(interface, aya_mode).map_err(|source| {
-            DataplaneError::Attach { interface: interface.to_owned(), mode: mode.as_str(), source }
-        })?;
-        Ok(mode)
+        match xdp(&mut self.ebpf, program::USHER)?.attach(interface, aya_mode) {
+            Ok(_) => Ok(mode),
+            Err(source) if is_occupied(&source) => {
+                Err(DataplaneError::Occupied { interface: interface.to_owned() })
+            }
+            Err(source) => {
+                let interface = interface.to_owned();
+                Err(DataplaneError::Attach { interface, mode: mode.as_str(), source })
+            }
+        }
     }
 
     /// Instructions that the verifier walked through to accept the program; 0 where the kernel does
@@ -129,4 +145,19 @@ pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(DataplaneError::Missing { kind: "program", name })
+}
+
+/// Whether the interface has an XDP program already: EBUSY, or EEXIST from drivers that tell modes apart.
+fn is_occupied(error: &ProgramError) -> bool {
+    let error = innermost(error).downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    matches!(error, Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// The cause of all causes.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
 }

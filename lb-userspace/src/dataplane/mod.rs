@@ -48,6 +48,15 @@ pub enum DataplaneError {
         #[source]
         source: ProgramError,
     },
+    /// Another XDP program has the interface.
+    #[error(
+        "{interface} has another XDP program already; `ip link show {interface}` shows it, \
+         `ip link set {interface} xdp off` detaches it, unless a running process holds it"
+    )]
+    Occupied {
+        /// The interface.
+        interface: String,
+    },
     /// A map could not be read or written.
     #[error("cannot {what} in map {map}")]
     Map {

@@ -56,7 +56,13 @@ impl Dataplane {
             Operation::SetService(key, service) => {
                 self.services(|services| services.insert(Pod(*key), Pod(*service), 0))
             }
-            Operation::RemoveService(key) => self.services(|services| services.remove(&Pod(*key))),
+            Operation::RemoveService(key) => self.services(|services| match services.remove(&Pod(*key)) {
+                // Gone already: a run of operations that failed half-way is tried again whole.
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                    Ok(())
+                }
+                result => result,
+            }),
             Operation::RemoveTable(number) => self.remove_table(*number),
         }
     }

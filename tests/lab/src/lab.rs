@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufReader, Read},
+    iter,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -21,7 +22,7 @@ use crate::{
     raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher},
     status::Status,
     topology::{Family, Options, Pair, ZONE, address, back_address},
-    traffic::{Answer, Stream, Tally, script},
+    traffic::{Stream, Tally, script},
     wait::until,
 };
 
@@ -215,20 +216,17 @@ impl Lab {
     /// # Errors
     /// When curl cannot be run; failed requests are counted.
     pub fn fetch(&self, family: Family, count: usize) -> Result<Tally> {
-        let streams: Vec<_> = (0..PARALLEL)
-            .map(|part| (count + part) / PARALLEL)
-            .map(|part| self.requests(&script(&web(), family, Some(part), "0")))
-            .collect::<Result<_>>()?;
-        let answers: Vec<Answer> = streams.into_iter().flat_map(Stream::finish).collect();
+        let loops = (0..PARALLEL).map(|part| script(&web(), family, Some((count + part) / PARALLEL), "0"));
+        let answers = self.requests(loops)?.finish();
         Ok(Tally::of(&answers))
     }
 
-    /// Fetches `http://www.example.test/` in the background, about twenty times a second.
+    /// Fetches `http://www.example.test/` in the background, several at a time, about 40 times a second.
     ///
     /// # Errors
     /// When curl cannot be run.
     pub fn stream(&self, family: Family) -> Result<Stream> {
-        self.requests(&script(&web(), family, None, "0.03"))
+        self.requests(iter::repeat_n(script(&web(), family, None, "0.1"), PARALLEL))
     }
 
     /// A file of `size` bytes without pattern that every backend serves as `/big/NAME`; its path here.
@@ -328,8 +326,8 @@ impl Lab {
         })
     }
 
-    fn requests(&self, script: &str) -> Result<Stream> {
-        Stream::start(self.command(Host::Client, &["sh", "-c", script]))
+    fn requests(&self, loops: impl Iterator<Item = String>) -> Result<Stream> {
+        Stream::start(loops.map(|script| self.command(Host::Client, &["sh", "-c", &script])).collect())
     }
 }
 

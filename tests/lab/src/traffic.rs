@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::IpAddr,
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     thread,
     time::{Duration, Instant},
 };
@@ -15,17 +15,26 @@ use anyhow::{Context, Result};
 use crate::topology::Family;
 
 /// What curl adds after the body; `=` marks the end of a request.
-const REPORT: &str = r"= %{remote_ip} %{http_code} %{exitcode} %{errormsg}\n";
+const REPORT: &str = r"= %{time_total} %{remote_ip} %{http_code} %{exitcode} %{errormsg}\n";
 
-/// How long a request may take: connecting, where curl gives a silent first address half of the
-/// time before it tries the next, and as a whole.
-const LIMITS: &str = "--connect-timeout 2 --max-time 5";
+/// How long connecting and the whole request may take, in seconds. curl gives a silent first address
+/// half of the former before it tries the next, up to a second late (seen with 7.88: at 2 s the next
+/// address never got its turn, at 4 s it took over after 2.0 to 3.0 s).
+const LIMITS: &str = "--connect-timeout 4 --max-time 6";
+
+/// How long to wait for the end of any request, longer than one may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How much later than it did a request may seem to have begun: the end is when we read of it.
+const SLACK: Duration = Duration::from_millis(50);
 
 /// One request's end.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// When it ended.
-    pub at: Instant,
+    /// When it began.
+    pub began: Instant,
+    /// How long it took, name resolution included.
+    pub took: Duration,
     /// The address that was connected to; `None` when none was.
     pub address: Option<IpAddr>,
     /// The body's first line: a backend's name. The reason when it failed.
@@ -41,6 +50,8 @@ pub struct Tally {
     pub backends: BTreeMap<String, usize>,
     /// Those answered, by the address that was connected to.
     pub addresses: BTreeMap<IpAddr, usize>,
+    /// The longest that one took.
+    pub slowest: Duration,
     /// Why the others failed.
     pub failures: Vec<String>,
 }
@@ -51,6 +62,7 @@ impl Tally {
         let mut tally = Tally::default();
         for answer in answers {
             tally.total += 1;
+            tally.slowest = tally.slowest.max(answer.took);
             match &answer.result {
                 Ok(backend) => {
                     *tally.backends.entry(backend.clone()).or_default() += 1;
@@ -75,70 +87,78 @@ impl Tally {
     }
 }
 
-/// Requests one after the other, in the background, until stopped.
+/// Requests in the background, several loops at a time, until dropped.
 #[derive(Debug)]
 pub struct Stream {
-    child: Child,
+    loops: Vec<Child>,
     answers: Receiver<Answer>,
     seen: Vec<Answer>,
 }
 
 impl Stream {
-    /// Runs `command`, which prints what [`script`] prints.
-    pub(crate) fn start(mut command: Command) -> Result<Stream> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot start requests")?;
-        let output = child.stdout.take().context("requests have no output")?;
+    /// Runs `commands`, which print what [`script`] prints.
+    pub(crate) fn start(commands: Vec<Command>) -> Result<Stream> {
         let (sender, answers) = channel();
-        thread::spawn(move || {
-            let mut body = None;
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(answer) = read_line(line, &mut body)
-                    && sender.send(answer).is_err()
-                {
-                    break;
-                }
-            }
-        });
-        Ok(Stream { child, answers, seen: Vec::new() })
+        let mut stream = Stream { loops: Vec::new(), answers, seen: Vec::new() };
+        for mut command in commands {
+            let mut child = command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .context("cannot start requests")?;
+            let output = child.stdout.take().context("requests have no output")?;
+            stream.loops.push(child);
+            let sender = sender.clone();
+            thread::spawn(move || read(BufReader::new(output), &sender));
+        }
+        Ok(stream)
     }
 
-    /// The answers so far, in order.
+    /// The answers so far, in the order in which they came.
     pub fn answers(&mut self) -> &[Answer] {
         self.seen.extend(self.answers.try_iter());
         &self.seen
     }
 
-    /// Waits until requests have ended on their own, and gives all answers.
-    pub(crate) fn finish(mut self) -> Vec<Answer> {
-        self.seen.extend(self.answers.iter());
-        std::mem::take(&mut self.seen)
-    }
-
-    /// Waits until `count` more requests have ended, and gives those.
+    /// Waits for `count` answers to requests that began at `moment` or later, and gives them.
     ///
     /// # Errors
     /// When requests stop coming.
-    pub fn next(&mut self, count: usize) -> Result<&[Answer]> {
-        self.seen.extend(self.answers.try_iter());
-        let start = self.seen.len();
-        while self.seen.len() < start + count {
-            let answer =
-                self.answers.recv_timeout(Duration::from_secs(20)).context("no request ends any more")?;
+    pub fn since(&mut self, moment: Instant, count: usize) -> Result<Vec<Answer>> {
+        let later = |answer: &&Answer| answer.began >= moment + SLACK;
+        while self.answers().iter().filter(later).count() < count {
+            let answer = self.answers.recv_timeout(PATIENCE).context("no request ends any more")?;
             self.seen.push(answer);
         }
-        Ok(&self.seen[start..])
+        Ok(self.seen.iter().filter(later).take(count).cloned().collect())
+    }
+
+    /// Waits until the loops have ended on their own, and gives all answers.
+    pub(crate) fn finish(mut self) -> Vec<Answer> {
+        self.seen.extend(self.answers.iter());
+        std::mem::take(&mut self.seen)
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in &mut self.loops {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Sends on what one loop prints, until it ends or nobody listens.
+fn read(output: impl BufRead, answers: &Sender<Answer>) {
+    let mut body = None;
+    for line in output.lines().map_while(Result::ok) {
+        if let Some(answer) = read_line(line, &mut body)
+            && answers.send(answer).is_err()
+        {
+            break;
+        }
     }
 }
 
@@ -163,18 +183,19 @@ fn read_line(line: String, body: &mut Option<String>) -> Option<Answer> {
     Some(read_report(report, body.take()))
 }
 
-/// `192.0.2.11 200 0 ` or ` 000 28 Connection timed out`: the address may be missing.
+/// `0.012 192.0.2.11 200 0 ` or `2.001  000 28 Connection timed out`: the address may be missing.
 fn read_report(report: &str, body: Option<String>) -> Answer {
-    let (address, rest) = report.split_once(' ').unwrap_or(("", report));
-    let mut words = rest.splitn(3, ' ');
-    let (status, code) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let message = words.next().unwrap_or_default();
+    let mut words = report.splitn(5, ' ');
+    let mut word = || words.next().unwrap_or_default();
+    let (seconds, address, status, code, message) = (word(), word(), word(), word(), word());
     let result = match (status, code) {
         ("200", "0") => Ok(body.unwrap_or_default()),
         (_, "0") => Err(format!("HTTP status {status} from {address}")),
         _ => Err(format!("curl exit code {code}: {message}")),
     };
-    Answer { at: Instant::now(), address: address.parse().ok(), result }
+    let took = seconds.parse().ok().and_then(|it| Duration::try_from_secs_f64(it).ok()).unwrap_or_default();
+    let now = Instant::now();
+    Answer { began: now.checked_sub(took).unwrap_or(now), took, address: address.parse().ok(), result }
 }
 
 #[cfg(test)]
@@ -190,16 +211,17 @@ mod tests {
     fn reads_what_curl_prints() {
         let answers = read(&[
             "backend2",
-            "= 192.0.2.11 200 0 ",
+            "= 0.25 192.0.2.11 200 0 ",
             "",
-            "=  000 28 Connection timed out after 2000 ms",
+            "= 2.001  000 28 Connection timed out after 2000 ms",
             "",
             "<html>",
             "more",
-            "= 2001:db8:1::12 502 0 ",
+            "= 0.1 2001:db8:1::12 502 0 ",
         ]);
         let tally = Tally::of(&answers);
         assert_eq!(tally.total, 3);
+        assert_eq!(tally.slowest, Duration::from_millis(2001));
         assert_eq!(tally.backends, BTreeMap::from([("backend2".to_owned(), 1)]));
         assert_eq!(tally.addresses.len(), 1);
         assert_eq!(
