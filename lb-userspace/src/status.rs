@@ -3,7 +3,7 @@
 //!
 //! Everything here is JSON as it stands. Times are relative and in milliseconds (`…_ago_ms`,
 //! `since_ms`: "for so long"), so that a reader needs no clock in step with the node's. Counters
-//! count since the data path's maps were made, which outlive the daemon.
+//! count since the daemon loaded the data path.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
 

@@ -81,9 +81,8 @@ fn addresses(config: &Config, facts: &HostFacts, findings: &mut Findings) {
     let nat = config.nat.source.iter().map(|&source| ("nat", "source", source, source.to_string()));
     let listen = config.dns.iter().flat_map(|dns| &dns.listen);
     // Left at its default, `listen` repeats the node's addresses.
-    let elsewhere = listen.filter(|socket| {
-        !socket.ip().is_unspecified() && !config.node.addresses.iter().any(|node| node.address == socket.ip())
-    });
+    let elsewhere =
+        listen.filter(|socket| !config.node.addresses.iter().any(|node| node.address == socket.ip()));
     let dns = elsewhere.map(|socket| ("dns", "listen", socket.ip(), socket.to_string()));
     for (table, name, address, written) in node.chain(nat).chain(dns) {
         if !own.contains_key(&address) {

@@ -60,12 +60,15 @@ pub struct Peers {
 struct Probed {
     checked: Checked,
     last_failure: Option<Code>,
+    /// The peer's own word is that it cannot serve. It knows best, and first: no need to wait for `fall`
+    /// probes to fail when a node stops as planned.
+    says_no: bool,
 }
 
 impl Peers {
     /// Peers that have not been probed yet; `timing` is `Config::peer_check`'s.
     pub fn new(ids: impl IntoIterator<Item = PeerId>, timing: &Timing) -> Peers {
-        let new = Probed { checked: Checked::new(timing), last_failure: None };
+        let new = Probed { checked: Checked::new(timing), last_failure: None, says_no: false };
         Peers { probed: ids.into_iter().map(|id| (id, new.clone())).collect() }
     }
 
@@ -85,6 +88,19 @@ impl Peers {
         probed.checked.observe(result, now)
     }
 
+    /// Takes a peer's own word on whether it serves the pool, and says if that is news; `None`: it gave
+    /// none, so that only the probes count.
+    pub fn hear(&mut self, id: &PeerId, serves: Option<bool>) -> bool {
+        let says_no = serves == Some(false);
+        match self.probed.get_mut(id) {
+            Some(probed) if probed.says_no != says_no => {
+                probed.says_no = says_no;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
     pub fn state(&self, id: &PeerId) -> PeerState {
         self.probed.get(id).map_or(PeerState::Unknown, Probed::state)
@@ -100,6 +116,7 @@ impl Probed {
     fn state(&self) -> PeerState {
         match (self.checked.health(), self.last_failure) {
             (None, _) => PeerState::Unknown,
+            _ if self.says_no => PeerState::SaysNo,
             (Some(Health::Up), _) => PeerState::Serves,
             (Some(Health::Down), Some(Code::L7Sts | Code::L7Rsp) | None) => PeerState::SaysNo,
             (Some(Health::Down), Some(code)) => PeerState::Unreachable(code),
@@ -204,6 +221,20 @@ mod tests {
             assert_eq!(peers.state(&id("node2")), expected, "{codes:?}");
             assert_eq!(peers.state(&id("node3")), Unknown, "{codes:?}");
         }
+    }
+
+    #[test]
+    fn a_peers_own_no_counts_at_once_and_no_word_leaves_it_to_the_probes() {
+        let mut peers = Peers::new([id("node2")], &timing());
+        assert!(peers.hear(&id("node2"), Some(false)));
+        assert_eq!(peers.state(&id("node2")), PeerState::Unknown, "never seen");
+        peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
+        assert_eq!(peers.state(&id("node2")), PeerState::SaysNo);
+        assert!(!peers.hear(&id("node2"), Some(false)), "no news");
+        assert!(peers.hear(&id("node2"), None));
+        assert_eq!(peers.state(&id("node2")), PeerState::Serves);
+        assert!(!peers.hear(&id("node2"), Some(true)));
+        assert!(!peers.hear(&id("node9"), Some(false)));
     }
 
     #[test]

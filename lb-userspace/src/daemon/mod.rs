@@ -32,6 +32,7 @@ use crate::{
     dns,
     net::{facts, watch::NextHops},
 };
+use probes::PeerNews;
 use start::Started;
 use state::State;
 
@@ -68,7 +69,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&config.node.socket).await?;
     let dns = config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
-    let started = start::start(config, path, &host)?;
+    let started = start::start(config, path, host)?;
     serve(started, socket, dns).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -78,9 +79,10 @@ fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets>) -> anyhow::Result<()> {
-    let Started { config, path, planner, dataplane, attached, sources } = started;
+    let Started { config, path, planner, dataplane, attached, host } = started;
     let (backend_reports, mut backends) = mpsc::channel(REQUESTS);
     let (peer_reports, mut peers) = mpsc::channel(REQUESTS);
+    let (peer_words, mut words) = mpsc::channel(REQUESTS);
     let (requests, mut control) = mpsc::channel(REQUESTS);
     let (next_hops, mut hops) =
         NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
@@ -90,7 +92,8 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
     state.reconcile();
 
     let mut probes = probes::start_backends(&config, &backend_reports);
-    probes.extend(probes::start_peers(&config, &sources, state.steering(), &peer_reports));
+    let news = PeerNews { reports: peer_reports, words: peer_words };
+    probes.extend(probes::start_peers(&config, &host, state.steering(), &news));
 
     let (stop_api, api_stopped) = oneshot::channel::<()>();
     let api = tokio::spawn(api::serve(socket, requests, async { drop(api_stopped.await) }));
@@ -117,6 +120,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
         tokio::select! {
             Some(report) = backends.recv() => state.observe_backend(&report),
             Some(report) = peers.recv() => state.observe_peer(&report),
+            Some(word) = words.recv() => state.hear_peer(&word),
             Some(request) = control.recv() => state.answer(request),
             Ok(()) = hops.changed() => {
                 state.learn_hops(&hops.borrow_and_update());

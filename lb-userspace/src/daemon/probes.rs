@@ -25,6 +25,7 @@ use crate::{
         plan,
     },
     dns::{self, AskError},
+    net::facts::HostFacts,
     probe::{self, Probe, Report, SourcePort},
 };
 
@@ -86,27 +87,40 @@ pub(super) fn peer_ids(config: &Config) -> Vec<PeerId> {
         .collect()
 }
 
-/// One check per peer and TCP service and family; and for services that no connection can probe, one
-/// question per peer and family to its DNS server.
+/// What a peer says of itself; `None`: nothing about this pool, or no answer.
+pub(super) struct Word {
+    pub(super) id: PeerId,
+    pub(super) serves: Option<bool>,
+}
+
+/// Where the tasks that check peers send what they find.
+#[derive(Clone)]
+pub(super) struct PeerNews {
+    pub(super) reports: mpsc::Sender<Report<PeerId>>,
+    pub(super) words: mpsc::Sender<Word>,
+}
+
+/// One check per peer and TCP service and family; and per peer and family one question to its DNS server:
+/// for services that no connection can probe its answer is the check, for the others it is its word.
 pub(super) fn start_peers(
     config: &Arc<Config>,
-    sources: &BTreeMap<IpAddr, IpAddr>,
+    host: &HostFacts,
     steering: &Steering,
-    reports: &mpsc::Sender<Report<PeerId>>,
+    news: &PeerNews,
 ) -> Vec<Running> {
     let timing = config.peer_check.timing;
     let mut running = Vec::new();
     for peer in &config.peers {
         for family in Family::ALL {
             let Some(address) = address_of(&peer.addresses, family) else { continue };
-            let mut asked = Vec::new();
+            let (mut unprobed, mut probed) = (Vec::new(), Vec::new());
             for (service, pool) in plan::pools(config).filter(|(_, pool)| pool.family == family) {
                 let id = PeerId { peer: peer.name.clone(), pool };
                 if service.protocol == Protocol::Udp {
-                    asked.push(id);
+                    unprobed.push(id);
                     continue;
                 }
-                let source = probe_source(config, service, sources.get(&address).copied(), family);
+                let source = probe_source(config, service, address, host);
                 let probe = Probe {
                     kind: CheckKind::Tcp,
                     target: SocketAddr::new(address, service.port),
@@ -114,14 +128,15 @@ pub(super) fn start_peers(
                     source_port: source.map(|source| steer(source, service, &id.pool, steering.clone())),
                     timeout: timing.timeout,
                 };
-                running.push(Running::Probe { _handle: probe::start(id, probe, timing, reports.clone()) });
+                probed.push(id.clone());
+                let handle = probe::start(id, probe, timing, news.reports.clone());
+                running.push(Running::Probe { _handle: handle });
             }
-            if let Some(dns) = &config.dns
-                && !asked.is_empty()
-            {
+            if let Some(dns) = &config.dns {
                 let server = SocketAddr::new(address, peer.dns_port);
-                let asking = ask(server, dns.clone(), asked, timing, reports.clone());
-                running.push(Running::Asking(tokio::spawn(asking).abort_handle()));
+                let question = Question { server, dns: dns.clone(), unprobed, probed };
+                running
+                    .push(Running::Asking(tokio::spawn(ask(question, timing, news.clone())).abort_handle()));
             }
         }
     }
@@ -133,24 +148,38 @@ fn address_of(addresses: &[NodeAddress], family: Family) -> Option<IpAddr> {
 }
 
 /// The address from which a peer's service is probed: the kernel's choice, unless that is a VIP which the
-/// backends hold too (DSR): they would answer themselves. Then the NAT address, which is none.
-fn probe_source(
-    config: &Config,
-    service: &Service,
-    kernels_choice: Option<IpAddr>,
-    family: Family,
-) -> Option<IpAddr> {
+/// backends hold too (DSR): they would answer themselves. Then another address of this node, the NAT
+/// address first.
+fn probe_source(config: &Config, service: &Service, peer: IpAddr, host: &HostFacts) -> Option<IpAddr> {
     let held_by_backends: BTreeSet<IpAddr> = config
         .services
         .iter()
         .filter(|service| service.forward == Forward::DsrL2)
         .flat_map(|service| service.addresses.iter().copied())
         .collect();
-    match kernels_choice {
-        Some(choice) if service.forward == Forward::DsrL2 && held_by_backends.contains(&choice) => {
-            config.nat.source.iter().copied().find(|&address| Family::of(address) == family)
-        }
-        choice => choice,
+    let choice = host.check_source.get(&peer).copied();
+    if service.forward != Forward::DsrL2 || choice.is_none_or(|choice| !held_by_backends.contains(&choice)) {
+        return choice;
+    }
+    let own = host
+        .interfaces
+        .iter()
+        .filter(|interface| config.node.interfaces.contains(&interface.link.name))
+        .flat_map(|interface| interface.addresses.iter().copied())
+        .filter(|address| !is_link_local(*address));
+    config
+        .nat
+        .source
+        .iter()
+        .copied()
+        .chain(own)
+        .find(|address| Family::of(*address) == Family::of(peer) && !held_by_backends.contains(address))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }
 
@@ -173,22 +202,32 @@ fn steer(source: IpAddr, service: &Service, pool: &PoolId, steering: Steering) -
     })
 }
 
-/// Asks a peer's DNS server again and again what the peer serves.
-async fn ask(
+/// What a peer's DNS server is asked.
+struct Question {
     server: SocketAddr,
     dns: Dns,
-    ids: Vec<PeerId>,
-    timing: Timing,
-    reports: mpsc::Sender<Report<PeerId>>,
-) {
+    /// Pools for which the answer is the check.
+    unprobed: Vec<PeerId>,
+    /// Pools for which it is the peer's word beside the check.
+    probed: Vec<PeerId>,
+}
+
+/// Asks a peer's DNS server again and again what the peer serves.
+async fn ask(question: Question, timing: Timing, news: PeerNews) {
     let mut due = Instant::now() + health::first_check(&timing, rand::random());
     loop {
         sleep_until(due).await;
         let start = Instant::now();
-        let answer = dns::ask_serves(server, &dns.zone, timing.timeout).await;
-        for id in &ids {
+        let answer = dns::ask_serves(question.server, &question.dns.zone, timing.timeout).await;
+        for id in &question.unprobed {
             let result = judge(&answer, id, start.elapsed());
-            if reports.send(Report { id: id.clone(), result }).await.is_err() {
+            if news.reports.send(Report { id: id.clone(), result }).await.is_err() {
+                return;
+            }
+        }
+        for id in &question.probed {
+            let serves = answer.as_ref().ok().and_then(|pools| pools.get(&id.pool).copied());
+            if news.words.send(Word { id: id.clone(), serves }).await.is_err() {
                 return;
             }
         }

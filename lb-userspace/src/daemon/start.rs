@@ -1,8 +1,6 @@
 //! From a checked configuration to a loaded and attached program.
 
 use std::{
-    collections::BTreeMap,
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -24,13 +22,12 @@ pub(super) struct Started {
     pub(super) planner: Planner,
     pub(super) dataplane: Dataplane,
     pub(super) attached: Vec<Attached>,
-    /// The address from which the kernel would connect to each backend and peer.
-    pub(super) sources: BTreeMap<IpAddr, IpAddr>,
+    pub(super) host: HostFacts,
 }
 
 /// Loads the program and attaches it. On an error everything is as before: what was attached is detached
 /// when the data plane is dropped.
-pub(super) fn start(config: Arc<Config>, path: &Path, host: &HostFacts) -> anyhow::Result<Started> {
+pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow::Result<Started> {
     let hash_key = secret::hash_key(config.node.secret_file.as_deref())?;
     let planner = Planner::new(Numbers::new(&config), hash_key);
     let backends = planner.numbers().backends().max().unwrap_or(0);
@@ -45,17 +42,10 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: &HostFacts) -> anyho
         .node
         .interfaces
         .iter()
-        .map(|interface| attach(&mut dataplane, interface, config.node.xdp_mode, host))
+        .map(|interface| attach(&mut dataplane, interface, config.node.xdp_mode, &host))
         .collect::<anyhow::Result<_>>()?;
     warn_of_sysctls(&config);
-    Ok(Started {
-        config,
-        path: path.to_owned(),
-        planner,
-        dataplane,
-        attached,
-        sources: host.check_source.clone(),
-    })
+    Ok(Started { config, path: path.to_owned(), planner, dataplane, attached, host })
 }
 
 fn attach(

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::{
-    probes::{self, Steering, Tables},
+    probes::{self, Steering, Tables, Word},
     snapshot,
 };
 use crate::{
@@ -142,6 +142,17 @@ impl State {
         };
         log(transition.to, "peer", &report.id, &transition);
         self.reconcile();
+    }
+
+    /// Takes a peer's own word.
+    pub(super) fn hear_peer(&mut self, word: &Word) {
+        if self.peers.hear(&word.id, word.serves) {
+            match word.serves {
+                Some(false) => warn!("peer {}: says that it cannot serve", word.id),
+                _ => info!("peer {}: no longer says that it cannot serve", word.id),
+            }
+            self.reconcile();
+        }
     }
 
     /// Takes the next hops as they are now.

@@ -277,7 +277,7 @@ listen = ["192.0.2.11:53", "192.0.2.11:53"]"#,
         r#"zone = "example.test""#,
         r#"zone = "example.test"
 listen = ["192.0.2.11:53", "0.0.0.0:53"]"#,
-        "usher.toml:13: dns: listen: 0.0.0.0:53: takes the same address and port as 192.0.2.11:53; listen on every address or on chosen ones, not on both",
+        "usher.toml:13: dns: listen: 0.0.0.0:53: is the unspecified address: answers would leave from whatever address the kernel picks; list this node's addresses one by one",
     ),
     (
         r#"dns_name = "www.example.test""#,

@@ -212,7 +212,7 @@ name = "b2"
 name = "b2"
 weight = 0
 "#,
-        r#"usher.toml:18: service "web": has only backends of weight 0, so no flow can go anywhere; give one a weight of 1; to empty a backend for a while, leave its weight and use `usher drain`"#,
+        r#"usher.toml:18: service "web": has only backends of weight 0, so no flow can go anywhere; give one a weight of 1, or remove the service"#,
     ),
     (
         r#"weight = 1
@@ -223,7 +223,7 @@ address = ["203.0.113.22", "2001:db8:2::22"]"#,
 [[service.backend]]
 name = "b2"
 address = ["203.0.113.22"]"#,
-        r#"usher.toml:18: service "web": has only backends of weight 0 for IPv6; give one a weight of 1; to empty a backend for a while, leave its weight and use `usher drain`"#,
+        r#"usher.toml:18: service "web": has only backends of weight 0 for IPv6; give one a weight of 1, or remove the service"#,
     ),
     (
         r#""203.0.113.22", "2001:db8:2::22""#,

@@ -5,10 +5,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
-use super::dns::listens_on;
 use crate::{
     config::{
         Backend, Config, Forward, NodeAddress, Protocol, Service, findings::Findings, key::Key, shape::list,
@@ -181,8 +180,7 @@ fn families(service: &Service, findings: &mut Findings) {
 fn weights(service: &Service, findings: &mut Findings) {
     let key = Key::service(service);
     let idle = |backend: &&Backend| backend.weight == 0;
-    let mend =
-        "give one a weight of 1; to empty a backend for a while, leave its weight and use `usher drain`";
+    let mend = "give one a weight of 1, or remove the service";
     if service.backends.iter().all(|backend| idle(&backend)) {
         findings.refuse(&key, "has only backends of weight 0, so no flow can go anywhere", mend);
         return;
@@ -264,7 +262,7 @@ fn ports_of_the_node(config: &Config, service: &Service, findings: &mut Findings
             );
         }
         let listens = config.dns.iter().flat_map(|dns| &dns.listen);
-        for socket in listens.filter(|socket| socket.port() == port && listens_on(**socket, vip)) {
+        for socket in listens.filter(|socket| **socket == SocketAddr::new(vip, port)) {
             findings.refuse(
                 &key,
                 format!("{port} on {vip} is where this node's own DNS server listens ({socket})"),

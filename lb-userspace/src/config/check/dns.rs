@@ -1,11 +1,6 @@
 //! `[dns]`: the embedded server.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::reader::{Field, Reader, Seen};
 use crate::config::{
@@ -49,18 +44,14 @@ fn listen(reader: &mut Reader<'_>, dns: &Key, list: List<String>) -> Option<Vec<
     for field in reader.list(dns, "listen", list, String::clone)? {
         let Some(socket) = reader.socket_address(&field) else { continue };
         reader.unique(&mut seen, &field, socket);
-        if let Some(other) = sockets.iter().find(|other| **other != socket && overlap(**other, socket)) {
-            let mend = "listen on every address or on chosen ones, not on both";
-            reader.refuse(&field.key, format!("takes the same address and port as {other}"), mend);
+        if socket.ip().is_unspecified() {
+            let what =
+                "is the unspecified address: answers would leave from whatever address the kernel picks";
+            reader.refuse(&field.key, what, "list this node's addresses one by one");
         }
         sockets.push(socket);
     }
     Some(sockets)
-}
-
-/// Whether one is the unspecified address that includes the other.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified())
 }
 
 fn ttl(
@@ -87,9 +78,4 @@ fn contact(reader: &mut Reader<'_>, field: &Field<String>) -> Option<Arc<str>> {
         return None;
     }
     reader.dns_name(field, "hostmaster.example.test")
-}
-
-/// Whether a listening socket would get what is sent to an address.
-pub(super) fn listens_on(socket: SocketAddr, address: IpAddr) -> bool {
-    socket.ip() == address || (socket.ip().is_unspecified() && socket.is_ipv4() == address.is_ipv4())
 }
