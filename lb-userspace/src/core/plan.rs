@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use lb_common::{
     Address, Backend, Forward, HashKey, Hop, Service, ServiceKey, Settings,
-    flow::{self, MAX_IDLE_TICKS, TICK_SHIFT},
+    flow::{self, IdleLimits, MAX_IDLE_TICKS, TICK_SHIFT},
     nat::{self, PORTS_PER_GROUP},
 };
 
@@ -215,6 +215,12 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
 /// Whether any service uses NAT, and so NAT records are needed.
 pub fn uses_nat(config: &Config) -> bool {
     config.services.iter().any(|service| service.forward == config::Forward::Nat)
+}
+
+/// After how many ticks an entry of any protocol is certainly idle.
+pub fn idle_limits(config: &Config) -> IdleLimits {
+    let flows = &config.flows;
+    IdleLimits::new(ticks(flows.tcp_timeout.max(flows.udp_timeout)), ticks(flows.closing_timeout))
 }
 
 /// A duration in ticks of the data path's clock, rounded up.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
-use lb_common::{BackendCounters, Fate, Reason, Trace, flow::IdleLimits};
+use lb_common::{BackendCounters, Fate, Reason, Trace};
 
 use super::state::State;
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
     let numbers = state.planner.numbers();
     let measured = Measured {
-        flows: count_flows(state)?,
+        flows: state.dataplane.count_flows(Dataplane::tick(), &plan::idle_limits(&state.config)),
         counters: state.dataplane.counters(numbers.backends())?,
         slots: count_slots(state),
         names: interface_names(),
@@ -69,13 +69,6 @@ struct Measured {
     /// Maglev slots by backend number.
     slots: BTreeMap<u16, u32>,
     names: BTreeMap<u32, String>,
-}
-
-fn count_flows(state: &State) -> anyhow::Result<FlowCounts> {
-    let flows = &state.config.flows;
-    let proven = plan::ticks(flows.tcp_timeout.max(flows.udp_timeout));
-    let limits = IdleLimits::new(proven, plan::ticks(flows.closing_timeout));
-    Ok(state.dataplane.count_flows(Dataplane::tick(), &limits)?)
 }
 
 fn count_slots(state: &State) -> BTreeMap<u16, u32> {

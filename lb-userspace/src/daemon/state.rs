@@ -10,7 +10,7 @@ use std::{
 
 use lb_common::Hop;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     probes::{self, Steering, Tables, Word},
@@ -186,6 +186,13 @@ impl State {
         if changed || self.behind {
             self.reconcile();
         }
+    }
+
+    /// Frees what was idle for too long in the data path's tables.
+    pub(super) fn sweep(&self) {
+        let limits = plan::idle_limits(&self.config);
+        let freed = tokio::task::block_in_place(|| self.dataplane.sweep(Dataplane::tick(), &limits));
+        debug!(freed, "idle flows swept");
     }
 
     /// Takes this node's own addresses out of DNS, because it is about to stop.

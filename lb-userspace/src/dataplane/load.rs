@@ -8,7 +8,7 @@ use aya::{
 };
 use lb_common::{flow, map, nat, program};
 
-use super::DataplaneError;
+use super::{DataplaneError, flows::SharedTables};
 use crate::config::XdpMode;
 
 /// The object, aligned as the ELF parser wants it.
@@ -69,7 +69,7 @@ impl AttachedMode {
 /// The loaded program with its maps. Dropping it detaches and unloads everything.
 pub struct Dataplane {
     pub(super) ebpf: Ebpf,
-    pub(super) sizes: Sizes,
+    pub(super) shared: SharedTables,
 }
 
 impl Dataplane {
@@ -85,7 +85,8 @@ impl Dataplane {
         for name in [program::USHER, program::EXPLAIN] {
             xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }
-        Ok(Dataplane { ebpf, sizes })
+        let shared = SharedTables::new(&ebpf, sizes)?;
+        Ok(Dataplane { ebpf, shared })
     }
 
     /// Attaches the program to an interface. [`XdpMode::Auto`] tries native mode first; an interface that

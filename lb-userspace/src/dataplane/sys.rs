@@ -95,13 +95,13 @@ unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }
 
-/// An array map in this process's memory, read only.
+/// An array map in this process's memory.
 pub(super) struct Mapped<T> {
     start: NonNull<T>,
     length: usize,
 }
 
-// SAFETY: the mapping is plain shared memory that is only read, and may be read from any thread.
+// SAFETY: the mapping is plain shared memory, which any thread may use as far as `T` may be shared.
 unsafe impl<T: Sync> Send for Mapped<T> {}
 
 impl<T> Mapped<T> {
@@ -109,14 +109,14 @@ impl<T> Mapped<T> {
     ///
     /// # Safety
     /// The map must be an array with `BPF_F_MMAPABLE` and at least `length` values of type `T`, which
-    /// must be valid for any bytes and tolerate changes under a shared reference.
+    /// must be valid for any bytes and change only by atomic operations under shared references.
     pub(super) unsafe fn new(map: BorrowedFd, length: usize) -> io::Result<Mapped<T>> {
         // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 length * size_of::<T>(),
-                libc::PROT_READ,
+                libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 map.as_raw_fd(),
                 0,
