@@ -107,10 +107,9 @@ impl Dataplane {
         Ok(mode)
     }
 
-    /// Instructions that the verifier walked through to accept the program; 0 where the kernel does
-    /// not tell (before 5.16).
-    pub fn verified_instructions(&mut self) -> Result<u32, DataplaneError> {
-        let name = program::USHER;
+    /// Instructions that the verifier walked through to accept one of the [`program`]s; 0 where the
+    /// kernel does not tell (before 5.16).
+    pub fn verified_instructions(&mut self, name: &'static str) -> Result<u32, DataplaneError> {
         let info =
             xdp(&mut self.ebpf, name)?.info().map_err(|source| DataplaneError::Program { name, source })?;
         Ok(info.verified_instruction_count().unwrap_or(0))
