@@ -57,20 +57,19 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
 #[inline(never)]
 pub fn victim(bucket: &Bucket, now: u16, limits: &IdleLimits, found: &mut Found) -> u32 {
     let mut best = 0;
-    let mut best_entry = Entry(bucket.0[0].load());
+    let mut best_entry = 0;
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
         // Rank, then age; the way in the last three bits says whose it is.
-        let willing = entry.rank(now, limits) << 19 | (entry.idle(now) as u32) << 3 | way as u32;
-        if willing > best {
-            best = willing;
-            best_entry = entry;
-        }
+        let willing = (entry.rank(now, limits) as u64) << 19 | (entry.idle(now) as u64) << 3 | way as u64;
+        let more = all_ones_if_less(best, willing);
+        best ^= (best ^ willing) & more;
+        best_entry ^= (best_entry ^ entry.0) & more;
         way = next(way);
     }
-    *found = Found { way: forget(best as usize & (WAYS - 1), best_entry), entry: best_entry };
-    best >> 19
+    *found = Found { way: best as usize & (WAYS - 1), entry: Entry(best_entry) };
+    (best >> 19) as u32
 }
 
 /// The next way. The compiler cannot see through it, and so does not unroll the loop: unrolled eight
@@ -87,6 +86,23 @@ pub fn next(way: usize) -> usize {
     #[cfg(not(target_arch = "bpf"))]
     {
         way + 1
+    }
+}
+
+/// All ones if `a` is less than `b`, else 0; both are below 2^63. No branch, of which the verifier would
+/// follow both ways for each entry: the compiler makes one of anything that it can see through.
+#[inline(always)]
+fn all_ones_if_less(a: u64, b: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut difference = a;
+        // SAFETY: arithmetic on the registers that it is given.
+        unsafe { core::arch::asm!("{a} -= {b}", "{a} s>>= 63", a = inout(reg) difference, b = in(reg) b) };
+        difference
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        if a < b { u64::MAX } else { 0 }
     }
 }
 

@@ -35,7 +35,7 @@ unsafe impl Header for [u8; 4] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.
-unsafe impl Header for [u8; 14] {}
+unsafe impl Header for [u8; 20] {}
 
 impl<'a> Frame<'a> {
     /// A frame in ordinary memory.

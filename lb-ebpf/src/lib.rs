@@ -20,7 +20,7 @@ pub mod select;
 pub mod tables;
 mod translate;
 
-use lb_common::{Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Fate, Forward, Hop, Reason, ServiceKey, Trace};
 
 pub use frame::Frame;
 pub use tables::Tables;
@@ -34,7 +34,7 @@ pub struct Outcome {
     pub interface: u32,
     /// Number of the service; 0 when the packet belongs to none.
     pub service: u32,
-    /// Number of the backend that the packet goes to; 0 when there is none.
+    /// Number of the flow's backend; 0 when it has none.
     pub backend: u16,
     /// Maglev slot; [`Trace::NO_SLOT`] when none was looked at.
     pub slot: u32,
@@ -45,6 +45,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The backend that gets the packet. (A packet that was dropped on its way has a backend too.)
+    #[inline(always)]
+    pub fn sent_to(&self) -> Option<u16> {
+        if self.backend != 0 && self.reason.fate() != Fate::Drop { Some(self.backend) } else { None }
+    }
+
     /// The outcome as the explain program reports it.
     #[inline(always)]
     pub fn trace(&self) -> Trace {

@@ -4,6 +4,7 @@ use lb_common::{Address, Reason};
 use network_types::{
     eth::{EthHdr, EtherType},
     ip::{Ipv4Hdr, Ipv6Hdr},
+    udp::UdpHdr,
 };
 
 use crate::Frame;
@@ -22,9 +23,12 @@ const ETHERTYPE_IPV6: u16 = EtherType::Ipv6 as u16;
 /// More fragments (bit 13) and the fragment offset (bits 0 to 12), RFC 791 section 3.1.
 const FRAGMENT_BITS: u16 = 0x3fff;
 
-/// Bytes of a UDP header, and of the part of a TCP header that ends with the flags.
-const MIN_L4: u16 = 14;
-const MIN_UDP: u16 = 8;
+/// Bytes of the shortest TCP header, and of a UDP header.
+const TCP_HEADER: u16 = 20;
+const UDP_HEADER: u16 = UdpHdr::LEN as u16;
+
+/// Where a TCP header has its flags.
+const FLAGS: usize = 13;
 
 /// A TCP or UDP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +117,11 @@ pub fn parse(frame: &mut Frame) -> Result<Packet, Reason> {
     };
     let l4 = L3 + ip.header;
     let (needed, flags) = match ip.protocol {
-        TCP => (MIN_L4, TcpFlags(frame.at::<[u8; MIN_L4 as usize]>(l4)?[13])),
-        UDP => (MIN_UDP, TcpFlags(0)),
+        TCP => (TCP_HEADER, TcpFlags(frame.at::<[u8; TCP_HEADER as usize]>(l4)?[FLAGS])),
+        UDP => {
+            frame.at::<UdpHdr>(l4)?;
+            (UDP_HEADER, TcpFlags(0))
+        }
         _ => return Err(Reason::NotTcpUdp),
     };
     if ip.length < ip.header as u16 + needed {

@@ -1,1 +1,13 @@
-//! x
+//! The packet table: what the data path does with which packet, and what runs it.
+//!
+//! [`table`] is the specification of the XDP program; it reads from top to bottom. Each scenario runs
+//! twice: through the library on the host ([`host`]) and through the loaded program in the kernel
+//! ([`kernel`]), by the same [`run`].
+
+pub mod host;
+pub mod kernel;
+pub mod packet;
+pub mod run;
+pub mod scenario;
+pub mod table;
+pub mod world;

@@ -1,18 +1,34 @@
-//! x
-use lb_userspace::dataplane::*;
+//! The packet table through the program in the kernel, by `BPF_PROG_TEST_RUN`. Needs root.
+
+use lb_common::program;
+use lb_userspace::dataplane::Dataplane;
+use usher_tests::{kernel::KernelPath, run::run, table::scenarios};
+
+/// The verifier gives up after a million instructions; a program must not come near.
+const MOST_INSTRUCTIONS: u32 = 900_000;
+
+/// One test, because the verifier takes a while: all parts share the loaded program.
 #[test]
-fn loads() {
-    let mut d = match Dataplane::load(Sizes::new(10000, true, 100)) {
-        Ok(d) => d,
-        Err(e) => {
-            let mut s: Option<&dyn std::error::Error> = Some(&e);
-            while let Some(x) = s {
-                let t = x.to_string();
-                println!("{}", &t[t.len().saturating_sub(6000)..]);
-                s = x.source();
+fn the_program_does_in_the_kernel_what_the_table_says() {
+    let Some(mut path) = KernelPath::load().unwrap() else { return };
+    for name in [program::USHER, program::EXPLAIN] {
+        let count = path.dataplane().verified_instructions(name).unwrap();
+        println!("insns: {name} {count}");
+        assert!(count < MOST_INSTRUCTIONS, "{name}: the verifier walks {count} instructions");
+    }
+    let failures: Vec<String> = scenarios()
+        .iter()
+        .filter_map(|scenario| {
+            loop {
+                let tick = Dataplane::tick();
+                let result = run(&mut path, scenario);
+                // The clock cannot be stopped: a scenario over which a tick passed is run again.
+                if Dataplane::tick() == tick {
+                    break result.err();
+                }
             }
-            panic!()
-        }
-    };
-    println!("insns: {}", d.verified_instructions().unwrap());
+        })
+        .map(|error| format!("{error:#}"))
+        .collect();
+    assert!(failures.is_empty(), "{} scenarios failed:\n{}", failures.len(), failures.join("\n"));
 }

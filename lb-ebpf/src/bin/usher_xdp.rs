@@ -98,8 +98,8 @@ fn count(outcome: &Outcome) {
         // SAFETY: a per-CPU element; no other program runs on this CPU meanwhile.
         unsafe { *packets += 1 };
     }
-    if outcome.backend != 0
-        && let Some(counters) = COUNTERS.get_ptr_mut(outcome.backend as u32)
+    if let Some(backend) = outcome.sent_to()
+        && let Some(counters) = COUNTERS.get_ptr_mut(backend as u32)
     {
         // SAFETY: as above.
         unsafe {

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use lb_common::program;
 use tracing::{info, warn};
 
 use super::secret;
@@ -34,7 +35,7 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
     let sizes = Sizes::new(config.flows.max, plan::uses_nat(&config), u32::from(backends));
     let mut dataplane = Dataplane::load(sizes)?;
     info!(
-        instructions = dataplane.verified_instructions()?,
+        instructions = dataplane.verified_instructions(program::USHER)?,
         flows = config.flows.max,
         "the kernel accepted the program"
     );

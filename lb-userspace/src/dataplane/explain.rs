@@ -2,14 +2,9 @@
 
 use std::net::SocketAddr;
 
-use aya::{
-    TestRun as _,
-    maps::{Array, MapData},
-    programs::TestRunOptions,
-};
-use lb_common::{Trace, map, program};
+use lb_common::Trace;
 
-use super::{Dataplane, DataplaneError, load::xdp, tables::Pod};
+use super::{Dataplane, DataplaneError};
 use crate::config::Protocol;
 
 /// A flow's first packet.
@@ -26,18 +21,7 @@ pub struct Query {
 impl Dataplane {
     /// Runs the explain program on the flow's first packet.
     pub fn explain(&mut self, query: &Query) -> Result<Trace, DataplaneError> {
-        let frame = first_packet(query)?;
-        let name = program::EXPLAIN;
-        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        xdp(&mut self.ebpf, name)?
-            .test_run(options)
-            .map_err(|source| DataplaneError::Program { name, source })?;
-        let map = map::TRACE;
-        let missing = DataplaneError::Missing { kind: "map", name: map };
-        let data = self.ebpf.map(map).ok_or(missing)?;
-        let error = |source| DataplaneError::Map { what: "read the trace", map, source };
-        let traces: Array<&MapData, Pod<Trace>> = data.try_into().map_err(error)?;
-        Ok(traces.get(&0, 0).map_err(error)?.0)
+        self.explain_frame(&first_packet(query)?)
     }
 }
 

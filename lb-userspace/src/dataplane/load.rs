@@ -124,19 +124,18 @@ impl Dataplane {
         }
     }
 
-    /// Instructions that the verifier walked through to accept the program; 0 where the kernel does
-    /// not tell (before 5.16).
-    pub fn verified_instructions(&mut self) -> Result<u32, DataplaneError> {
-        Ok(self.info()?.verified_instruction_count().unwrap_or(0))
+    /// Instructions that the verifier walked through to accept one of the [`program`]s; 0 where the
+    /// kernel does not tell (before 5.16).
+    pub fn verified_instructions(&mut self, name: &'static str) -> Result<u32, DataplaneError> {
+        Ok(self.info(name)?.verified_instruction_count().unwrap_or(0))
     }
 
-    /// The id under which the kernel knows the program.
+    /// The id under which the kernel knows the program that is attached.
     pub fn program_id(&mut self) -> Result<u32, DataplaneError> {
-        Ok(self.info()?.id())
+        Ok(self.info(program::USHER)?.id())
     }
 
-    fn info(&mut self) -> Result<ProgramInfo, DataplaneError> {
-        let name = program::USHER;
+    fn info(&mut self, name: &'static str) -> Result<ProgramInfo, DataplaneError> {
         xdp(&mut self.ebpf, name)?.info().map_err(|source| DataplaneError::Program { name, source })
     }
 }

@@ -5,6 +5,7 @@ mod flows;
 mod load;
 mod sys;
 mod tables;
+mod test_run;
 
 use std::{io, net::IpAddr};
 
@@ -13,6 +14,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 pub use explain::Query;
 pub use flows::FlowCounts;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
+pub use test_run::TestRun;
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -142,7 +142,7 @@ impl Dataplane {
             .collect()
     }
 
-    fn map(&self, name: &'static str) -> Result<&Map, DataplaneError> {
+    pub(super) fn map(&self, name: &'static str) -> Result<&Map, DataplaneError> {
         self.ebpf.map(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
 

@@ -1,0 +1,64 @@
+//! Running the loaded programs on single frames, by `BPF_PROG_TEST_RUN`.
+
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use aya::{
+    TestRun as _,
+    maps::{Array, Map, MapData},
+    programs::{TestRunOptions, Xdp},
+};
+use lb_common::{Trace, map, program};
+
+use super::{Dataplane, DataplaneError, tables::Pod};
+
+/// What the program did with a frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestRun {
+    /// The action as its number in `enum xdp_action` (include/uapi/linux/bpf.h).
+    pub action: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+impl Dataplane {
+    /// Runs the program on a frame as if it came in on lo, with all effects but sending it.
+    ///
+    /// # Errors
+    /// The kernel takes frames from 14 bytes to somewhat less than a page.
+    pub fn test_run(&self, frame: &[u8]) -> Result<TestRun, DataplaneError> {
+        self.run(program::USHER, frame)
+    }
+
+    /// Runs the explain program on a frame: what would become of it, without any effect.
+    ///
+    /// # Errors
+    /// As for [`Dataplane::test_run`].
+    pub fn explain_frame(&mut self, frame: &[u8]) -> Result<Trace, DataplaneError> {
+        self.run(program::EXPLAIN, frame)?;
+        let error = |source| DataplaneError::Map { what: "read the trace", map: map::TRACE, source };
+        let traces: Array<&MapData, Pod<Trace>> = self.map(map::TRACE)?.try_into().map_err(error)?;
+        Ok(traces.get(&0, 0).map_err(error)?.0)
+    }
+
+    /// The descriptor of one of the tables that the program writes, for tests that look into them.
+    ///
+    /// # Errors
+    /// When the object has no such array.
+    pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
+        match self.map(name)? {
+            Map::Array(data) => Ok(data.fd().as_fd()),
+            _ => Err(DataplaneError::Missing { kind: "array", name }),
+        }
+    }
+
+    fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
+        let missing = DataplaneError::Missing { kind: "program", name };
+        let program: &Xdp = self.ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
+        let mut out = vec![0; frame.len()];
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+        let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRun { action: result.return_value, frame: out })
+    }
+}

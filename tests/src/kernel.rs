@@ -1,0 +1,161 @@
+//! The data path in the kernel: the loaded program, run by `BPF_PROG_TEST_RUN`, and its tables mapped
+//! into this process.
+
+use std::{env, os::fd::BorrowedFd, ptr::NonNull, slice};
+
+use anyhow::{Context as _, Result, bail};
+use lb_common::{BackendCounters, Bucket, NatSet, Trace, map};
+use lb_userspace::{
+    core::image::{Image, diff},
+    dataplane::{Dataplane, Sizes},
+};
+use nix::{
+    libc::off_t,
+    sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
+    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    unistd::{Pid, geteuid},
+};
+
+use crate::{
+    run::{DataPath, Memory, Ran},
+    world::{BACKENDS, BUCKETS, NAT_SETS},
+};
+
+/// The program in the kernel with its maps.
+pub struct KernelPath {
+    dataplane: Dataplane,
+    applied: Image,
+    buckets: Mapping<Bucket>,
+    nat_sets: Mapping<NatSet>,
+}
+
+impl KernelPath {
+    /// Loads the program, in a network namespace of this thread's own: its routing knows no way
+    /// anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    ///
+    /// # Panics
+    /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
+    pub fn load() -> Result<Option<KernelPath>> {
+        if !geteuid().is_root() {
+            assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
+            println!("skipped: loading a BPF program needs root");
+            return Ok(None);
+        }
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
+        let sizes = Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, backends: BACKENDS + 1 };
+        let dataplane = Dataplane::load(sizes)?;
+        // SAFETY: the object declares both maps mmapable, with these types, and they were just made
+        // with these many elements.
+        let (buckets, nat_sets) = unsafe {
+            (
+                Mapping::new(dataplane.map_fd(map::FLOWS)?, BUCKETS as usize)?,
+                Mapping::new(dataplane.map_fd(map::NAT)?, NAT_SETS as usize)?,
+            )
+        };
+        Ok(Some(KernelPath { dataplane, applied: Image::default(), buckets, nat_sets }))
+    }
+
+    /// The loaded program.
+    pub fn dataplane(&mut self) -> &mut Dataplane {
+        &mut self.dataplane
+    }
+
+    /// The loaded program, shared by threads.
+    pub fn shared(&self) -> &Dataplane {
+        &self.dataplane
+    }
+}
+
+impl DataPath for KernelPath {
+    /// `BPF_PROG_TEST_RUN` refuses what has no Ethernet header.
+    const SHORTEST_FRAME: usize = 14;
+
+    fn configure(&mut self, desired: &Image) -> Result<()> {
+        self.dataplane.apply(&diff(&self.applied, desired))?;
+        self.applied = desired.clone();
+        Ok(())
+    }
+
+    fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
+        run(&self.dataplane, frame)
+    }
+
+    fn explain(&mut self, frame: &[u8]) -> Result<Trace> {
+        Ok(self.dataplane.explain_frame(frame)?)
+    }
+
+    fn reasons(&self) -> Result<Vec<u64>> {
+        Ok(self.dataplane.reasons()?)
+    }
+
+    fn counters(&self, backend: u16) -> Result<BackendCounters> {
+        Ok(self.dataplane.counters([backend])?[&backend])
+    }
+
+    fn memory(&self) -> Memory<'_> {
+        let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
+        Memory { buckets, nat_sets, tick: Dataplane::tick() }
+    }
+
+    /// The kernel's clock cannot be told to hurry: the entries grow older instead.
+    fn later(&mut self, ticks: u16) {
+        self.memory().age(ticks);
+    }
+
+    fn on_cpu(&mut self, cpu: usize) {
+        let mut cpus = CpuSet::new();
+        // With one CPU only, the flow stays where it is.
+        let _ = cpus.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus));
+    }
+}
+
+/// Runs the program on a frame.
+///
+/// # Errors
+/// When the kernel refuses, or the program aborts.
+pub fn run(dataplane: &Dataplane, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
+    let result = dataplane.test_run(frame)?;
+    // enum xdp_action, include/uapi/linux/bpf.h.
+    let ran = match result.action {
+        1 => Ran::Drop,
+        2 => Ran::Pass,
+        3 => Ran::Tx,
+        4 => Ran::Redirect,
+        other => bail!("the program returned {other}"),
+    };
+    Ok((ran, result.frame))
+}
+
+/// A map in this process's memory, to be read and written.
+struct Mapping<T> {
+    start: NonNull<T>,
+    length: usize,
+}
+
+impl<T> Mapping<T> {
+    /// # Safety
+    /// The map must be an array with `BPF_F_MMAPABLE` of at least `length` values of type `T`, which
+    /// must be valid for any bytes and change under shared references only by its own means.
+    unsafe fn new(map: BorrowedFd, length: usize) -> Result<Mapping<T>> {
+        let size = (length * size_of::<T>()).try_into().context("an empty map")?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let start = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, map, 0 as off_t) }?;
+        Ok(Mapping { start: start.cast(), length })
+    }
+
+    fn as_slice(&self) -> &[T] {
+        // SAFETY: mapped in `new` for this many elements, until this value is dropped.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<T> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made; nothing refers to it any more.
+        let _ = unsafe { munmap(self.start.cast(), self.length * size_of::<T>()) };
+    }
+}

@@ -1,0 +1,306 @@
+//! Runs a scenario, on whatever data path.
+
+use anyhow::{Context, Result, bail, ensure};
+use lb_common::{
+    Address, BackendCounters, Bucket, Entry, NatSet, Reason, Settings, State, Trace, Word, flow::IdleLimits,
+    nat::PORTS_PER_GROUP,
+};
+use lb_userspace::core::image::Image;
+
+use crate::{
+    packet::{NatPorts, Packet, Port, Transport},
+    scenario::{After, Frame, Out, Scenario, Step, Verdict},
+    world::FRONT,
+};
+
+/// A data path: the library on the host, or the program in the kernel.
+pub trait DataPath {
+    /// The shortest frame it can be given; shorter ones are left out.
+    const SHORTEST_FRAME: usize;
+
+    /// Changes the maps from what they hold to what they shall hold.
+    fn configure(&mut self, desired: &Image) -> Result<()>;
+
+    /// Treats a frame that came in on [`FRONT`]. A redirect's interface is not known here.
+    fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)>;
+
+    /// Tells what would become of a frame.
+    fn explain(&mut self, frame: &[u8]) -> Result<Trace>;
+
+    /// Packets by reason, in the order of [`Reason::ALL`].
+    fn reasons(&self) -> Result<Vec<u64>>;
+
+    /// What was sent to a backend.
+    fn counters(&self, backend: u16) -> Result<BackendCounters>;
+
+    /// The tables.
+    fn memory(&self) -> Memory<'_>;
+
+    /// Lets ticks pass.
+    fn later(&mut self, ticks: u16);
+
+    /// From now on, frames are treated on this CPU, if there is one.
+    fn on_cpu(&mut self, cpu: usize);
+}
+
+/// What was done with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ran {
+    /// Given to the host's stack.
+    Pass,
+    /// Dropped.
+    Drop,
+    /// Sent out where it came in.
+    Tx,
+    /// Sent out elsewhere.
+    Redirect,
+}
+
+/// The tables that a data path writes.
+pub struct Memory<'a> {
+    /// The flow table.
+    pub buckets: &'a [Bucket],
+    /// The NAT records.
+    pub nat_sets: &'a [NatSet],
+    /// The clock.
+    pub tick: u16,
+}
+
+impl<'a> Memory<'a> {
+    /// Empties the tables.
+    pub fn clear(&self) {
+        self.clear_flows();
+        self.clear_nat();
+    }
+
+    /// Empties the flow table.
+    pub fn clear_flows(&self) {
+        flow_words(self.buckets).for_each(|word| word.store(0));
+    }
+
+    /// Empties the NAT records.
+    pub fn clear_nat(&self) {
+        nat_words(self.nat_sets).for_each(|word| word.store(0));
+    }
+
+    /// Replaces every NAT record's word that is not free.
+    pub fn change_nat(&self, change: impl Fn(Entry) -> Entry) {
+        change_all(nat_words(self.nat_sets), change);
+    }
+
+    /// Makes all entries older.
+    pub fn age(&self, ticks: u16) {
+        let older = |entry: Entry| {
+            Entry::new(entry.tag(), entry.state(), entry.tick().wrapping_sub(ticks), entry.backend())
+        };
+        change_all(flow_words(self.buckets), older);
+        change_all(nat_words(self.nat_sets), older);
+    }
+
+    /// Every word that is not free, of both tables, with its position.
+    fn snapshot(&self) -> Vec<(usize, u64)> {
+        let words = flow_words(self.buckets).chain(nat_words(self.nat_sets)).map(Word::load);
+        words.enumerate().filter(|(_, word)| *word != 0).collect()
+    }
+}
+
+fn flow_words(buckets: &[Bucket]) -> impl Iterator<Item = &Word> {
+    buckets.iter().flat_map(|bucket| &bucket.0)
+}
+
+fn nat_words(sets: &[NatSet]) -> impl Iterator<Item = &Word> {
+    sets.iter().flat_map(|set| &set.words.0)
+}
+
+fn change_all<'a>(words: impl Iterator<Item = &'a Word>, change: impl Fn(Entry) -> Entry) {
+    for word in words {
+        let entry = Entry(word.load());
+        if entry.state() != State::Empty {
+            word.store(change(entry).0);
+        }
+    }
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+/// Says what came out differently, and in which step.
+pub fn run(path: &mut impl DataPath, scenario: &Scenario) -> Result<()> {
+    let mut run = Run::new(path, scenario)?;
+    for (number, step) in (1..).zip(&scenario.steps) {
+        run.step(step)
+            .with_context(|| format!("{}: step {number} of {}", scenario.id, scenario.steps.len()))?;
+    }
+    run.after(&scenario.after).with_context(|| format!("{}: afterwards", scenario.id))
+}
+
+struct Run<'a, P> {
+    path: &'a mut P,
+    image: Image,
+    nat_ports: NatPorts,
+    sent_before: Vec<(u16, BackendCounters)>,
+}
+
+impl<'a, P: DataPath> Run<'a, P> {
+    fn new(path: &'a mut P, scenario: &Scenario) -> Result<Run<'a, P>> {
+        let image = scenario.world.image.clone();
+        path.configure(&image)?;
+        path.memory().clear();
+        path.on_cpu(0);
+        let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
+        let sent_before =
+            numbers.map(|number| Ok((number, path.counters(number)?))).collect::<Result<_>>()?;
+        Ok(Run { path, image, nat_ports: NatPorts::new(), sent_before })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<()> {
+        match step {
+            Step::Packet { frame, verdict, reason, out } => self.packet(frame, *verdict, *reason, out)?,
+            Step::Configure(change) => {
+                change(&mut self.image);
+                self.path.configure(&self.image)?;
+            }
+            Step::Later(ticks) => self.path.later(*ticks),
+            Step::Disturb(disturb) => disturb(&self.path.memory()),
+            Step::OnCpu(cpu) => self.path.on_cpu(*cpu),
+        }
+        Ok(())
+    }
+
+    fn packet(&mut self, frame: &Frame, verdict: Verdict, reason: Reason, out: &Out) -> Result<()> {
+        let bytes = match frame {
+            Frame::Packet(packet) => packet.bytes(&self.nat_ports),
+            Frame::Bytes(bytes) => bytes.clone(),
+        };
+        if bytes.len() < P::SHORTEST_FRAME {
+            return Ok(());
+        }
+        self.explained(&bytes, verdict, reason)?;
+
+        let before = self.path.reasons()?;
+        let (ran, after) = self.path.run(&bytes)?;
+        let counted = counted_once(&before, &self.path.reasons()?)?;
+        ensure!(counted == reason, "the reason is {counted:?}, not {reason:?}");
+        ensure!(ran == verdict.ran(), "the packet was treated as {ran:?}, not {verdict:?}");
+
+        let expected = match out {
+            Out::Untouched => bytes,
+            Out::Packet(packet) => {
+                self.learn(frame, packet, &after)?;
+                packet.bytes(&self.nat_ports)
+            }
+        };
+        ensure!(after == expected, "the frame is\n  {}\nnot\n  {}", hex(&after), hex(&expected));
+        Ok(())
+    }
+
+    /// The dry run says the same beforehand, and changes nothing.
+    fn explained(&mut self, bytes: &[u8], verdict: Verdict, reason: Reason) -> Result<()> {
+        let (before, counted) = (self.path.memory().snapshot(), self.path.reasons()?);
+        let trace = self.path.explain(bytes)?;
+        ensure!(self.path.memory().snapshot() == before, "explaining the packet changed the tables");
+        ensure!(self.path.reasons()? == counted, "explaining the packet counted it");
+        let explained = Reason::from_number(trace.reason);
+        ensure!(explained == Some(reason), "explained as {explained:?}, not {reason:?}");
+        let interface = match verdict {
+            Verdict::Pass | Verdict::Drop => 0,
+            Verdict::Tx => FRONT,
+            Verdict::Redirect(interface) => interface,
+        };
+        ensure!(trace.interface == interface, "leaves by interface {}, not {interface}", trace.interface);
+        Ok(())
+    }
+
+    /// Learns the NAT port that a flow was given: any that the rule allows.
+    fn learn(&mut self, frame: &Frame, out: &Packet, after: &[u8]) -> Result<()> {
+        let (Port::Nat(flow), Frame::Packet(client)) = (out.from.port, frame) else { return Ok(()) };
+        if self.nat_ports.contains_key(&flow) {
+            return Ok(());
+        }
+        let settings = self.image.settings.as_ref().context("no settings")?;
+        let header = if client.from.address.is_ipv4() { 20 + client.ip.options.len() } else { 40 };
+        let at = 14 + header;
+        let port = after.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
+        let allowed = nat_groups(settings, client).map(|group| {
+            let first = settings.nat_port_first + group * PORTS_PER_GROUP;
+            first..first + PORTS_PER_GROUP
+        });
+        ensure!(
+            allowed.iter().any(|ports| ports.contains(&port)),
+            "the NAT port is {port}, outside of the flow's groups {allowed:?}"
+        );
+        self.nat_ports.insert(flow, port);
+        Ok(())
+    }
+
+    fn after(&self, after: &After) -> Result<()> {
+        let settings = self.image.settings.as_ref().context("no settings")?;
+        let memory = self.path.memory();
+        let limits = IdleLimits::new(after.idle.unwrap_or(settings.tcp_idle), settings.closing_idle);
+        let flows = live(flow_words(memory.buckets), memory.tick, &limits);
+        ensure!(flows == sorted(&after.flows), "the flows are {flows:?}, not {:?}", after.flows);
+        let nat = live(nat_words(memory.nat_sets), memory.tick, &limits);
+        ensure!(nat == sorted(&after.nat), "the NAT records are {nat:?}, not {:?}", after.nat);
+        for ((number, expected), (_, before)) in after.sent.iter().zip(&self.sent_before) {
+            let now = self.path.counters(*number)?;
+            let sent =
+                BackendCounters { packets: now.packets - before.packets, bytes: now.bytes - before.bytes };
+            ensure!(sent == *expected, "backend {number} was sent {sent:?}, not {expected:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Verdict {
+    fn ran(self) -> Ran {
+        match self {
+            Verdict::Pass => Ran::Pass,
+            Verdict::Drop => Ran::Drop,
+            Verdict::Tx => Ran::Tx,
+            Verdict::Redirect(_) => Ran::Redirect,
+        }
+    }
+}
+
+/// The two groups of NAT ports of a client's flow, as design and `lb_common::nat` document them: the
+/// identity hash scaled to the number of groups, and the place hash, its halves swapped, likewise.
+///
+/// # Panics
+/// When the packet does not come from a client.
+pub fn nat_groups(settings: &Settings, packet: &Packet) -> [u16; 2] {
+    let (Port::Number(client), Port::Number(service)) = (packet.from.port, packet.to.port) else {
+        panic!("a client's ports are known");
+    };
+    let protocol = match packet.transport {
+        Transport::Tcp { .. } => 6,
+        Transport::Udp { .. } => 17,
+    };
+    let hash = settings.hash_key.flow(&Address::from(packet.from.address), client, service, protocol);
+    [hash.identity, hash.place.rotate_left(16)]
+        .map(|hash| (u64::from(hash) * u64::from(settings.nat_groups) >> 32) as u16)
+}
+
+/// The one reason whose counter went up by one.
+fn counted_once(before: &[u64], after: &[u64]) -> Result<Reason> {
+    let mut changed = Reason::ALL.iter().zip(before.iter().zip(after)).filter(|(_, (b, a))| a != b);
+    match (changed.next(), changed.next()) {
+        (Some((reason, (before, after))), None) if *after == before + 1 => Ok(*reason),
+        (first, second) => bail!("counted: {first:?} and {second:?}"),
+    }
+}
+
+/// The live entries among words, sorted.
+fn live<'a>(words: impl Iterator<Item = &'a Word>, tick: u16, limits: &IdleLimits) -> Vec<(State, u16)> {
+    let live = words.map(|word| Entry(word.load())).filter(|entry| entry.is_live(tick, limits));
+    sorted(&live.map(|entry| (entry.state(), entry.backend())).collect::<Vec<_>>())
+}
+
+fn sorted(entries: &[(State, u16)]) -> Vec<(State, u16)> {
+    let mut entries = entries.to_vec();
+    entries.sort_unstable();
+    entries
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}

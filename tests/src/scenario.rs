@@ -1,0 +1,92 @@
+//! What a scenario is made of. The scenarios themselves are in [`crate::table`].
+
+use lb_common::{BackendCounters, Reason, State};
+use lb_userspace::core::image::Image;
+
+use crate::{packet::Packet, run::Memory, world::World};
+
+/// One scenario.
+pub struct Scenario {
+    /// Its number in the list of acceptance scenarios, if it is there, and what it shows.
+    pub id: String,
+    /// What is configured when it begins. The tables are empty then.
+    pub world: World,
+    /// What happens.
+    pub steps: Vec<Step>,
+    /// What is in the tables when it is over.
+    pub after: After,
+}
+
+/// Something that happens.
+pub enum Step {
+    /// A packet comes in on the front interface.
+    Packet {
+        /// It.
+        frame: Frame,
+        /// What is done with it.
+        verdict: Verdict,
+        /// Why. This counter goes up by one, and no other.
+        reason: Reason,
+        /// What it has become.
+        out: Out,
+    },
+    /// The daemon changes the maps.
+    Configure(Box<dyn Fn(&mut Image)>),
+    /// Time passes: this many ticks.
+    Later(u16),
+    /// Something else changes the tables: another CPU, or what must never happen.
+    Disturb(fn(&Memory)),
+    /// The packets from now on arrive on this CPU, if there is one.
+    OnCpu(usize),
+}
+
+/// What comes in.
+#[derive(Debug, Clone)]
+pub enum Frame {
+    /// A packet.
+    Packet(Packet),
+    /// Anything.
+    Bytes(Vec<u8>),
+}
+
+impl From<Packet> for Frame {
+    fn from(packet: Packet) -> Frame {
+        Frame::Packet(packet)
+    }
+}
+
+/// What has become of a frame.
+#[derive(Debug, Clone)]
+pub enum Out {
+    /// It is as it was, to the last byte.
+    Untouched,
+    /// It is this packet now, to the last byte. If it bears a NAT port that has not occurred before, that
+    /// port is learned from the frame, and checked against the rule that limits the choice to 16.
+    Packet(Packet),
+}
+
+/// What is done with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The host's stack gets it.
+    Pass,
+    /// It ends here.
+    Drop,
+    /// It leaves by the interface it came in on.
+    Tx,
+    /// It leaves by the interface with this index.
+    Redirect(u32),
+}
+
+/// What is in the tables.
+#[derive(Debug, Default)]
+pub struct After {
+    /// The idle limit that applies to proven flows, if not TCP's: an entry does not tell its protocol.
+    pub idle: Option<u16>,
+    /// All live flows: state and backend, in any order.
+    pub flows: Vec<(State, u16)>,
+    /// All live NAT records: state and backend, in any order.
+    pub nat: Vec<(State, u16)>,
+    /// What was sent to these backends since the scenario began.
+    pub sent: Vec<(u16, BackendCounters)>,
+}

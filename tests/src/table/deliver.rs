@@ -1,0 +1,185 @@
+//! Packets of a service find a backend.
+
+use std::net::SocketAddr;
+
+use lb_common::{
+    BackendCounters, Forward, Hop, Reason,
+    State::{New, Proven},
+};
+
+use super::{
+    After, Scenario, Step, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed, scenario,
+};
+use crate::{
+    packet::{Ip, Packet, Transport},
+    world::{Case, PORT, World, backend},
+};
+
+/// For every family and protocol.
+pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
+    let flow = case.flow(0);
+    vec![
+        Scenario {
+            id: scenario(case, "A1 direct return: only the MAC addresses change"),
+            world: World::service(case, Forward::DsrL2),
+            steps: vec![direct(flow.opens(), 1), direct(flow.goes_on(), 1)],
+            after: After {
+                sent: vec![(1, bytes_of(&[flow.opens(), flow.goes_on()])), (2, BackendCounters::default())],
+                ..flows(&[(New, 1)])
+            },
+        },
+        Scenario {
+            id: scenario(case, "A1 direct return, out of the interface the packet came in on"),
+            world: World::service(case, Forward::DsrL2).with_slots(1, 2),
+            steps: vec![direct(flow.opens(), 2)],
+            after: flows(&[(New, 2)]),
+        },
+        Scenario {
+            id: scenario(case, "A1 direct return asks for no hop: the packet stays on the link"),
+            world: World::service(case, Forward::DsrL2),
+            steps: vec![direct(Packet { hops: 1, ..flow.opens() }, 1)],
+            after: flows(&[(New, 1)]),
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "A1 NAT: addresses, ports, hop count and checksums change; the payload does not",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: vec![nat(&flow, flow.opens(), 1), nat(&flow, flow.goes_on(), 1)],
+            after: After {
+                sent: vec![(1, bytes_of(&[flow.opens(), flow.goes_on()])), (2, BackendCounters::default())],
+                ..nat_flows(&[(New, 1)])
+            },
+        },
+        Scenario {
+            id: scenario(case, "A1 NAT, out of the interface the packet came in on"),
+            world: World::service(case, Forward::Nat).with_slots(1, 2),
+            steps: vec![nat(&flow, flow.opens(), 2)],
+            after: nat_flows(&[(New, 2)]),
+        },
+        Scenario {
+            id: scenario(case, "A2 without an up backend the host's stack answers, and nothing is stored"),
+            world: World::service(case, Forward::Nat).with_slots(1, 0),
+            steps: vec![passed(flow.opens(), Reason::NoBackend), passed(flow.goes_on(), Reason::NoBackend)],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A4 a service without a Maglev table"),
+            world: World::empty().with_service(
+                case,
+                SocketAddr::new(case.vip(), PORT),
+                NEVER_INITIALISED,
+                Forward::Nat,
+            ),
+            steps: vec![passed(flow.opens(), Reason::NotReady)],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A4 a Maglev table that names a backend which was never written"),
+            world: World::service(case, Forward::Nat).with_slots(1, 9),
+            steps: vec![passed(flow.opens(), Reason::NotReady)],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A4 a Maglev table that names another service's backend"),
+            world: World::service(case, Forward::Nat).with_backend(case, 3, 2).with_slots(1, 3),
+            steps: vec![passed(flow.opens(), Reason::NotReady)],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "direct return to a backend whose MAC address is not known"),
+            world: World::service(case, Forward::DsrL2).with(|image| backend(image, 1).hop = Hop::default()),
+            steps: vec![dropped(flow.opens(), Reason::NoNextHop)],
+            // What was not sent is not counted as sent.
+            after: After { sent: vec![(1, BackendCounters::default())], ..nothing() },
+        },
+        Scenario {
+            id: scenario(case, "A12 cut short anywhere within its headers, a packet is left to the host"),
+            world: World::service(case, Forward::Nat),
+            steps: cut_anywhere(&flow.opens()),
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A13 a padded frame: the IP length decides, and the padding stays"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![nat(&flow, Packet { padding: vec![0xee; 23], ..flow.opens() }, 1)],
+            after: After { sent: vec![(1, bytes_of(&[flow.opens()]))], ..nat_flows(&[(New, 1)]) },
+        },
+        Scenario {
+            id: scenario(case, "A13 a header that would reach into the padding is none"),
+            world: World::service(case, Forward::Nat),
+            steps: too_short_for_its_header(case, &flow.opens()),
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A18 one VIP, one port, TCP and UDP: two services"),
+            world: World::service(case, Forward::Nat)
+                .with_service(other_protocol(case), SocketAddr::new(case.vip(), PORT), 2, Forward::Nat)
+                .with_backend(case, 3, 2)
+                .with_slots(2, 3),
+            steps: {
+                let other = other_protocol(case).flow(1);
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    nat(&other, other.opens(), 3),
+                    nat(&flow, flow.goes_on(), 1),
+                    nat(&other, other.goes_on(), 3),
+                ]
+            },
+            after: nat_flows(&[(New, 1), (New, 3)]),
+        },
+    ]
+}
+
+/// For UDP over both families.
+pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
+    let flow = case.flow(0);
+    let without_checksum = |packet| Packet { transport: Transport::Udp { checksum: false }, ..packet };
+    // Over IPv4 that is allowed (RFC 768); over IPv6 the backend discards the packet, which is not to be
+    // made valid on the way (RFC 8200 section 8.1).
+    vec![Scenario {
+        id: scenario(case, "A16 a UDP checksum of 0 stays 0"),
+        world: World::service(case, Forward::Nat),
+        steps: vec![
+            nat(&flow, without_checksum(flow.opens()), 1),
+            nat_reply(&flow, without_checksum(flow.answered_by(1))),
+            nat(&flow, flow.goes_on(), 1),
+        ],
+        after: nat_flows(&[(Proven, 1)]),
+    }]
+}
+
+/// A service number that no scenario gives a table.
+const NEVER_INITIALISED: u32 = 4_000;
+
+fn other_protocol(case: Case) -> Case {
+    Case { udp: !case.udp, ..case }
+}
+
+fn bytes_of(packets: &[Packet]) -> BackendCounters {
+    BackendCounters { packets: packets.len() as u64, bytes: packets.iter().map(Packet::ip_length).sum() }
+}
+
+/// The packet, cut after every byte of its headers, with IPv4 options too.
+fn cut_anywhere(packet: &Packet) -> Vec<Step> {
+    let with_options = Packet { ip: Ip { options: vec![1; 40], ..Ip::default() }, ..packet.clone() };
+    let packets = [packet.clone(), with_options];
+    let steps = packets.iter().flat_map(|packet| {
+        let headers = 14 + packet.ip_length() as usize - packet.payload.len();
+        (0..headers).map(|length| passed(cut(packet, length), Reason::Malformed))
+    });
+    steps.collect()
+}
+
+/// The whole header is there, but the IP packet ends before it does.
+fn too_short_for_its_header(case: Case, packet: &Packet) -> Vec<Step> {
+    let header = if case.udp { 8 } else { 20 };
+    let ip_header = packet.ip_length() - packet.payload.len() as u64 - header;
+    let first = if case.v6 { ip_header } else { 0 };
+    let steps = (first..ip_header + header).map(|length| {
+        let ip = Ip { length: Some(length as u16), ..Ip::default() };
+        passed(Packet { ip, padding: vec![0; 20], ..packet.clone() }, Reason::Malformed)
+    });
+    steps.collect()
+}

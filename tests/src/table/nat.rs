@@ -1,0 +1,366 @@
+//! NAT: there, back, and what must not be mixed up.
+
+use std::net::SocketAddr;
+
+use lb_common::{
+    Address, Entry, Forward, Hop, Reason,
+    State::{Closing, New, Proven},
+};
+
+use super::{
+    After, Scenario, Step, dropped, nat, nat_flows, nat_reply, nothing, passed, scenario, steps, via_kernel,
+};
+use crate::{
+    packet::{Ip, NatPorts, Packet, flag},
+    run::nat_groups,
+    world::{BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, backend, settings, settings_of},
+};
+
+/// For every family and protocol.
+pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
+    let flow = case.flow(0);
+    let mut all = vec![
+        Scenario {
+            id: scenario(case, "A5 there and back again; the backend's answer proves the flow"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.accepted_by(1)),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+            ],
+            after: nat_flows(&[(Proven, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "A5 the backend listens on the service's own port"),
+            world: World::service(case, Forward::Nat)
+                .with(|image| backend(image, 1).port = PORT.to_be_bytes()),
+            steps: {
+                let same_port = |mut packet: Packet| {
+                    for end in [&mut packet.from, &mut packet.to] {
+                        if *end == SocketAddr::new(case.backend(1), BACKEND_PORT).into() {
+                            *end = SocketAddr::new(case.backend(1), PORT).into();
+                        }
+                    }
+                    packet
+                };
+                let there = same_port(flow.translated(&flow.opens(), 1));
+                let answer = same_port(flow.answered_by(1));
+                vec![
+                    super::sent(Reason::Nat, super::out_of(1), there, flow.opens()),
+                    nat_reply(&flow, answer),
+                ]
+            },
+            after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+        },
+        Scenario {
+            id: scenario(case, "A5 a reply goes back to where the client's last packet came from"),
+            world: World::service(case, Forward::Nat),
+            steps: {
+                let other_router = [2, 0, 0, 0, 0, 9];
+                let answer = flow.accepted_by(1);
+                let back = Packet { mac_to: other_router, ..flow.translated_back(&answer) };
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    nat_reply(&flow, answer.clone()),
+                    Step::Later(1),
+                    nat(&flow, Packet { mac_from: other_router, ..flow.goes_on() }, 1),
+                    super::sent(Reason::NatReply, crate::scenario::Verdict::Tx, back, answer),
+                ]
+            },
+            after: if case.udp {
+                nat_flows(&[(Proven, 1)])
+            } else {
+                // In TCP a SYN|ACK proves nothing.
+                nat_flows(&[(New, 1)])
+            },
+        },
+        Scenario {
+            id: scenario(case, "A6 the next hop is not known: rewritten, and the kernel sends it on"),
+            world: World::service(case, Forward::Nat)
+                .with(|image| backend(image, 1).hop = Hop::default())
+                .with(|image| settings_of(image).reply_by_route = 1),
+            steps: {
+                let answer = flow.accepted_by(1);
+                vec![
+                    via_kernel(flow.opens(), flow.translated(&flow.opens(), 1)),
+                    via_kernel(answer.clone(), flow.translated_back(&answer)),
+                ]
+            },
+            after: After {
+                flows: vec![(New, 1)],
+                nat: vec![(if case.udp { Proven } else { New }, 1)],
+                sent: vec![(1, lb_common::BackendCounters { packets: 1, bytes: flow.opens().ip_length() })],
+                ..nothing()
+            },
+        },
+        Scenario {
+            id: scenario(case, "A15 no hop left: dropped in both directions, and nothing stored"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                dropped(Packet { hops: 1, ..flow.opens() }, Reason::HopLimit),
+                dropped(Packet { hops: 0, ..flow.opens() }, Reason::HopLimit),
+                nat(&flow, Packet { hops: 2, ..flow.opens() }, 1),
+                dropped(Packet { hops: 1, ..flow.accepted_by(1) }, Reason::HopLimit),
+                nat_reply(&flow, Packet { hops: 2, ..flow.accepted_by(1) }),
+            ],
+            after: After {
+                flows: vec![(New, 1)],
+                nat: vec![(if case.udp { Proven } else { New }, 1)],
+                ..nothing()
+            },
+        },
+        Scenario {
+            id: scenario(case, "A15 a packet without a hop left leaves no trace"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![dropped(Packet { hops: 1, ..flow.opens() }, Reason::HopLimit)],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "NAT without a source address of the family"),
+            world: World::service(case, Forward::Nat)
+                .with(|image| settings_of(image).nat_source[usize::from(case.v6)] = Address::NONE),
+            steps: vec![dropped(flow.opens(), Reason::NoNatSource)],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "C27 one client port, two services: two flows, two NAT ports, same backend"),
+            world: World::service(case, Forward::Nat)
+                .with_service(case, SocketAddr::new(case.vip(), 443), 2, Forward::Nat)
+                .with_backend(case, 3, 2)
+                .with_slots(2, 3)
+                .with(|image| backend(image, 3).address = Address::from(case.backend(1))),
+            steps: {
+                let other = Flow { index: 1, service: SocketAddr::new(case.vip(), 443), ..flow };
+                both_ways(&[flow, other], |packet, flow| {
+                    // Backend 3 is the same endpoint as backend 1, so the packets differ in the hop only.
+                    let number = if flow.index == 0 { 1 } else { 3 };
+                    let out = crate::world::addressed(flow.translated(packet, 1), crate::world::hop(number));
+                    super::sent(Reason::Nat, super::out_of(number), out, packet.clone())
+                })
+            },
+            after: nat_flows(&[(Proven, 1), (Proven, 3)]),
+        },
+        Scenario {
+            id: scenario(case, "C27 one client port, two VIPs of one service: two flows, two NAT ports"),
+            world: World::service(case, Forward::Nat).with_service(
+                case,
+                SocketAddr::new(case.other_vip(), PORT),
+                1,
+                Forward::Nat,
+            ),
+            steps: {
+                let other = Flow { index: 1, service: SocketAddr::new(case.other_vip(), PORT), ..flow };
+                both_ways(&[flow, other], |packet, flow| nat(flow, packet.clone(), 1))
+            },
+            after: nat_flows(&[(Proven, 1), (Proven, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "C28 neighbouring addresses and ports: each flow has its own entry and port"),
+            world: World::service(case, Forward::Nat),
+            steps: both_ways(&neighbours(case), |packet, flow| nat(flow, packet.clone(), 1)),
+            after: nat_flows(&[(Proven, 1); 16]),
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "C31 another CPU is just writing the flow's record: better drop than two ports",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                Step::Disturb(|memory| {
+                    memory.change_nat(|entry| Entry::new(entry.tag(), Proven, entry.tick(), BEING_WRITTEN));
+                }),
+                dropped(flow.opens(), Reason::NatBusy),
+            ],
+            after: After { flows: vec![(New, 1)], nat: vec![(Proven, BEING_WRITTEN)], ..nothing() },
+        },
+    ];
+    if !case.v6 {
+        let options = Ip { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..Ip::default() };
+        let with_options = |packet| Packet { ip: options.clone(), ..packet };
+        all.push(Scenario {
+            id: scenario(case, "A9 IPv4 options are carried along"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, with_options(flow.opens()), 1),
+                nat_reply(&flow, with_options(flow.answered_by(1))),
+            ],
+            after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+        });
+    }
+    all
+}
+
+/// For TCP over both families.
+pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
+    let flow = case.flow(0);
+    vec![
+        Scenario {
+            id: scenario(case, "a SYN|ACK proves nothing: it answers a forged SYN too"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.accepted_by(1)),
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.accepted_by(1)),
+            ],
+            after: nat_flows(&[(New, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "C33 FIN and RST are delivered in both directions, also when they come late"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                nat_reply(&flow, flow.from_backend(1, flag::FIN | flag::ACK, b"")),
+                nat(&flow, flow.goes_on(), 1),
+                nat(&flow, flow.ends(), 1),
+                Step::Later(CLOSING_IDLE),
+                nat_reply(&flow, flow.from_backend(1, flag::FIN | flag::ACK, b"")),
+                nat(&flow, flow.resets(), 1),
+                nat_reply(&flow, flow.from_backend(1, flag::RST, b"")),
+            ],
+            after: nat_flows(&[(Closing, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "NAT full: a flow that has ended gives its port first"),
+            world: two_groups(case),
+            steps: {
+                let flows = flows_with_groups(case, 17);
+                let mut all: Vec<Step> = flows[..16].iter().flat_map(proves).collect();
+                all.push(dropped(flows[16].opens(), Reason::NatFull));
+                all.push(nat(&flows[3], flows[3].ends(), 1));
+                all.push(nat(&flows[16], flows[16].opens(), 1));
+                all
+            },
+            // The ended flow's entry is still there; its record is not.
+            after: After {
+                flows: [vec![(Proven, 1); 15], vec![(Closing, 1), (New, 1)]].concat(),
+                nat: [vec![(Proven, 1); 15], vec![(New, 1)]].concat(),
+                ..nothing()
+            },
+        },
+    ]
+}
+
+/// For UDP over both families.
+pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
+    let flow = case.flow(0);
+    vec![
+        Scenario {
+            id: scenario(case, "A16 a UDP checksum that comes out as 0 is sent as all ones"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.from_backend(1, 0, &sums_up_to_zero(&flow))),
+            ],
+            after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+        },
+        Scenario {
+            id: scenario(case, "NAT full: both groups of a flow hold proven flows, so it finds no port"),
+            world: two_groups(case),
+            steps: {
+                let flows = flows_with_groups(case, 17);
+                steps(
+                    flows[..16].iter().flat_map(proves).collect(),
+                    [dropped(flows[16].opens(), Reason::NatFull)],
+                )
+            },
+            after: nat_flows(&[(Proven, 1); 16]),
+        },
+        Scenario {
+            id: scenario(case, "NAT full of flows that no backend has answered: one of them gives way"),
+            world: two_groups(case),
+            steps: flows_with_groups(case, 17).iter().map(|flow| nat(flow, flow.opens(), 1)).collect(),
+            after: After { flows: vec![(New, 1); 17], nat: vec![(New, 1); 16], ..nothing() },
+        },
+        Scenario {
+            id: scenario(case, "NAT full: a flow that was idle for too long gives its port"),
+            world: two_groups(case),
+            steps: {
+                let flows = flows_with_groups(case, 17);
+                steps(
+                    flows[..16].iter().flat_map(proves).collect(),
+                    [
+                        Step::Later(UDP_IDLE),
+                        dropped(flows[16].opens(), Reason::NatFull),
+                        Step::Later(1),
+                        nat(&flows[16], flows[16].opens(), 1),
+                        // And its answers find nobody any more.
+                        nat_reply(&flows[16], flows[16].answered_by(1)),
+                    ],
+                )
+            },
+            after: After { idle: Some(UDP_IDLE), flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+        },
+        Scenario {
+            id: scenario(case, "an answer to another port of the group is not the flow's"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                Step::Disturb(|memory| memory.clear_nat()),
+                passed(flow.answered_by(1), Reason::NotService),
+            ],
+            after: super::flows(&[(New, 1)]),
+        },
+    ]
+}
+
+/// The backend number in the word of a record that is being written.
+const BEING_WRITTEN: u16 = 0;
+
+/// For each flow: opened, answered, gone on, answered. All that the flows have in common would show.
+fn both_ways(flows: &[Flow], sent: impl Fn(&Packet, &Flow) -> Step) -> Vec<Step> {
+    let mut all = Vec::new();
+    all.extend(flows.iter().map(|flow| sent(&flow.opens(), flow)));
+    all.extend(flows.iter().map(|flow| nat_reply(flow, flow.accepted_by(1))));
+    all.extend(flows.iter().map(|flow| nat_reply(flow, flow.answered_by(1))));
+    all.extend(flows.iter().map(|flow| sent(&flow.goes_on(), flow)));
+    all
+}
+
+/// A flow that the backend answers, and that goes on: it is proven.
+fn proves(flow: &Flow) -> Vec<Step> {
+    vec![nat(flow, flow.opens(), 1), nat_reply(flow, flow.answered_by(1)), nat(flow, flow.goes_on(), 1)]
+}
+
+/// Four neighbouring ports of each of four neighbouring clients.
+fn neighbours(case: Case) -> Vec<Flow> {
+    let ends = (0..4).flat_map(|address| (40_000..40_004).map(move |port| (address, port)));
+    let flow = |(index, (address, port))| Flow {
+        index,
+        client: SocketAddr::new(case.client(address), port),
+        ..case.flow(0)
+    };
+    ends.enumerate().map(flow).collect()
+}
+
+/// Sixteen NAT ports in all.
+fn two_groups(case: Case) -> World {
+    World::service(case, Forward::Nat).with(|image| settings_of(image).nat_groups = 2)
+}
+
+/// Flows that look first into the first, then into the second of two groups.
+fn flows_with_groups(case: Case, count: usize) -> Vec<Flow> {
+    let settings = lb_common::Settings { nat_groups: 2, ..settings() };
+    let flow = |port| Flow { client: SocketAddr::new(case.client(0), port), ..case.flow(0) };
+    let fitting = (1_024..).map(flow).filter(|flow| nat_groups(&settings, &flow.opens()) == [0, 1]);
+    (0..count).zip(fitting).map(|(index, flow)| Flow { index, ..flow }).collect()
+}
+
+/// A payload with which the checksum of a reply, as the client gets it, is zero: the checksum that it
+/// would have otherwise.
+fn sums_up_to_zero(flow: &Flow) -> Vec<u8> {
+    let checksum_of = |payload: &[u8]| {
+        let bytes = flow.translated_back(&flow.from_backend(1, 0, payload)).bytes(&NatPorts::new());
+        let checksum = bytes.len() - payload.len() - 2;
+        [bytes[checksum], bytes[checksum + 1]]
+    };
+    let payload = checksum_of(&[0, 0]).to_vec();
+    assert_eq!(checksum_of(&payload), [0xff, 0xff], "etherparse agrees");
+    payload
+}
