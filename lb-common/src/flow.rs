@@ -87,6 +87,14 @@ impl Entry {
         self.0 as u16
     }
 
+    /// Whether both entries are of the same flow and backend.
+    #[inline(always)]
+    pub fn is_same_flow(self, other: Entry) -> bool {
+        // All but tick and state.
+        const FLOW_BITS: u64 = !0x0003_ffff_0000;
+        (self.0 ^ other.0) & FLOW_BITS == 0
+    }
+
     /// Ticks since its last packet.
     #[inline(always)]
     pub fn idle(self, now: u16) -> u16 {
@@ -161,12 +169,13 @@ pub mod rank {
 pub struct IdleLimits(u64);
 
 impl IdleLimits {
-    /// Limits in ticks, at most [`MAX_IDLE_TICKS`], for proven flows and for new and closing ones.
+    /// Limits in ticks, at most [`MAX_IDLE_TICKS`], for open flows and for closing ones. A new flow may
+    /// be idle as long as a proven one: a client may open a connection long before it uses it.
     #[inline(always)]
-    pub fn new(proven: u16, closing: u16) -> IdleLimits {
+    pub fn new(open: u16, closing: u16) -> IdleLimits {
         // One more, so that "less than" lets the limit itself pass, and nothing is below Empty's 0.
-        let (proven, closing) = (proven as u64 + 1, closing as u64 + 1);
-        IdleLimits(closing << 16 | proven << 32 | closing << 48)
+        let (open, closing) = (open as u64 + 1, closing as u64 + 1);
+        IdleLimits(open << 16 | open << 32 | closing << 48)
     }
 
     #[inline(always)]

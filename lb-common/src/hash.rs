@@ -5,19 +5,28 @@
 //! whoever does not know the keys cannot find flows that collide. Two such sums give 64 bits.
 //! All nodes of a cluster share the keys and so make the same choice.
 
+use core::fmt;
+
 use crate::Address;
 
 /// Words that are hashed: a client's address, both ports, the protocol.
 const WORDS: usize = 6;
 
 /// Keys of both sums. All nodes of a cluster derive the same from their secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct HashKey {
     /// k0 to k6 of the first sum.
     pub first: [u64; WORDS + 1],
     /// k0 to k6 of the second sum.
     pub second: [u64; WORDS + 1],
+}
+
+/// Never shows the key: whoever knows it can aim at a backend.
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey(secret)")
+    }
 }
 
 /// Bytes of key material that a [`HashKey`] is made of.

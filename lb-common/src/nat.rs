@@ -5,7 +5,10 @@
 //! its record from its own addresses and ports, two flows can never share a port towards one endpoint,
 //! and there is no reverse index that could be lost.
 
-use crate::{Address, Bucket, Hop, Word, flow::WAYS};
+use crate::{
+    Address, Bucket, FlowHash, Hop, Word,
+    flow::{self, WAYS},
+};
 
 /// Ports of a group, and records of a set.
 pub const PORTS_PER_GROUP: u16 = WAYS as u16;
@@ -119,6 +122,16 @@ impl NatRecord {
     }
 }
 
+/// The two groups in which a flow may have its port, of `count` groups; different ones if `count` > 1.
+#[inline(always)]
+pub fn groups(hash: FlowHash, count: u16) -> [u16; 2] {
+    let count = count as u32;
+    let first = flow::scale(hash.identity, count);
+    let second = first + 1 + flow::scale(hash.place.rotate_left(16), count.wrapping_sub(1));
+    let second = if second >= count { second - count } else { second };
+    [first as u16, second as u16]
+}
+
 /// Sets for a number of flows.
 pub fn sets_for(flows: u32) -> u32 {
     flows.div_ceil(FLOWS_PER_SET).max(MIN_SETS)
@@ -127,6 +140,21 @@ pub fn sets_for(flows: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flow_has_two_different_groups() {
+        for place in [0, 1, 0x8000_0000, 0xffff_0000, u32::MAX] {
+            for identity in [0, 1, 0x8000_0000, u32::MAX] {
+                for count in [2, 3, 3968, 8064] {
+                    let [first, second] = groups(FlowHash { place, identity }, count);
+                    assert!(
+                        first < count && second < count && first != second,
+                        "{first} {second} of {count}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_record_keeps_its_parts() {

@@ -60,6 +60,9 @@ reasons! {
     NotReady = Pass, "not_ready";
     /// A service without an up backend: the host's stack answers with a reset or "port unreachable".
     NoBackend = Pass, "no_backend";
+    /// Every NAT port that this flow may use towards its backend is taken: the host's stack answers with
+    /// a reset or "port unreachable".
+    NatFull = Pass, "nat_full";
     /// Rewritten, but its next hop is not known: the host's stack sends it on.
     ViaKernel = Pass, "via_kernel";
     /// Sent to a backend by NAT.
@@ -74,8 +77,6 @@ reasons! {
     NoNextHop = Drop, "no_next_hop";
     /// NAT without a source address of this family.
     NoNatSource = Drop, "no_nat_source";
-    /// Every NAT port that this flow may use towards its backend is taken.
-    NatFull = Drop, "nat_full";
     /// Another CPU is just writing this flow's NAT record; the client will send again.
     NatBusy = Drop, "nat_busy";
 }

@@ -18,11 +18,11 @@ pub struct Settings {
     pub nat_port_first: u16,
     /// Groups of 8 NAT ports; 0 when there is no NAT.
     pub nat_groups: u16,
-    /// Idle ticks after which a proven TCP flow is forgotten.
+    /// Idle ticks after which an open TCP flow is forgotten.
     pub tcp_idle: u16,
-    /// Idle ticks after which a proven UDP flow is forgotten.
+    /// Idle ticks after which an open UDP flow is forgotten.
     pub udp_idle: u16,
-    /// Idle ticks after which a new or closing flow is forgotten.
+    /// Idle ticks after which a closing flow is forgotten.
     pub closing_idle: u16,
     /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
     pub reply_by_route: u8,

@@ -4,7 +4,7 @@
 use lb_common::{
     Address, Entry, Hop, NatSet, NatTuple, Reason, Settings, State, Word,
     flow::{self, IdleLimits, Seen, WAYS, rank},
-    nat::PORTS_PER_GROUP,
+    nat::{self, PORTS_PER_GROUP},
 };
 
 use crate::{
@@ -68,6 +68,11 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
     let entry = Entry(word.load());
     let backend = tables.backend(entry.backend()).ok_or(Reason::NotService)?;
     let tuple = record.tuple();
+    let last_hop = record.last_hop();
+    // Another CPU may have given the record to another flow while it was read.
+    if !Entry(word.load()).is_same_flow(entry) {
+        return Err(Reason::NatBusy);
+    }
     let is_answer = entry.state() != State::Empty
         && backend.address == packet.source
         && u16::from_be_bytes(backend.port) == packet.source_port
@@ -89,7 +94,7 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         touch(word, entry, tables.tick(), answer(packet));
     }
     translate(frame, packet, &to)?;
-    Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { record.last_hop() })
+    Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { last_hop })
 }
 
 /// A flow's place among the NAT records.
@@ -110,9 +115,7 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
     let tuple = tuple(packet);
     let backend = choice.backend;
     let start = first_set(settings, &backend.address, u16::from_be_bytes(backend.port), packet.protocol);
-    let groups = settings.nat_groups as u32;
-    let first = flow::scale(choice.hash.identity, groups) as u16;
-    let second = flow::scale(choice.hash.place.rotate_left(16), groups) as u16;
+    let [first, second] = nat::groups(choice.hash, settings.nat_groups);
 
     let set = tables.nat_set(set_index(start, first, settings)).ok_or(Reason::NatFull)?;
     if let Some(found) = own(set, choice, &tuple, &limits)? {
@@ -182,9 +185,7 @@ fn keep<T: Tables>(
     let (word, record) = (&seat.set.words.0[way], &seat.set.records[way]);
     if seat.own {
         let entry = seat.found.entry;
-        if entry.tick() != choice.now {
-            record.set_last_hop(&came_from);
-        }
+        record.set_last_hop(&came_from);
         touch(word, entry, choice.now, flow_table::seen(packet));
         return Ok(entry.state() == State::Proven);
     }

@@ -263,7 +263,8 @@ impl Verdict {
 }
 
 /// The two groups of NAT ports of a client's flow, as design and `lb_common::nat` document them: the
-/// identity hash scaled to the number of groups, and the place hash, its halves swapped, likewise.
+/// identity hash scaled to the number of groups; and, counted on from there, one of the others by the place
+/// hash with its halves swapped.
 ///
 /// # Panics
 /// When the packet does not come from a client.
@@ -276,8 +277,11 @@ pub fn nat_groups(settings: &Settings, packet: &Packet) -> [u16; 2] {
         Transport::Udp { .. } => 17,
     };
     let hash = settings.hash_key.flow(&Address::from(packet.from.address), client, service, protocol);
-    [hash.identity, hash.place.rotate_left(16)]
-        .map(|hash| (u64::from(hash) * u64::from(settings.nat_groups) >> 32) as u16)
+    let scale = |hash: u32, to: u64| (u64::from(hash) * to) >> 32;
+    let count = u64::from(settings.nat_groups);
+    let first = scale(hash.identity, count);
+    let second = (first + 1 + scale(hash.place.rotate_left(16), count - 1)) % count;
+    [first as u16, second as u16]
 }
 
 /// The one reason whose counter went up by one.

@@ -127,7 +127,7 @@ pub struct Flows {
     pub tcp_timeout: Duration,
     /// Idle time after which a UDP flow is forgotten.
     pub udp_timeout: Duration,
-    /// Idle time after which a flow that saw FIN or RST, or never an answer, is forgotten.
+    /// Idle time after which a flow that saw FIN or RST is forgotten.
     pub closing_timeout: Duration,
 }
 

@@ -120,8 +120,8 @@ mod tests {
         let kept_and_freed = [
             (State::Proven, 100, true),
             (State::Proven, 101, false),
-            (State::New, 10, true),
-            (State::New, 11, false),
+            (State::New, 100, true),
+            (State::New, 101, false),
             (State::Closing, 10, true),
             (State::Closing, 60_000, false),
         ];

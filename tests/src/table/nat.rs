@@ -232,7 +232,7 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
             steps: {
                 let flows = flows_with_groups(case, 17);
                 let mut all: Vec<Step> = flows[..16].iter().flat_map(proves).collect();
-                all.push(dropped(flows[16].opens(), Reason::NatFull));
+                all.push(passed(flows[16].opens(), Reason::NatFull));
                 all.push(nat(&flows[3], flows[3].ends(), 1));
                 all.push(nat(&flows[16], flows[16].opens(), 1));
                 all
@@ -267,7 +267,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 let flows = flows_with_groups(case, 17);
                 steps(
                     flows[..16].iter().flat_map(proves).collect(),
-                    [dropped(flows[16].opens(), Reason::NatFull)],
+                    [passed(flows[16].opens(), Reason::NatFull)],
                 )
             },
             after: nat_flows(&[(Proven, 1); 16]),
@@ -287,7 +287,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                     flows[..16].iter().flat_map(proves).collect(),
                     [
                         Step::Later(UDP_IDLE),
-                        dropped(flows[16].opens(), Reason::NatFull),
+                        passed(flows[16].opens(), Reason::NatFull),
                         Step::Later(1),
                         nat(&flows[16], flows[16].opens(), 1),
                         // And its answers find nobody any more.

@@ -70,6 +70,11 @@ fn ports(
         reader.refuse(key, what, mend);
         return None;
     }
+    if u32::from(last) + 1 - u32::from(first) < 2 * GROUP {
+        let mend = format!("use {} or more: each flow chooses between two groups of {GROUP}", 2 * GROUP);
+        reader.refuse(key, format!("\"{text}\" are {GROUP} ports only"), mend);
+        return None;
+    }
     Some(first..=last)
 }
 
