@@ -126,20 +126,24 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
         return Ok(Seat { set: other, group: second, found, own: true });
     }
 
-    let mut found = Found::default();
-    let willing = flow_table::victim(&set.words, choice.now, &limits, &mut found);
+    let mut seat = Seat { set, group: first, found: Found::default(), own: false };
+    let mut willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut seat.found);
     if willing == rank::FREE {
-        return Ok(Seat { set, group: first, found, own: false });
+        return Ok(seat);
     }
-    let mut other_found = Found::default();
-    let other_willing = flow_table::victim(&other.words, choice.now, &limits, &mut other_found);
+    let mut found = Found::default();
+    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut found);
     if other_willing > willing {
-        return Ok(Seat { set: other, group: second, found: other_found, own: false });
+        willing = other_willing;
+        seat = Seat { set: other, group: second, found, own: false };
     }
-    if willing == rank::PROVEN {
-        return Err(Reason::NatFull);
+    // Another CPU has just taken a seat for this flow. (A record that the flow has left behind, when its
+    // backend was given another number, is a good seat.)
+    let taker = seat.found.entry.backend();
+    if willing >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
+        return Err(Reason::NatBusy);
     }
-    Ok(Seat { set, group: first, found, own: false })
+    if willing == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
 }
 
 /// The flow's own record in a set. A record that is just being written for the same tag is most likely

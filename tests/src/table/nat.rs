@@ -8,12 +8,16 @@ use lb_common::{
 };
 
 use super::{
-    After, Scenario, Step, dropped, nat, nat_flows, nat_reply, nothing, passed, scenario, steps, via_kernel,
+    After, Scenario, Step, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed, scenario,
+    steps, via_kernel,
 };
 use crate::{
     packet::{Ip, NatPorts, Packet, flag},
     run::nat_groups,
-    world::{BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, backend, settings, settings_of},
+    world::{
+        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, addressed, backend, hop, settings,
+        settings_of,
+    },
 };
 
 /// For every family and protocol.
@@ -137,7 +141,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 both_ways(&[flow, other], |packet, flow| {
                     // Backend 3 is the same endpoint as backend 1, so the packets differ in the hop only.
                     let number = if flow.index == 0 { 1 } else { 3 };
-                    let out = crate::world::addressed(flow.translated(packet, 1), crate::world::hop(number));
+                    let out = addressed(flow.translated(packet, 1), hop(number));
                     super::sent(Reason::Nat, super::out_of(number), out, packet.clone())
                 })
             },
