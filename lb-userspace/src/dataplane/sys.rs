@@ -103,6 +103,8 @@ pub(super) struct Mapped<T> {
 
 // SAFETY: the mapping is plain shared memory, which any thread may use as far as `T` may be shared.
 unsafe impl<T: Sync> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Mapped<T> {}
 
 impl<T> Mapped<T> {
     /// Maps the first `length` elements.
