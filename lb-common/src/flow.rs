@@ -150,6 +150,8 @@ pub mod rank {
     pub const CLOSING: u32 = 2;
     /// No flow, or one that was idle for too long.
     pub const FREE: u32 = 3;
+    /// The new flow's own entry, which another CPU has just made. A bit that is added to the others.
+    pub const OWN: u32 = 4;
 
     /// The rank of each [`State`](super::State), four bits each, from the lowest.
     pub(super) const BY_STATE: u64 = (FREE | NEW << 4 | PROVEN << 8 | CLOSING << 12) as u64;

@@ -3,7 +3,7 @@
 
 use lb_common::{
     Bucket, Entry, Settings,
-    flow::{IdleLimits, Seen, WAYS},
+    flow::{IdleLimits, Seen, WAYS, rank},
 };
 
 use crate::parse::{Packet, TCP};
@@ -16,6 +16,9 @@ pub struct Found {
     /// What it held when it was read.
     pub entry: Entry,
 }
+
+/// In how willingly an entry gives way, the bits below the rank: its age and its way.
+const RANK_SHIFT: u32 = 19;
 
 /// Idle limits for the packet's protocol.
 #[inline(always)]
@@ -50,32 +53,40 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
     None
 }
 
-/// Puts into `found` the entry that gives way to a new flow: a free one, else the oldest that is
-/// closing, else the oldest new one, else the oldest proven one. Returns its [`rank`](lb_common::flow::rank).
+/// Puts into `found` the entry that gives way to the new flow with this tag: a free one, else the oldest
+/// that is closing, else the oldest new one, else the oldest proven one. Returns its [`rank`].
+///
+/// The flow was not found before, but another CPU may just have placed it: then its own entry is the one,
+/// with rank [`rank::OWN`]. So of two CPUs that place the same flow at once, the later either sees what
+/// the earlier has done, or chooses the same entry.
 ///
 /// A function of its own in BPF: three callers, and only 512 bytes of stack for all that is inlined.
 #[inline(never)]
-pub fn victim(bucket: &Bucket, now: u16, limits: &IdleLimits, found: &mut Found) -> u32 {
+pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, found: &mut Found) -> u32 {
     let mut best = 0;
     let mut best_entry = 0;
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
+        let rank = entry.rank(now, limits);
+        let own = all_ones_if_less((entry.tag() ^ tag) as u64, 1)
+            & all_ones_if_less(rank as u64, rank::FREE as u64);
+        let rank = rank as u64 | own & rank::OWN as u64;
         // Rank, then age; the way in the last three bits says whose it is.
-        let willing = (entry.rank(now, limits) as u64) << 19 | (entry.idle(now) as u64) << 3 | way as u64;
+        let willing = rank << RANK_SHIFT | (entry.idle(now) as u64) << 3 | way as u64;
         let more = all_ones_if_less(best, willing);
         best ^= (best ^ willing) & more;
         best_entry ^= (best_entry ^ entry.0) & more;
         way = next(way);
     }
     *found = Found { way: best as usize & (WAYS - 1), entry: Entry(best_entry) };
-    (best >> 19) as u32
+    (best >> RANK_SHIFT) as u32
 }
 
 /// The next way. The compiler cannot see through it, and so does not unroll the loop: unrolled eight
 /// times, its values do not fit on the stack.
 #[inline(always)]
-pub fn next(way: usize) -> usize {
+fn next(way: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut way = way;
@@ -97,9 +108,7 @@ fn all_ones_if_less(a: u64, b: u64) -> u64 {
     {
         let mut difference = a;
         // SAFETY: arithmetic on the registers that it is given.
-        unsafe {
-            core::arch::asm!("{a} -= {b}", "{a} s>>= 63", a = inout(reg) difference, b = in(reg) b)
-        };
+        unsafe { core::arch::asm!("{a} -= {b}", "{a} s>>= 63", a = inout(reg) difference, b = in(reg) b) };
         difference
     }
     #[cfg(not(target_arch = "bpf"))]
@@ -111,7 +120,7 @@ fn all_ones_if_less(a: u64, b: u64) -> u64 {
 /// The same way, but the verifier no longer knows which: else it would follow all that comes after once
 /// for each of the eight, and again for each of the next eight, past its limit of a million steps.
 #[inline(always)]
-pub fn forget(way: usize, unknown: Entry) -> usize {
+fn forget(way: usize, unknown: Entry) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut hidden = way as u64;

@@ -3,13 +3,13 @@
 
 use lb_common::{
     Address, Entry, Hop, NatSet, NatTuple, Reason, Settings, State, Word,
-    flow::{self, IdleLimits, Seen, WAYS, rank},
+    flow::{self, IdleLimits, Seen, rank},
     nat::PORTS_PER_GROUP,
 };
 
 use crate::{
     Frame,
-    flow_table::{self, Found, forget, next},
+    flow_table::{self, Found},
     parse::{Packet, TCP},
     select::Choice,
     tables::Tables,
@@ -123,20 +123,24 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
         return Ok(Seat { set: other, group: second, found, own: true });
     }
 
-    let mut found = Found::default();
-    let willing = flow_table::victim(&set.words, choice.now, &limits, &mut found);
+    let mut seat = Seat { set, group: first, found: Found::default(), own: false };
+    let mut willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut seat.found);
     if willing == rank::FREE {
-        return Ok(Seat { set, group: first, found, own: false });
+        return Ok(seat);
     }
-    let mut other_found = Found::default();
-    let other_willing = flow_table::victim(&other.words, choice.now, &limits, &mut other_found);
+    let mut found = Found::default();
+    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut found);
     if other_willing > willing {
-        return Ok(Seat { set: other, group: second, found: other_found, own: false });
+        willing = other_willing;
+        seat = Seat { set: other, group: second, found, own: false };
     }
-    if willing == rank::PROVEN {
-        return Err(Reason::NatFull);
+    // Another CPU has just taken a seat for this flow. (A record that the flow has left behind, when its
+    // backend was given another number, is a good seat.)
+    let taker = seat.found.entry.backend();
+    if willing >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
+        return Err(Reason::NatBusy);
     }
-    Ok(Seat { set, group: first, found, own: false })
+    if willing == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
 }
 
 /// The flow's own record in a set. A record that is just being written for the same tag is most likely
@@ -148,21 +152,14 @@ fn own(
     tuple: &NatTuple,
     limits: &IdleLimits,
 ) -> Result<Option<Found>, Reason> {
-    let mut way = 0;
-    while way < WAYS {
-        let entry = Entry(set.words.0[way].load());
-        if entry.tag() == choice.tag && entry.is_live(choice.now, limits) {
-            if entry.backend() == BEING_WRITTEN {
-                return Err(Reason::NatBusy);
-            }
-            let found = Found { way: forget(way, entry), entry };
-            if entry.backend() == choice.number && set.records[found.way].belongs_to(tuple) {
-                return Ok(Some(found));
-            }
-        }
-        way = next(way);
+    let Some(found) = flow_table::find(&set.words, choice.tag, choice.now, limits) else {
+        return Ok(None);
+    };
+    if found.entry.backend() == BEING_WRITTEN {
+        return Err(Reason::NatBusy);
     }
-    Ok(None)
+    let own = found.entry.backend() == choice.number && set.records[found.way & 7].belongs_to(tuple);
+    Ok(own.then_some(found))
 }
 
 /// Refreshes the flow's record, or takes the seat for it. Whether the backend has answered.

@@ -77,7 +77,7 @@ pub fn select<'a, T: Tables>(
     // A flow that leaves a dead backend keeps its place; a new one takes the place of another.
     let mut place = known.unwrap_or_default();
     if known.is_none() {
-        flow_table::victim(bucket, now, &limits, &mut place);
+        flow_table::victim(bucket, tag, now, &limits, &mut place);
     }
     let way = place.way;
     Ok(Choice { number, backend, hash, tag, now, settings, bucket, way, entry: None })

@@ -63,6 +63,13 @@ impl KernelPath {
         &mut self.dataplane
     }
 
+    /// Takes back [`DataPath::on_cpu`], also for threads that this one will make.
+    pub fn on_all_cpus(&mut self) {
+        let mut cpus = CpuSet::new();
+        (0..CpuSet::count()).for_each(|cpu| cpus.set(cpu).unwrap_or_default());
+        let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+    }
+
     /// The loaded program, shared by threads.
     pub fn shared(&self) -> &Dataplane {
         &self.dataplane

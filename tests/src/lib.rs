@@ -7,6 +7,7 @@
 pub mod host;
 pub mod kernel;
 pub mod packet;
+pub mod race;
 pub mod run;
 pub mod scenario;
 pub mod table;

@@ -2,7 +2,12 @@
 
 use lb_common::program;
 use lb_userspace::dataplane::Dataplane;
-use usher_tests::{kernel::KernelPath, run::run, table::scenarios};
+use usher_tests::{
+    kernel::{self, KernelPath},
+    race::{self, Tally},
+    run::{DataPath as _, run},
+    table::scenarios,
+};
 
 /// The verifier gives up after a million instructions; a program must not come near.
 const MOST_INSTRUCTIONS: u32 = 900_000;
@@ -31,4 +36,12 @@ fn the_program_does_in_the_kernel_what_the_table_says() {
         .map(|error| format!("{error:#}"))
         .collect();
     assert!(failures.is_empty(), "{} scenarios failed:\n{}", failures.len(), failures.join("\n"));
+
+    // C31.
+    path.configure(&race::world().image).unwrap();
+    path.on_all_cpus();
+    let dataplane = path.shared();
+    let tally = race::race(4, 2_000, &path.memory(), |frame| kernel::run(dataplane, frame).unwrap());
+    println!("C31: {tally:?}");
+    assert_eq!(Tally { busy: 0, ..tally }, Tally::default());
 }

@@ -3,17 +3,21 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    Address, Entry, Forward, Hop, Reason,
+    Address, Backend, Entry, Forward, Hop, Reason,
     State::{Closing, New, Proven},
 };
 
 use super::{
-    After, Scenario, Step, dropped, nat, nat_flows, nat_reply, nothing, passed, scenario, steps, via_kernel,
+    After, Scenario, Step, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed, scenario,
+    steps, via_kernel,
 };
 use crate::{
     packet::{Ip, NatPorts, Packet, flag},
     run::nat_groups,
-    world::{BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, backend, settings, settings_of},
+    world::{
+        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, addressed, backend, hop, settings,
+        settings_of,
+    },
 };
 
 /// For every family and protocol.
@@ -137,7 +141,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 both_ways(&[flow, other], |packet, flow| {
                     // Backend 3 is the same endpoint as backend 1, so the packets differ in the hop only.
                     let number = if flow.index == 0 { 1 } else { 3 };
-                    let out = crate::world::addressed(flow.translated(packet, 1), crate::world::hop(number));
+                    let out = addressed(flow.translated(packet, 1), hop(number));
                     super::sent(Reason::Nat, super::out_of(number), out, packet.clone())
                 })
             },
@@ -162,6 +166,28 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::Nat),
             steps: both_ways(&neighbours(case), |packet, flow| nat(flow, packet.clone(), 1)),
             after: nat_flows(&[(Proven, 1); 16]),
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "D47 a backend that comes back under another number: the old record gives way",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: {
+                let again = Flow { index: 1, ..flow };
+                let out = addressed(again.translated(&flow.goes_on(), 1), hop(3));
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    Step::Configure(Box::new(|image| {
+                        let same = image.backends.remove(&1).expect("backend 1");
+                        image.backends.insert(3, Backend { hop: hop(3), ..same });
+                    })),
+                    new_flows_go_to(3),
+                    super::sent(Reason::Nat, super::out_of(3), out, flow.goes_on()),
+                    nat_reply(&again, again.answered_by(1)),
+                ]
+            },
+            after: After { flows: vec![(New, 3)], nat: vec![(Proven, 3)], ..nothing() },
         },
         Scenario {
             id: scenario(
