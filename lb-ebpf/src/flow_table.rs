@@ -86,7 +86,7 @@ pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, found: &
 /// The next way. The compiler cannot see through it, and so does not unroll the loop: unrolled eight
 /// times, its values do not fit on the stack.
 #[inline(always)]
-pub fn next(way: usize) -> usize {
+fn next(way: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut way = way;
@@ -120,7 +120,7 @@ fn all_ones_if_less(a: u64, b: u64) -> u64 {
 /// The same way, but the verifier no longer knows which: else it would follow all that comes after once
 /// for each of the eight, and again for each of the next eight, past its limit of a million steps.
 #[inline(always)]
-pub fn forget(way: usize, unknown: Entry) -> usize {
+fn forget(way: usize, unknown: Entry) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut hidden = way as u64;

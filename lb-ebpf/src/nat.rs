@@ -3,13 +3,13 @@
 
 use lb_common::{
     Address, Entry, Hop, NatSet, NatTuple, Reason, Settings, State, Word,
-    flow::{self, IdleLimits, Seen, WAYS, rank},
+    flow::{self, IdleLimits, Seen, rank},
     nat::{self, PORTS_PER_GROUP},
 };
 
 use crate::{
     Frame,
-    flow_table::{self, Found, forget, next},
+    flow_table::{self, Found},
     parse::{Packet, TCP},
     select::Choice,
     tables::Tables,
@@ -37,8 +37,8 @@ pub fn forward<T: Tables>(
         return Err(Reason::HopLimit);
     }
     let seat = seat(packet, choice, tables)?;
-    let proven = keep::<T>(frame, packet, choice, &seat, ingress)?;
-    choice.remember::<T>(packet, proven);
+    keep::<T>(frame, packet, choice, &seat, ingress)?;
+    choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
 
     let to = Translation {
         source,
@@ -155,24 +155,17 @@ fn own(
     tuple: &NatTuple,
     limits: &IdleLimits,
 ) -> Result<Option<Found>, Reason> {
-    let mut way = 0;
-    while way < WAYS {
-        let entry = Entry(set.words.0[way].load());
-        if entry.tag() == choice.tag && entry.is_live(choice.now, limits) {
-            if entry.backend() == BEING_WRITTEN {
-                return Err(Reason::NatBusy);
-            }
-            let found = Found { way: forget(way, entry), entry };
-            if entry.backend() == choice.number && set.records[found.way].belongs_to(tuple) {
-                return Ok(Some(found));
-            }
-        }
-        way = next(way);
+    let Some(found) = flow_table::find(&set.words, choice.tag, choice.now, limits) else {
+        return Ok(None);
+    };
+    if found.entry.backend() == BEING_WRITTEN {
+        return Err(Reason::NatBusy);
     }
-    Ok(None)
+    let own = found.entry.backend() == choice.number && set.records[found.way & 7].belongs_to(tuple);
+    Ok(own.then_some(found))
 }
 
-/// Refreshes the flow's record, or takes the seat for it. Whether the backend has answered.
+/// Refreshes the flow's record, or takes the seat for it.
 #[inline(always)]
 fn keep<T: Tables>(
     frame: &mut Frame,
@@ -180,9 +173,9 @@ fn keep<T: Tables>(
     choice: &Choice,
     seat: &Seat,
     ingress: u32,
-) -> Result<bool, Reason> {
+) -> Result<(), Reason> {
     if T::DRY_RUN {
-        return Ok(false);
+        return Ok(());
     }
     let came_from = last_hop(frame, ingress)?;
     let way = seat.found.way & 7;
@@ -191,14 +184,14 @@ fn keep<T: Tables>(
         let entry = seat.found.entry;
         record.set_last_hop(&came_from);
         touch(word, entry, choice.now, flow_table::seen(packet));
-        return Ok(entry.state() == State::Proven);
+        return Ok(());
     }
     claim(word, seat.found.entry, choice)?;
     record.set_tuple(&tuple(packet));
     record.set_last_hop(&came_from);
     let state = if packet.flags.ends() { State::Closing } else { State::New };
     word.store(Entry::new(choice.tag, state, choice.now, choice.number).0);
-    Ok(false)
+    Ok(())
 }
 
 /// Takes a record to write it: its word says so until the record is complete.

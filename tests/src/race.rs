@@ -15,19 +15,25 @@ use lb_common::{Entry, Forward, State, Word};
 use crate::{
     packet::NatPorts,
     run::{Memory, Ran},
-    world::{Case, Flow, TCP4, World},
+    world::{Flow, TCP4, World, settings_of},
 };
 
-/// Where the port is in a TCP packet over IPv4 with its Ethernet header.
+/// Where the source port is in a TCP packet over IPv4 with its Ethernet header.
 const SOURCE_PORT: usize = 14 + 20;
+
+/// Sizes of the flow table and of the NAT records: small, because they are cleared before each race.
+pub const SMALL: u32 = 64;
 
 /// The world in which to race.
 pub fn world() -> World {
-    World::service(TCP4, Forward::Nat)
+    World::service(TCP4, Forward::Nat).with(|image| {
+        let settings = settings_of(image);
+        (settings.buckets, settings.nat_sets, settings.nat_groups) = (SMALL, SMALL, 48);
+    })
 }
 
 /// What came of a race.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Packets that were dropped because another CPU was writing the record: the racers met.
     pub busy: usize,
@@ -110,7 +116,7 @@ fn start_together(waiting: &AtomicUsize, threads: usize) {
 
 fn syn(round: u16) -> Vec<u8> {
     let client = SocketAddr::new(TCP4.client(0), 1_024 + round);
-    Flow { client, ..Case::flow(TCP4, 0) }.opens().bytes(&NatPorts::new())
+    Flow { client, ..TCP4.flow(0) }.opens().bytes(&NatPorts::new())
 }
 
 /// Flow entries and NAT records that are not free.

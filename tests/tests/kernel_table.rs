@@ -4,7 +4,7 @@ use lb_common::program;
 use lb_userspace::dataplane::Dataplane;
 use usher_tests::{
     kernel::{self, KernelPath},
-    race,
+    race::{self, Tally},
     run::{DataPath as _, run},
     table::scenarios,
 };
@@ -42,5 +42,6 @@ fn the_program_does_in_the_kernel_what_the_table_says() {
     path.on_all_cpus();
     let dataplane = path.shared();
     let tally = race::race(4, 2_000, &path.memory(), |frame| kernel::run(dataplane, frame).unwrap());
-    println!("{tally:?}");
+    println!("C31: {tally:?}");
+    assert_eq!(Tally { busy: 0, ..tally }, Tally::default());
 }

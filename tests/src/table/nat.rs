@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    Address, Entry, Forward, Hop, Reason,
+    Address, Backend, Entry, Forward, Hop, Reason,
     State::{Closing, New, Proven},
 };
 
@@ -166,6 +166,28 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::Nat),
             steps: both_ways(&neighbours(case), |packet, flow| nat(flow, packet.clone(), 1)),
             after: nat_flows(&[(Proven, 1); 16]),
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "D47 a backend that comes back under another number: the old record gives way",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: {
+                let again = Flow { index: 1, ..flow };
+                let out = addressed(again.translated(&flow.goes_on(), 1), hop(3));
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    Step::Configure(Box::new(|image| {
+                        let same = image.backends.remove(&1).expect("backend 1");
+                        image.backends.insert(3, Backend { hop: hop(3), ..same });
+                    })),
+                    new_flows_go_to(3),
+                    super::sent(Reason::Nat, super::out_of(3), out, flow.goes_on()),
+                    nat_reply(&again, again.answered_by(1)),
+                ]
+            },
+            after: After { flows: vec![(New, 3)], nat: vec![(Proven, 3)], ..nothing() },
         },
         Scenario {
             id: scenario(
