@@ -126,24 +126,31 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
         return Ok(Seat { set: other, group: second, found, own: true });
     }
 
-    let mut seat = Seat { set, group: first, found: Found::default(), own: false };
-    let mut willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut seat.found);
+    // Not `&mut seat.found`: a seat whose address is taken is in memory, and with it the byte that tells
+    // the error from the seat, which the verifier of 6.1 does not follow there.
+    let (mut found, mut other_found) = (Found::default(), Found::default());
+    let willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut found);
     if willing == rank::FREE {
-        return Ok(seat);
+        return Ok(Seat { set, group: first, found, own: false });
     }
-    let mut found = Found::default();
-    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut found);
-    if other_willing > willing {
-        willing = other_willing;
-        seat = Seat { set: other, group: second, found, own: false };
-    }
+    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut other_found);
+    let take_other = other_willing > willing;
+    let (willing, taker) = match take_other {
+        true => (other_willing, other_found.entry.backend()),
+        false => (willing, found.entry.backend()),
+    };
     // Another CPU has just taken a seat for this flow. (A record that the flow has left behind, when its
     // backend was given another number, is a good seat.)
-    let taker = seat.found.entry.backend();
     if willing >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
         return Err(Reason::NatBusy);
     }
-    if willing == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
+    if willing == rank::PROVEN {
+        return Err(Reason::NatFull);
+    }
+    if take_other {
+        return Ok(Seat { set: other, group: second, found: other_found, own: false });
+    }
+    Ok(Seat { set, group: first, found, own: false })
 }
 
 /// The flow's own record in a set. A record that is just being written for the same tag is most likely
