@@ -22,7 +22,7 @@ const SERIES: &[&str] = &["6.1", "6.12"];
 const TEST: &str = "kernel_table";
 
 /// Boot, tests and power-off together; they take a few seconds.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// What init prints around the test's output.
 const EXIT_MARKER: &str = "usher-kernel-test exit code:";
