@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     sync::Arc,
@@ -106,7 +107,7 @@ pub(super) fn start_peers(
                     asked.push(id);
                     continue;
                 }
-                let source = probe_source(config, service, sources.get(&address).copied(), family);
+                let source = probe_source(config, service, sources, address);
                 let probe = Probe {
                     kind: CheckKind::Tcp,
                     target: SocketAddr::new(address, service.port),
@@ -132,13 +133,14 @@ fn address_of(addresses: &[NodeAddress], family: Family) -> Option<IpAddr> {
     addresses.iter().map(|node| node.address).find(|&address| Family::of(address) == family)
 }
 
-/// The address from which a peer's service is probed: the kernel's choice, unless that is a VIP which the
-/// backends hold too (DSR): they would answer themselves. Then the NAT address, which is none.
+/// The address from which a peer's service is probed: the kernel's choice towards the peer, unless that is
+/// a VIP which the backends hold too (DSR): they drop what comes from their own address. Then the one that
+/// the backends are checked from, which the configuration's check has made sure is none.
 fn probe_source(
     config: &Config,
     service: &Service,
-    kernels_choice: Option<IpAddr>,
-    family: Family,
+    sources: &BTreeMap<IpAddr, IpAddr>,
+    peer: IpAddr,
 ) -> Option<IpAddr> {
     let held_by_backends: BTreeSet<IpAddr> = config
         .services
@@ -146,12 +148,11 @@ fn probe_source(
         .filter(|service| service.forward == Forward::DsrL2)
         .flat_map(|service| service.addresses.iter().copied())
         .collect();
-    match kernels_choice {
-        Some(choice) if service.forward == Forward::DsrL2 && held_by_backends.contains(&choice) => {
-            config.nat.source.iter().copied().find(|&address| Family::of(address) == family)
-        }
-        choice => choice,
-    }
+    let backends = service.backends.iter().filter_map(|backend| backend.address(Family::of(peer)));
+    iter::once(peer)
+        .chain(backends)
+        .filter_map(|destination| sources.get(&destination).copied())
+        .find(|source| service.forward != Forward::DsrL2 || !held_by_backends.contains(source))
 }
 
 /// Chooses source ports that lead to a backend which this node sees up, another one each time.
@@ -208,4 +209,54 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
         Err(error) => (Code::L7Rsp, error.to_string()),
     };
     CheckResult { code, duration, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn peers_are_probed_from_an_address_that_no_backend_holds() {
+        let file = |forward: &str| {
+            format!(
+                r#"version = 1
+[node]
+name = "node1"
+interfaces = ["front"]
+addresses = ["192.0.2.11"]
+secret_file = "/etc/usher/secret"
+[nat]
+source = ["203.0.113.11"]
+[[peer]]
+name = "node2"
+addresses = ["192.0.2.12"]
+[[service]]
+name = "web"
+protocol = "tcp"
+port = 80
+forward = "{forward}"
+[[service.backend]]
+name = "b1"
+address = "203.0.113.21"
+"#
+            )
+        };
+        let peer = ip("192.0.2.12");
+        let (vip, back) = (ip("192.0.2.11"), ip("203.0.113.11"));
+        let sources = BTreeMap::from([(peer, vip), (ip("203.0.113.21"), back)]);
+        for (forward, expected) in [("nat", vip), ("dsr-l2", back)] {
+            let config = Config::parse(&file(forward), Path::new("usher.toml")).unwrap();
+            assert_eq!(
+                probe_source(&config, &config.services[0], &sources, peer),
+                Some(expected),
+                "{forward}"
+            );
+        }
+    }
 }
