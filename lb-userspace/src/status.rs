@@ -118,7 +118,7 @@ pub struct Backend {
     pub flows: u64,
     /// Packets sent to it.
     pub packets: u64,
-    /// Bytes sent to it, Ethernet headers included.
+    /// Bytes of the IP packets sent to it, headers included.
     pub bytes: u64,
 }
 
