@@ -23,6 +23,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("unbound", "unbound"),
     ("dig", "bind9-dnsutils"),
     ("curl", "curl"),
+    ("ping", "iputils-ping"),
     ("wrk", "wrk"),
     ("iperf3", "iperf3"),
     ("tcpdump", "tcpdump"),

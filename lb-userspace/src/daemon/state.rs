@@ -252,7 +252,10 @@ impl State {
         }
         let publication = publish::publication(&self.config, &own, &peers);
         for transition in self.publication.transitions(&publication) {
-            info!("DNS: {transition}");
+            match transition.change {
+                publish::Change::PolicyBegan(_) => warn!("DNS: {transition}"),
+                _ => info!("DNS: {transition}"),
+            }
         }
         self.publication = publication;
         let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) else { return };

@@ -1,0 +1,109 @@
+//! usher end to end, in the lab: real curl, dig, wrk, iperf3, nginx and unbound, native XDP.
+//!
+//! Every check is a test of its own, named after what it shows, under the way of forwarding that it is
+//! made in: `nat::backends::killed_backend_fails_no_request_once_detected`. Checks of one way share a lab,
+//! one after the other; each leaves the lab well, and one that failed leaves it to nobody.
+//!
+//! `cargo test -p usher-tests --test lab_end_to_end -- nat::dns` makes some of them. Without root they are
+//! ignored; with `USHER_NO_SKIP=1` they fail.
+
+mod backends;
+mod configuration;
+mod crash;
+mod dns;
+mod explain;
+mod nodes;
+mod own_traffic;
+mod support;
+mod traffic;
+mod udp;
+
+use std::env;
+
+use libtest_mimic::{Arguments, Conclusion, Trial};
+use support::{Body, in_lab};
+use usher_lab::{Forward, Options, can_raise};
+
+/// Functions under their names.
+macro_rules! checks {
+    ($($module:ident::$name:ident),+ $(,)?) => {
+        [$((concat!(stringify!($module), "::", stringify!($name)), $module::$name as Body)),+]
+    };
+}
+
+/// What must hold however packets are forwarded.
+const BOTH_WAYS: &[(&str, Body)] = &checks![
+    traffic::curl_by_name_over_ipv4_is_spread_over_backends_and_nodes,
+    traffic::curl_by_name_over_ipv6_is_spread_over_backends_and_nodes,
+    traffic::download_of_1_gib_over_ipv4_arrives_intact,
+    traffic::download_of_256_mib_over_ipv6_arrives_intact,
+    traffic::wrk_with_64_connections_sees_no_error,
+    traffic::wrk_with_a_new_connection_per_request_sees_no_error,
+    udp::f63_every_datagram_is_answered_and_counted_once,
+    udp::d43_flow_with_a_fixed_source_port_leaves_a_dead_backend_and_stays_away,
+    explain::b22_both_nodes_name_the_backend_that_100_flows_then_reach,
+    explain::asking_changes_nothing,
+    backends::killed_backend_fails_no_request_once_detected_and_comes_back,
+    backends::connections_to_other_backends_outlive_a_dead_one,
+    nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
+    nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
+];
+
+/// What does not depend on the way of forwarding, and what only NAT has.
+const NAT: &[(&str, Body)] = &checks![
+    dns::both_nodes_are_answered_in_changing_order,
+    dns::tcp_answers_as_udp_does,
+    dns::zone_names_its_servers_with_addresses_and_its_authority,
+    dns::what_does_not_exist_is_denied_with_the_soa,
+    dns::foreign_name_is_refused,
+    backends::all_backends_down_is_stated_and_answered_with_every_address,
+    nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
+    nodes::killed_usher_leaves_dns_and_comes_back,
+    nodes::second_usher_on_the_same_socket_is_refused,
+    own_traffic::ping_reaches_the_node,
+    own_traffic::server_on_the_node_works_inside_the_nat_ports_too,
+    own_traffic::connections_from_the_node_work,
+];
+
+/// On nodes that do not run usher yet.
+const BARE: &[(&str, Body)] = &checks![
+    configuration::bad_files_are_refused_with_place_and_remedy,
+    configuration::file_that_does_not_fit_the_host_is_refused,
+    configuration::dsr_service_on_the_address_that_checks_come_from_is_refused,
+    configuration::nat_ports_that_the_kernel_hands_out_are_refused,
+];
+
+fn main() {
+    if env::args().nth(1).as_deref() == Some(crash::VICTIM) {
+        return crash::raise_and_wait();
+    }
+    let mut arguments = Arguments::from_args();
+    // The lab belongs to one thread.
+    arguments.test_threads = Some(1);
+    run(&arguments).exit()
+}
+
+fn run(arguments: &Arguments) -> Conclusion {
+    let lab = |way: &str, checks: &[(&str, Body)], options: &Options| {
+        let trial = |&(name, body): &(&str, Body)| {
+            let options = options.clone();
+            Trial::test(format!("{way}::{name}"), move || in_lab(&options, body))
+        };
+        checks.iter().map(trial).collect::<Vec<_>>()
+    };
+    let nat = Options::default();
+    let dsr_l2 = Options { forward: Forward::DsrL2, ..Options::default() };
+    let bare = Options { run_usher: false, ..Options::default() };
+    let trials = [
+        lab("nat", BOTH_WAYS, &nat),
+        lab("nat", NAT, &nat),
+        lab("dsr_l2", BOTH_WAYS, &dsr_l2),
+        lab("bare", BARE, &bare),
+        crash::trials(),
+    ];
+    let ignored = !arguments.list && !can_raise();
+    let trials = trials.into_iter().flatten().map(|trial| trial.with_ignored_flag(ignored)).collect();
+    let conclusion = libtest_mimic::run(arguments, trials);
+    support::remove_lab();
+    conclusion
+}

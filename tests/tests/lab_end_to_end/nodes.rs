@@ -1,0 +1,141 @@
+//! Nodes that are cut off, fall silent, stop, crash; and a second daemon.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use usher_lab::{Family, Host, Lab, until};
+
+use crate::support::{Background, config, expect_equal};
+
+/// A node that fails is out of the others' answers by then, and so is one that is well back in them:
+/// three checks, 500 ms apart, each of which may take 500 ms.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The node that suffers.
+const VICTIM: u8 = 2;
+
+pub(crate) fn f61_node_that_is_cut_off_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
+    lose_and_regain(lab, Lab::cut_node)
+}
+
+pub(crate) fn f61_node_that_falls_silent_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
+    lose_and_regain(lab, Lab::silence_node)
+}
+
+fn lose_and_regain(lab: &Lab, lose: fn(&Lab, u8) -> Result<()>) -> Result<()> {
+    let timing = config(lab, 1)?.peer_check.timing;
+    let half = Duration::from_millis(500);
+    expect_equal(
+        "[peer_check]",
+        &(timing.interval, timing.timeout, timing.rise, timing.fall),
+        &(half, half, 2, 3),
+    )?;
+
+    lose(lab, VICTIM)?;
+    wait_named(lab, 1, VICTIM, false)?;
+    expect_requests_through(lab, &[1])?;
+    lab.heal_node(VICTIM)?;
+    wait_named(lab, 1, VICTIM, true)?;
+    lab.wait_all_well(LIMIT)?;
+    expect_requests_through(lab, &[1, VICTIM])
+}
+
+/// Waits until a node's DNS names another one in both families and for both services, or in none.
+fn wait_named(lab: &Lab, asked: u8, other: u8, named: bool) -> Result<()> {
+    let address = lab.address(Host::Node(other))?;
+    let what = if named { "names" } else { "drops" };
+    let start = Instant::now();
+    // A little longer than allowed: a figure says more than a wait in vain.
+    until(&format!("node{asked}'s DNS {what} node{other}"), LIMIT + Duration::from_secs(2), || {
+        for family in Family::ALL {
+            for label in ["www", "echo"] {
+                let answer = lab.dig(asked, label, family)?;
+                let present = answer.contains(&address.of(family).to_string());
+                ensure!(present == named, "{label}, {family}: {}", answer.join(" "));
+            }
+        }
+        Ok(())
+    })?;
+    ensure!(start.elapsed() <= LIMIT, "it took {:?}", start.elapsed());
+    Ok(())
+}
+
+/// Requests by name must all succeed, and use these nodes and no other.
+fn expect_requests_through(lab: &Lab, nodes: &[u8]) -> Result<()> {
+    until("the resolver has heard of it", LIMIT, || {
+        for kind in ["A", "AAAA"] {
+            let answer = lab.run(Host::Client, &["dig", "+short", "+time=1", "www.example.test", kind])?;
+            ensure!(answer.lines().count() == nodes.len(), "{kind}: {}", answer.replace('\n', " "));
+        }
+        Ok(())
+    })?;
+    for family in Family::ALL {
+        let tally = lab.fetch(family, 60)?;
+        ensure!(
+            tally.failures.is_empty(),
+            "{} failed, the first with {}",
+            tally.failures.len(),
+            tally.failures[0]
+        );
+        let used: Vec<_> = tally.addresses.keys().copied().collect();
+        let expected = nodes.iter().map(|&node| Ok(lab.address(Host::Node(node))?.of(family)));
+        expect_equal("addresses used", &used, &expected.collect::<Result<_>>()?)?;
+    }
+    Ok(())
+}
+
+pub(crate) fn stopped_node_withdraws_serves_on_and_leaves_nothing_attached(lab: &Lab) -> Result<()> {
+    let node = Host::Node(VICTIM);
+    // Once more, by ourselves, for its exit code.
+    lab.stop_usher(VICTIM)?;
+    let mut usher = Background::start(lab, node, &["usher", "run"])?;
+    lab.wait_all_well(LIMIT * 2)?;
+    ensure!(attached(lab, node)? == 2, "the program is not on both interfaces");
+
+    usher.signal("TERM")?;
+    let own = lab.address(node)?;
+    until("the node withdraws itself", LIMIT, || {
+        let answer = lab.dig(VICTIM, "www", Family::V4)?;
+        ensure!(!answer.contains(&own.v4.to_string()), "{answer:?}");
+        Ok(())
+    })?;
+    let url = format!("http://{}/", own.v4);
+    let served = lab.output(Host::Client, &["curl", "-sS", "-m", "1", &url])?;
+    // Clients may hold the old answer for its TTL, one second here.
+    ensure!(served.code == Some(0) || !usher.is_running()?, "it withdrew and served no longer: {served:?}");
+
+    wait_named(lab, 1, VICTIM, false)?;
+    let (code, _, log) = usher.finish(Duration::from_secs(10))?;
+    expect_equal("exit code", &code, &Some(0))?;
+    ensure!(log.contains("stopping: this node withdraws its addresses"), "{log}");
+    expect_equal("programs attached afterwards", &attached(lab, node)?, &0)?;
+    let gone = lab.output(node, &["usher", "status"])?;
+    ensure!(gone.code == Some(1) && gone.stderr.contains("is `usher run` running"), "{gone:?}");
+    expect_requests_through(lab, &[1])?;
+    lab.start_usher(VICTIM)
+}
+
+/// On how many interfaces of a host there is an XDP program.
+fn attached(lab: &Lab, host: Host) -> Result<usize> {
+    Ok(lab.run(host, &["ip", "link", "show"])?.matches("prog/xdp").count())
+}
+
+pub(crate) fn killed_usher_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
+    lab.kill_usher(VICTIM)?;
+    wait_named(lab, 1, VICTIM, false)?;
+    expect_requests_through(lab, &[1])?;
+    lab.start_usher(VICTIM)?;
+    lab.wait_all_well(LIMIT * 2)?;
+    expect_requests_through(lab, &[1, VICTIM])
+}
+
+pub(crate) fn second_usher_on_the_same_socket_is_refused(lab: &Lab) -> Result<()> {
+    let node = Host::Node(1);
+    let programs = || lab.run(node, &["ip", "link", "show"]);
+    let before = programs()?;
+    let second = lab.output(node, &["usher", "run"])?;
+    expect_equal("exit code", &second.code, &Some(1))?;
+    ensure!(second.stderr.contains("another usher runs: it answers at "), "{}", second.stderr);
+    expect_equal("interfaces and programs", &programs()?, &before)?;
+    lab.status(1)?.expect_all_well()
+}
