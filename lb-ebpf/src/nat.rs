@@ -126,18 +126,24 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
         return Ok(Seat { set: other, group: second, found, own: true });
     }
 
-    let mut seat = Seat { set, group: first, found: Found::default(), own: false };
-    let mut willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut seat.found);
-    if willing == rank::FREE {
-        return Ok(seat);
-    }
     let mut found = Found::default();
-    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut found);
-    if other_willing > willing {
-        willing = other_willing;
-        seat = Seat { set: other, group: second, found, own: false };
+    let willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut found);
+    if willing == rank::FREE {
+        return Ok(Seat { set, group: first, found, own: false });
     }
-    // Another CPU has just taken a seat for this flow. (A record that the flow has left behind, when its
+    let mut other_found = Found::default();
+    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut other_found);
+    if other_willing > willing {
+        taken(other_willing, Seat { set: other, group: second, found: other_found, own: false }, choice)
+    } else {
+        taken(willing, Seat { set, group: first, found, own: false }, choice)
+    }
+}
+
+/// The seat of another flow, if that can be asked to leave.
+#[inline(always)]
+fn taken<'a>(willing: u32, seat: Seat<'a>, choice: &Choice) -> Result<Seat<'a>, Reason> {
+    // Another CPU has just taken it for this very flow. (A record that the flow has left behind, when its
     // backend was given another number, is a good seat.)
     let taker = seat.found.entry.backend();
     if willing >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
