@@ -20,7 +20,7 @@ pub mod select;
 pub mod tables;
 mod translate;
 
-use lb_common::{Fate, Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Forward, Hop, Reason, ServiceKey, Trace};
 
 pub use frame::Frame;
 pub use tables::Tables;
@@ -45,10 +45,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The backend that gets the packet. (A packet that was dropped on its way has a backend too.)
+    /// The backend that gets the packet. (A packet that is dropped, or that finds no NAT port, has one too.)
     #[inline(always)]
     pub fn sent_to(&self) -> Option<u16> {
-        if self.backend != 0 && self.reason.fate() != Fate::Drop { Some(self.backend) } else { None }
+        let sent = matches!(self.reason, Reason::Nat | Reason::DsrL2 | Reason::ViaKernel);
+        if sent && self.backend != 0 { Some(self.backend) } else { None }
     }
 
     /// The outcome as the explain program reports it.

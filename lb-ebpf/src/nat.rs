@@ -128,29 +128,30 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
 
     // Not `&mut seat.found`: a seat whose address is taken is in memory, and with it the byte that tells
     // the error from the seat, which the verifier of 6.1 does not follow there.
-    let (mut found, mut other_found) = (Found::default(), Found::default());
+    let mut found = Found::default();
     let willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut found);
     if willing == rank::FREE {
         return Ok(Seat { set, group: first, found, own: false });
     }
+    let mut other_found = Found::default();
     let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut other_found);
-    let take_other = other_willing > willing;
-    let (willing, taker) = match take_other {
-        true => (other_willing, other_found.entry.backend()),
-        false => (willing, found.entry.backend()),
-    };
-    // Another CPU has just taken a seat for this flow. (A record that the flow has left behind, when its
+    if other_willing > willing {
+        taken(other_willing, Seat { set: other, group: second, found: other_found, own: false }, choice)
+    } else {
+        taken(willing, Seat { set, group: first, found, own: false }, choice)
+    }
+}
+
+/// The seat of another flow, if that can be asked to leave.
+#[inline(always)]
+fn taken<'a>(willing: u32, seat: Seat<'a>, choice: &Choice) -> Result<Seat<'a>, Reason> {
+    // Another CPU has just taken it for this very flow. (A record that the flow has left behind, when its
     // backend was given another number, is a good seat.)
+    let taker = seat.found.entry.backend();
     if willing >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
         return Err(Reason::NatBusy);
     }
-    if willing == rank::PROVEN {
-        return Err(Reason::NatFull);
-    }
-    if take_other {
-        return Ok(Seat { set: other, group: second, found: other_found, own: false });
-    }
-    Ok(Seat { set, group: first, found, own: false })
+    if willing == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
 }
 
 /// The flow's own record in a set. A record that is just being written for the same tag is most likely

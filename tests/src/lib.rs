@@ -4,6 +4,11 @@
 //! twice: through the library on the host ([`host`]) and through the loaded program in the kernel
 //! ([`kernel`]), by the same [`run`].
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test's own packets and tables are well-formed; if not, it shall fail there"
+)]
+
 pub mod host;
 pub mod kernel;
 pub mod packet;

@@ -10,7 +10,7 @@ mod leave_alone;
 mod nat;
 mod remember;
 
-use lb_common::{Reason, State};
+use lb_common::{BackendCounters, Reason, State};
 
 use crate::{
     packet::{NatPorts, Packet},
@@ -101,6 +101,12 @@ fn nat_flows(flows: &[(State, u16)]) -> After {
 /// What is left: nothing.
 fn nothing() -> After {
     After::default()
+}
+
+/// What a backend is sent with these packets, some times over.
+fn bytes_of(packets: &[Packet], times: u64) -> BackendCounters {
+    let bytes: u64 = packets.iter().map(Packet::ip_length).sum();
+    BackendCounters { packets: times * packets.len() as u64, bytes: times * bytes }
 }
 
 /// The first bytes of a packet's frame. It bears no NAT port.

@@ -8,7 +8,8 @@ use lb_common::{
 };
 
 use super::{
-    After, Scenario, Step, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed, scenario,
+    After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed,
+    scenario,
 };
 use crate::{
     packet::{Ip, Packet, Transport},
@@ -24,7 +25,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::DsrL2),
             steps: vec![direct(flow.opens(), 1), direct(flow.goes_on(), 1)],
             after: After {
-                sent: vec![(1, bytes_of(&[flow.opens(), flow.goes_on()])), (2, BackendCounters::default())],
+                sent: vec![
+                    (1, bytes_of(&[flow.opens(), flow.goes_on()], 1)),
+                    (2, BackendCounters::default()),
+                ],
                 ..flows(&[(New, 1)])
             },
         },
@@ -48,7 +52,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::Nat),
             steps: vec![nat(&flow, flow.opens(), 1), nat(&flow, flow.goes_on(), 1)],
             after: After {
-                sent: vec![(1, bytes_of(&[flow.opens(), flow.goes_on()])), (2, BackendCounters::default())],
+                sent: vec![
+                    (1, bytes_of(&[flow.opens(), flow.goes_on()], 1)),
+                    (2, BackendCounters::default()),
+                ],
                 ..nat_flows(&[(New, 1)])
             },
         },
@@ -104,7 +111,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             id: scenario(case, "A13 a padded frame: the IP length decides, and the padding stays"),
             world: World::service(case, Forward::Nat),
             steps: vec![nat(&flow, Packet { padding: vec![0xee; 23], ..flow.opens() }, 1)],
-            after: After { sent: vec![(1, bytes_of(&[flow.opens()]))], ..nat_flows(&[(New, 1)]) },
+            after: After { sent: vec![(1, bytes_of(&[flow.opens()], 1))], ..nat_flows(&[(New, 1)]) },
         },
         Scenario {
             id: scenario(case, "A13 a header that would reach into the padding is none"),
@@ -155,10 +162,6 @@ const NEVER_INITIALISED: u32 = 4_000;
 
 fn other_protocol(case: Case) -> Case {
     Case { udp: !case.udp, ..case }
-}
-
-fn bytes_of(packets: &[Packet]) -> BackendCounters {
-    BackendCounters { packets: packets.len() as u64, bytes: packets.iter().map(Packet::ip_length).sum() }
 }
 
 /// The packet, cut after every byte of its headers, with IPv4 options too.
