@@ -4,6 +4,7 @@
 //! twice: through the library on the host ([`host`]) and through the loaded program in the kernel
 //! ([`kernel`]), by the same [`run`].
 
+#![allow(clippy::large_enum_variant, reason = "a few hundred scenarios, each made once")]
 #![allow(
     clippy::unwrap_used,
     reason = "a test's own packets and tables are well-formed; if not, it shall fail there"
