@@ -61,7 +61,8 @@ struct Probed {
     checked: Checked,
     last_failure: Option<Code>,
     /// The peer's own word is that it cannot serve. It knows best, and first: no need to wait for `fall`
-    /// probes to fail when a node stops as planned.
+    /// probes to fail when a node stops as planned. Silence takes nothing back, for that is what follows
+    /// when it has stopped; probes that failed do, and then passing ones alone bring the peer back.
     says_no: bool,
 }
 
@@ -85,16 +86,18 @@ impl Peers {
         if !result.code.passed() {
             probed.last_failure = Some(result.code);
         }
-        probed.checked.observe(result, now)
+        let transition = probed.checked.observe(result, now)?;
+        if transition.to == Health::Down {
+            probed.says_no = false;
+        }
+        Some(transition)
     }
 
-    /// Takes a peer's own word on whether it serves the pool, and says if that is news; `None`: it gave
-    /// none, so that only the probes count.
-    pub fn hear(&mut self, id: &PeerId, serves: Option<bool>) -> bool {
-        let says_no = serves == Some(false);
+    /// Takes a peer's own word on whether it serves the pool, and says if that is news.
+    pub fn hear(&mut self, id: &PeerId, serves: bool) -> bool {
         match self.probed.get_mut(id) {
-            Some(probed) if probed.says_no != says_no => {
-                probed.says_no = says_no;
+            Some(probed) if probed.says_no == serves => {
+                probed.says_no = !serves;
                 true
             }
             _ => false,
@@ -224,17 +227,36 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_own_no_counts_at_once_and_no_word_leaves_it_to_the_probes() {
+    fn a_peers_own_no_counts_at_once_until_it_says_yes() {
         let mut peers = Peers::new([id("node2")], &timing());
-        assert!(peers.hear(&id("node2"), Some(false)));
+        assert!(peers.hear(&id("node2"), false));
         assert_eq!(peers.state(&id("node2")), PeerState::Unknown, "never seen");
         peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
         assert_eq!(peers.state(&id("node2")), PeerState::SaysNo);
-        assert!(!peers.hear(&id("node2"), Some(false)), "no news");
-        assert!(peers.hear(&id("node2"), None));
+        assert!(!peers.hear(&id("node2"), false), "no news");
+        assert!(peers.hear(&id("node2"), true));
         assert_eq!(peers.state(&id("node2")), PeerState::Serves);
-        assert!(!peers.hear(&id("node2"), Some(true)));
-        assert!(!peers.hear(&id("node9"), Some(false)));
+        assert!(!peers.hear(&id("node2"), true));
+        assert!(!peers.hear(&id("node9"), false));
+    }
+
+    /// A node that stops says no, falls silent, and is probed down; the next one there may never speak.
+    #[test]
+    fn a_no_holds_until_the_probes_have_judged() {
+        let mut peers = Peers::new([id("node2")], &timing());
+        peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
+        peers.hear(&id("node2"), false);
+        for (code, expected) in [
+            (Code::L4Ok, PeerState::SaysNo),
+            (Code::L4Con, PeerState::SaysNo),
+            (Code::L4Con, PeerState::SaysNo),
+            (Code::L4Con, PeerState::Unreachable(Code::L4Con)),
+            (Code::L4Ok, PeerState::Unreachable(Code::L4Con)),
+            (Code::L4Ok, PeerState::Serves),
+        ] {
+            peers.observe(&id("node2"), &result(code), Instant::now());
+            assert_eq!(peers.state(&id("node2")), expected);
+        }
     }
 
     #[test]

@@ -87,10 +87,10 @@ pub(super) fn peer_ids(config: &Config) -> Vec<PeerId> {
         .collect()
 }
 
-/// What a peer says of itself; `None`: nothing about this pool, or no answer.
+/// What a peer says of itself.
 pub(super) struct Word {
     pub(super) id: PeerId,
-    pub(super) serves: Option<bool>,
+    pub(super) serves: bool,
 }
 
 /// Where the tasks that check peers send what they find.
@@ -226,7 +226,10 @@ async fn ask(question: Question, timing: Timing, news: PeerNews) {
             }
         }
         for id in &question.probed {
-            let serves = answer.as_ref().ok().and_then(|pools| pools.get(&id.pool).copied());
+            // Silence is no word: a peer that has said no and stopped must not seem to take it back.
+            let Some(serves) = answer.as_ref().ok().and_then(|pools| pools.get(&id.pool).copied()) else {
+                continue;
+            };
             if news.words.send(Word { id: id.clone(), serves }).await.is_err() {
                 return;
             }

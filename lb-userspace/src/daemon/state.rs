@@ -148,8 +148,8 @@ impl State {
     pub(super) fn hear_peer(&mut self, word: &Word) {
         if self.peers.hear(&word.id, word.serves) {
             match word.serves {
-                Some(false) => warn!("peer {}: says that it cannot serve", word.id),
-                _ => info!("peer {}: no longer says that it cannot serve", word.id),
+                false => warn!("peer {}: says that it cannot serve", word.id),
+                true => info!("peer {}: no longer says that it cannot serve", word.id),
             }
             self.reconcile();
         }
