@@ -21,6 +21,7 @@ use std::{
 use crate::{
     config::{AllDown, Config, NodeAddress, Service},
     core::{
+        health::Health,
         ids::{Family, PoolId},
         peers::PeerState,
     },
@@ -33,7 +34,7 @@ pub enum SelfState {
     Serves,
     /// No check has finished yet.
     NotChecked,
-    /// No backend is up.
+    /// No backend is up, or none that is up has a weight.
     NoBackend,
     /// The program is not attached to an interface, so packets would not be taken.
     NotAttached,
@@ -41,12 +42,25 @@ pub enum SelfState {
     Stopping,
 }
 
+impl SelfState {
+    /// What a pool's backends allow, from each one's weight and health. One without weight takes no flows,
+    /// so its health does not matter.
+    pub fn of_backends(backends: impl IntoIterator<Item = (u16, Option<Health>)>) -> SelfState {
+        let healths = backends.into_iter().filter(|&(weight, _)| weight > 0).map(|(_, health)| health);
+        healths.fold(SelfState::NoBackend, |state, health| match (state, health) {
+            (SelfState::Serves, _) | (_, Some(Health::Up)) => SelfState::Serves,
+            (_, None) => SelfState::NotChecked,
+            (state, Some(Health::Down)) => state,
+        })
+    }
+}
+
 impl fmt::Display for SelfState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SelfState::Serves => "serves",
             SelfState::NotChecked => "not checked yet",
-            SelfState::NoBackend => "no backend is up",
+            SelfState::NoBackend => "no backend with a weight is up",
             SelfState::NotAttached => "XDP is not attached",
             SelfState::Stopping => "stopping",
         })

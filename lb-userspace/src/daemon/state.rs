@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::Request,
-    config::Config,
+    config::{Config, Service},
     core::{
         health::{Checked, Health},
         ids::{BackendId, PoolId},
@@ -245,7 +245,9 @@ impl State {
     }
 
     fn reconcile_dns(&mut self) {
-        let own = plan::pools(&self.config).map(|(_, pool)| (pool.clone(), self.own_state(&pool))).collect();
+        let own = plan::pools(&self.config)
+            .map(|(service, pool)| (pool.clone(), self.own_state(service, pool)))
+            .collect();
         let mut peers = PeerStates::new();
         for (id, state, _) in self.peers.iter() {
             peers.entry(id.peer.clone()).or_default().insert(id.pool.clone(), state);
@@ -262,22 +264,17 @@ impl State {
         }
     }
 
-    fn own_state(&self, pool: &PoolId) -> SelfState {
+    fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {
         if self.stopping {
             return SelfState::Stopping;
         }
         if self.interfaces.iter().any(|interface| !interface.present) {
             return SelfState::NotAttached;
         }
-        let mut backends =
-            self.backends.iter().filter(|(id, _)| id.pool == *pool).map(|(_, checked)| checked);
-        if backends.clone().any(Checked::is_up) {
-            SelfState::Serves
-        } else if backends.any(|checked| checked.health().is_none()) {
-            SelfState::NotChecked
-        } else {
-            SelfState::NoBackend
-        }
+        SelfState::of_backends(plan::backends(service, pool).map(|(backend, id, _)| {
+            let health = self.backends.get(&id).and_then(Checked::health);
+            (backend.weight, health)
+        }))
     }
 }
 

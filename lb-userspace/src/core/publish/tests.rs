@@ -56,7 +56,7 @@ fn one_service_of_a_shared_name_takes_its_family_out() {
         shown(&publication, WWW),
         ["(192.0.2.11)", "2001:db8:1::11", "192.0.2.12", "2001:db8:1::12", "192.0.2.13"]
     );
-    assert_eq!(publication.names[WWW].addresses[0].why.to_string(), "tls/v4: no backend is up");
+    assert_eq!(publication.names[WWW].addresses[0].why.to_string(), "tls/v4: no backend with a weight is up");
     assert_eq!(
         shown(&publication, "echo.udp.example.test")[0],
         "192.0.2.11",
@@ -83,10 +83,30 @@ fn a_pool_without_a_check_result_is_not_settled() {
 }
 
 #[test]
+fn a_pool_serves_by_a_backend_that_is_up_and_has_a_weight() {
+    use SelfState::*;
+    let (up, down, unchecked) = (Some(Health::Up), Some(Health::Down), None);
+    for (backends, expected) in [
+        (&[] as &[_], NoBackend),
+        (&[(1, up)], Serves),
+        (&[(1, down)], NoBackend),
+        (&[(1, unchecked)], NotChecked),
+        (&[(1, down), (1, unchecked), (1, up), (1, down), (1, unchecked)], Serves),
+        (&[(1, unchecked), (1, down)], NotChecked),
+        // Its table would be empty.
+        (&[(0, up)], NoBackend),
+        (&[(0, up), (0, unchecked), (1, down)], NoBackend),
+        (&[(0, down), (1, up)], Serves),
+    ] {
+        assert_eq!(SelfState::of_backends(backends.iter().copied()), expected, "{backends:?}");
+    }
+}
+
+#[test]
 fn every_reason_withdraws_and_is_named() {
     for (state, text) in [
         (SelfState::NotChecked, "web/v4: not checked yet"),
-        (SelfState::NoBackend, "web/v4: no backend is up"),
+        (SelfState::NoBackend, "web/v4: no backend with a weight is up"),
         (SelfState::NotAttached, "web/v4: XDP is not attached"),
         (SelfState::Stopping, "web/v4: stopping"),
     ] {
