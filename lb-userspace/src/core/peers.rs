@@ -1,6 +1,6 @@
 //! What this node sees of its peers: who could serve which pool.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
     config::Timing,
@@ -11,22 +11,25 @@ use crate::{
     },
 };
 
-/// One pool on one peer: the unit that is probed.
+/// One pool on one address of a peer: the unit that is probed. A peer need not offer a service on each of its
+/// addresses, and this node's configuration does not say on which it does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId {
     /// The peer's name.
     pub peer: Arc<str>,
+    /// Where its packets arrive, of the pool's family.
+    pub address: IpAddr,
     /// What it should serve.
     pub pool: PoolId,
 }
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.peer, self.pool)
+        write!(f, "{}/{} at {}", self.peer, self.pool, self.address)
     }
 }
 
-/// What this node knows of a peer's pool.
+/// What this node knows of a pool on a peer's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
     /// It was seen to serve.
@@ -186,7 +189,11 @@ mod tests {
     use crate::core::ids::Family;
 
     fn id(peer: &str) -> PeerId {
-        PeerId { peer: peer.into(), pool: PoolId { service: "web".into(), family: Family::V4 } }
+        PeerId {
+            peer: peer.into(),
+            address: "192.0.2.12".parse().unwrap(),
+            pool: PoolId { service: "web".into(), family: Family::V4 },
+        }
     }
 
     fn timing() -> Timing {

@@ -23,7 +23,7 @@ use crate::{
     core::{
         health::Health,
         ids::{Family, PoolId},
-        peers::PeerState,
+        peers::{PeerId, PeerState},
     },
 };
 
@@ -67,8 +67,8 @@ impl fmt::Display for SelfState {
     }
 }
 
-/// What this node knows of every peer, by the peer's name; what is absent is [`PeerState::Unknown`].
-pub type PeerStates = BTreeMap<Arc<str>, BTreeMap<PoolId, PeerState>>;
+/// What this node knows of every peer; what is absent is [`PeerState::Unknown`].
+pub type PeerStates = BTreeMap<PeerId, PeerState>;
 
 /// Why an address is published, or the first pool that keeps it from being so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Publication {
     }
 }
 
-/// Decides what every name shows. `own` and `peers` are by pool; an absent pool has not been judged yet.
+/// Decides what every name shows. What is absent from `own` and `peers` has not been judged yet.
 pub fn publication(config: &Config, own: &BTreeMap<PoolId, SelfState>, peers: &PeerStates) -> Publication {
     let own: BTreeMap<PoolId, SelfState> = config
         .services
@@ -210,7 +210,7 @@ fn view(
 
 /// This node's addresses: those on which every service of the name (in that family) is offered.
 fn own_entries(config: &Config, services: &[&Service], own: &BTreeMap<PoolId, SelfState>) -> Vec<Entry> {
-    let judge = |pool: PoolId| match own.get(&pool).copied().unwrap_or(SelfState::NotChecked) {
+    let judge = |_, pool: PoolId| match own.get(&pool).copied().unwrap_or(SelfState::NotChecked) {
         SelfState::Serves => Why::Serves,
         state => Why::Own(pool, state),
     };
@@ -222,21 +222,21 @@ fn own_entries(config: &Config, services: &[&Service], own: &BTreeMap<PoolId, Se
     entries(&config.node.name, addresses, services, judge)
 }
 
+/// The peers' addresses: on which of them a service is offered shows only in what the probes find there.
 fn peer_entries(config: &Config, services: &[&Service], peers: &PeerStates) -> Vec<Entry> {
-    let judge = |peer: &Arc<str>, pool: PoolId| match peers
-        .get(peer)
-        .and_then(|pools| pools.get(&pool))
-        .copied()
-        .unwrap_or(PeerState::Unknown)
-    {
-        PeerState::Serves => Why::Serves,
-        state => Why::Peer(pool, state),
+    let judge = |peer: &Arc<str>, address: IpAddr, pool: PoolId| {
+        let id = PeerId { peer: Arc::clone(peer), address, pool };
+        match peers.get(&id).copied().unwrap_or(PeerState::Unknown) {
+            PeerState::Serves => Why::Serves,
+            state => Why::Peer(id.pool, state),
+        }
     };
     config
         .peers
         .iter()
         .flat_map(|peer| {
-            entries(&peer.name, peer.addresses.iter().copied(), services, |pool| judge(&peer.name, pool))
+            let addresses = peer.addresses.iter().copied();
+            entries(&peer.name, addresses, services, |address, pool| judge(&peer.name, address, pool))
         })
         .collect()
 }
@@ -246,13 +246,14 @@ fn entries(
     node: &Arc<str>,
     addresses: impl Iterator<Item = NodeAddress>,
     services: &[&Service],
-    judge: impl Fn(PoolId) -> Why,
+    judge: impl Fn(IpAddr, PoolId) -> Why,
 ) -> Vec<Entry> {
     addresses
         .filter_map(|address| {
             let family = Family::of(address.address);
-            let mut verdicts =
-                in_family(services, family).map(|service| judge(pool(service, family))).peekable();
+            let mut verdicts = in_family(services, family)
+                .map(|service| judge(address.address, pool(service, family)))
+                .peekable();
             verdicts.peek()?;
             let why = verdicts.find(|why| !why.serves()).unwrap_or(Why::Serves);
             Some(Entry {

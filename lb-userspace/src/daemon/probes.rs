@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Check, CheckKind, Config, Dns, Forward, NodeAddress, Protocol, Service, Timing},
+    config::{Check, CheckKind, Config, Dns, Forward, Peer, Protocol, Service, Timing},
     core::{
         check::{CheckResult, Code},
         health,
@@ -79,12 +79,20 @@ pub(super) fn peer_ids(config: &Config) -> Vec<PeerId> {
     config
         .peers
         .iter()
-        .flat_map(|peer| {
-            plan::pools(config)
-                .filter(|(_, pool)| address_of(&peer.addresses, pool.family).is_some())
-                .map(|(_, pool)| PeerId { peer: peer.name.clone(), pool })
-        })
+        .flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have.address)))
+        .flat_map(|(peer, address)| ids_at(config, peer, address).map(|(_, id)| id))
         .collect()
+}
+
+/// What is to be probed at one address of a peer: every pool of the address's family.
+fn ids_at<'a>(
+    config: &'a Config,
+    peer: &'a Peer,
+    address: IpAddr,
+) -> impl Iterator<Item = (&'a Service, PeerId)> {
+    plan::pools(config)
+        .filter(move |(_, pool)| pool.family == Family::of(address))
+        .map(move |(service, pool)| (service, PeerId { peer: peer.name.clone(), address, pool }))
 }
 
 /// What a peer says of itself.
@@ -100,10 +108,10 @@ pub(super) struct PeerNews {
     pub(super) words: mpsc::Sender<Word>,
 }
 
-/// One check per peer and TCP service and family; and per peer and family one question to its DNS server:
+/// One check per TCP service at each address of a peer; and per address one question to the DNS server there:
 /// for services that no connection can probe its answer is the check, for the others it is its word.
 pub(super) fn start_peers(
-    config: &Arc<Config>,
+    config: &Config,
     host: &HostFacts,
     steering: &Steering,
     news: &PeerNews,
@@ -111,30 +119,22 @@ pub(super) fn start_peers(
     let timing = config.peer_check.timing;
     let mut running = Vec::new();
     for peer in &config.peers {
-        for family in Family::ALL {
-            let Some(address) = address_of(&peer.addresses, family) else { continue };
-            let (mut unprobed, mut probed) = (Vec::new(), Vec::new());
-            for (service, pool) in plan::pools(config).filter(|(_, pool)| pool.family == family) {
-                let id = PeerId { peer: peer.name.clone(), pool };
-                if service.protocol == Protocol::Udp {
-                    unprobed.push(id);
-                    continue;
-                }
-                let source = probe_source(config, service, address, host);
-                let probe = Probe {
-                    kind: CheckKind::Tcp,
-                    target: SocketAddr::new(address, service.port),
-                    source,
-                    source_port: source.map(|source| steer(source, service, &id.pool, steering.clone())),
-                    timeout: timing.timeout,
-                };
-                probed.push(id.clone());
-                let handle = probe::start(id, probe, timing, news.reports.clone());
+        for address in peer.addresses.iter().map(|have| have.address) {
+            let (probed, unprobed): (Vec<_>, Vec<_>) =
+                ids_at(config, peer, address).partition(|(service, _)| service.protocol == Protocol::Tcp);
+            for (service, id) in &probed {
+                let probe = peer_probe(config, host, steering, service, id);
+                let handle = probe::start(id.clone(), probe, timing, news.reports.clone());
                 running.push(Running::Probe { _handle: handle });
             }
             if let Some(dns) = &config.dns {
-                let server = SocketAddr::new(address, peer.dns_port);
-                let question = Question { server, dns: dns.clone(), unprobed, probed };
+                let ids = |found: Vec<(&Service, PeerId)>| found.into_iter().map(|(_, id)| id).collect();
+                let question = Question {
+                    server: SocketAddr::new(address, peer.dns_port),
+                    dns: dns.clone(),
+                    unprobed: ids(unprobed),
+                    probed: ids(probed),
+                };
                 running
                     .push(Running::Asking(tokio::spawn(ask(question, timing, news.clone())).abort_handle()));
             }
@@ -143,8 +143,21 @@ pub(super) fn start_peers(
     running
 }
 
-fn address_of(addresses: &[NodeAddress], family: Family) -> Option<IpAddr> {
-    addresses.iter().map(|node| node.address).find(|&address| Family::of(address) == family)
+fn peer_probe(
+    config: &Config,
+    host: &HostFacts,
+    steering: &Steering,
+    service: &Service,
+    id: &PeerId,
+) -> Probe {
+    let source = probe_source(config, service, id.address, host);
+    Probe {
+        kind: CheckKind::Tcp,
+        target: SocketAddr::new(id.address, service.port),
+        source,
+        source_port: source.map(|source| steer(source, service, &id.pool, steering.clone())),
+        timeout: config.peer_check.timing.timeout,
+    }
 }
 
 /// The address from which a peer's service is probed: the kernel's choice, unless that is a VIP which the
@@ -202,7 +215,7 @@ fn steer(source: IpAddr, service: &Service, pool: &PoolId, steering: Steering) -
     })
 }
 
-/// What a peer's DNS server is asked.
+/// What the DNS server at a peer's address is asked.
 struct Question {
     server: SocketAddr,
     dns: Dns,
@@ -250,4 +263,28 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
         Err(error) => (Code::L7Rsp, error.to_string()),
     };
     CheckResult { code, duration, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::AllDown,
+        core::publish::fixture::{config, ip, same},
+    };
+
+    #[test]
+    fn every_address_of_a_peer_is_probed() {
+        let mut config = config(AllDown::All);
+        config.peers[0].addresses.push(same("192.0.2.22"));
+        let probed = |address: &str| -> Vec<String> {
+            let ids = peer_ids(&config).into_iter().filter(|id| id.address == ip(address));
+            ids.map(|id| format!("{}/{}", id.peer, id.pool)).collect()
+        };
+        let v4 = ["node2/web/v4", "node2/tls/v4", "node2/echo/v4", "node2/internal/v4"];
+        assert_eq!(probed("192.0.2.12"), v4);
+        assert_eq!(probed("192.0.2.22"), v4);
+        assert_eq!(probed("2001:db8:1::12"), ["node2/web/v6", "node2/echo/v6"]);
+        assert_eq!(peer_ids(&config).len(), 3 * 4 + 2);
+    }
 }

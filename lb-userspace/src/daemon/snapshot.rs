@@ -170,9 +170,10 @@ fn last_check(checked: &Checked, now: Instant) -> Option<LastCheck> {
 fn peer_pools(state: &State, peer: &str, now: Instant) -> Vec<status::PeerPool> {
     let of_peer = state.peers.iter().filter(|(id, ..)| &*id.peer == peer);
     of_peer
-        .map(|(PeerId { pool, .. }, _, checked)| status::PeerPool {
+        .map(|(PeerId { address, pool, .. }, _, checked)| status::PeerPool {
             service: pool.service.to_string(),
             family: pool.family,
+            address: *address,
             state: checked.health().into(),
             since_ms: since(Some(checked), state.started, now),
             last_check: last_check(checked, now),

@@ -248,10 +248,7 @@ impl State {
         let own = plan::pools(&self.config)
             .map(|(service, pool)| (pool.clone(), self.own_state(service, pool)))
             .collect();
-        let mut peers = PeerStates::new();
-        for (id, state, _) in self.peers.iter() {
-            peers.entry(id.peer.clone()).or_default().insert(id.pool.clone(), state);
-        }
+        let peers: PeerStates = self.peers.iter().map(|(id, state, _)| (id.clone(), state)).collect();
         let publication = publish::publication(&self.config, &own, &peers);
         for transition in self.publication.transitions(&publication) {
             info!("DNS: {transition}");
