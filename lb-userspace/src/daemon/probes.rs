@@ -209,9 +209,7 @@ fn steer(source: IpAddr, service: &Service, pool: &PoolId, steering: Steering) -
             let hash = steering.hash_key.flow(&source.into(), port, service_port, protocol);
             flow::scale(hash.place, SLOTS as u32)
         };
-        // This node's tables hold up backends only.
-        let up: BTreeSet<u16> = table.iter().copied().filter(|&number| number != 0).collect();
-        chooser.choose(slot_of, table, &Vec::from_iter(up))
+        chooser.choose(slot_of, table)
     })
 }
 
