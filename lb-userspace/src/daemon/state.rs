@@ -206,10 +206,10 @@ impl State {
     pub(super) fn answer(&mut self, request: Request) {
         // Whoever asked may be gone, which is no error.
         match request {
-            Request::Status(reply) => match snapshot::status(self, Instant::now()) {
-                Ok(status) => drop(reply.send(status)),
-                Err(error) => warn!("cannot read the data path's counters: {error:#}"),
-            },
+            Request::Status(reply) => {
+                let answer = snapshot::status(self, Instant::now()).map_err(|error| format!("{error:#}"));
+                drop(reply.send(answer));
+            }
             Request::Explain(query, reply) => {
                 let answer = snapshot::explain(self, &query).map_err(|error| format!("{error:#}"));
                 drop(reply.send(answer));
