@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -28,9 +27,6 @@ use crate::{
     net::facts::HostFacts,
     probe::{self, Probe, Report, SourcePort},
 };
-
-/// Local ports of peer probes: the kernel's usual ephemeral ports, which no NAT port is.
-const PROBE_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
 /// A running check of any kind; dropping it ends it.
 pub(super) enum Running {
@@ -155,7 +151,7 @@ fn peer_probe(
         kind: CheckKind::Tcp,
         target: SocketAddr::new(id.address, service.port),
         source,
-        source_port: source.map(|source| steer(source, service, &id.pool, steering.clone())),
+        source_port: source.map(|source| steer(source, service, &id.pool, chooser(host), steering.clone())),
         timeout: config.peer_check.timing.timeout,
     }
 }
@@ -196,12 +192,24 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// Chooses among the ports of the host's own connections: the configuration is refused if NAT ports are
+/// among them, whose answers the program would take.
+fn chooser(host: &HostFacts) -> PortChooser {
+    let ports = &host.ip_local_port_range;
+    let count = (ports.end() - ports.start()).saturating_add(1);
+    PortChooser::new(*ports.start(), count, rand::random())
+}
+
 /// Chooses source ports that lead to a backend which this node sees up, another one each time.
-fn steer(source: IpAddr, service: &Service, pool: &PoolId, steering: Steering) -> SourcePort {
+fn steer(
+    source: IpAddr,
+    service: &Service,
+    pool: &PoolId,
+    mut chooser: PortChooser,
+    steering: Steering,
+) -> SourcePort {
     let (service_port, protocol) = (service.port, plan::protocol_number(service.protocol));
     let pool = pool.clone();
-    let ports = PROBE_PORTS.end() - PROBE_PORTS.start() + 1;
-    let mut chooser = PortChooser::new(*PROBE_PORTS.start(), ports, rand::random());
     SourcePort::new(move || {
         let tables = steering.tables.borrow().clone();
         let table = tables.get(&pool)?;
@@ -270,6 +278,23 @@ mod tests {
         config::AllDown,
         core::publish::fixture::{config, ip, same},
     };
+
+    #[test]
+    fn probes_leave_from_the_ports_of_the_hosts_own_connections() {
+        for range in [1024..=1026, 65_533..=65_535, 1..=u16::MAX] {
+            let host = HostFacts {
+                interfaces: Vec::new(),
+                ip_local_port_range: range.clone(),
+                ip_local_reserved_ports: Vec::new(),
+                check_source: BTreeMap::new(),
+            };
+            let mut chooser = chooser(&host);
+            for _ in 0..4 {
+                let port = chooser.choose(|_| 0, &[1]).expect("a backend is up");
+                assert!(range.contains(&port), "{port} of {range:?}");
+            }
+        }
+    }
 
     #[test]
     fn every_address_of_a_peer_is_probed() {
