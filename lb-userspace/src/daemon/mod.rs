@@ -154,6 +154,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
     if let Some(task) = dns_task {
         task.await?;
     }
+    drop(state);
     info!(node = %config.node.name, "usher stops; the program is detached");
     Ok(())
 }
