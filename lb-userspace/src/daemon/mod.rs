@@ -42,6 +42,9 @@ const FIRST_VERDICTS: Duration = Duration::from_secs(5);
 /// How often it is made sure that the program is still attached.
 const ATTACHED_CHECK: Duration = Duration::from_secs(1);
 
+/// How often maps that could not be written are tried again.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
 /// How often idle flows are swept: far more often than their age wraps (19.5 hours).
 const SWEEP: Duration = Duration::from_secs(600);
 
@@ -108,6 +111,8 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut attached_check = interval(ATTACHED_CHECK);
     attached_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut catch_up = interval(CATCH_UP);
+    catch_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let dns_deadline = Instant::now() + FIRST_VERDICTS;
@@ -132,6 +137,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
                 state.reconcile();
             }
             _ = attached_check.tick() => state.look_at_interfaces(facts::links().await),
+            _ = catch_up.tick() => state.catch_up(),
             _ = sweep.tick() => state.sweep(),
             () = sleep_until(dns_deadline), if waiting_dns.is_some() => {
                 warn!("not every backend and peer has been judged yet; DNS begins with what is known");

@@ -183,7 +183,14 @@ impl State {
                 }
             }
         }
-        if changed || self.behind {
+        if changed {
+            self.reconcile();
+        }
+    }
+
+    /// Tries again to write maps that could not be written.
+    pub(super) fn catch_up(&mut self) {
+        if self.behind {
             self.reconcile();
         }
     }
@@ -217,8 +224,8 @@ impl State {
         }
     }
 
-    /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again at the next
-    /// look at the interfaces: packets flow on with what is there.
+    /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again by
+    /// [`State::catch_up`]: packets flow on with what is there.
     pub(super) fn reconcile(&mut self) {
         let result = self.reconcile_maps();
         if let Err(error) = &result {
