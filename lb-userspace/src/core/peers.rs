@@ -76,17 +76,11 @@ impl Peers {
         Peers { probed: ids.into_iter().map(|id| (id, new.clone())).collect() }
     }
 
-    /// Takes the result of a probe that ended at `now`, and says if the peer's health changed.
-    ///
-    /// A probe that could not be made here (`SOCKERR`) says nothing about the peer and is left
-    /// out: a node that is itself in trouble must not withdraw the others. The same goes for the
-    /// result of a probe that was cancelled meanwhile.
+    /// Takes the result of a probe that ended at `now`, and says if the peer's health changed. One that could
+    /// not be made here changes nothing ([`Checked::observe`]), nor does one that was cancelled meanwhile.
     pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Option<Transition> {
-        if result.code == Code::Sockerr {
-            return None;
-        }
         let probed = self.probed.get_mut(id)?;
-        if !result.code.passed() {
+        if !result.code.passed() && result.code != Code::Sockerr {
             probed.last_failure = Some(result.code);
         }
         let transition = probed.checked.observe(result, now)?;
@@ -110,6 +104,11 @@ impl Peers {
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
     pub fn state(&self, id: &PeerId) -> PeerState {
         self.probed.get(id).map_or(PeerState::Unknown, Probed::state)
+    }
+
+    /// What the probes found; `None` for what is not probed.
+    pub fn checked(&self, id: &PeerId) -> Option<&Checked> {
+        self.probed.get(id).map(|probed| &probed.checked)
     }
 
     /// All that is probed, in order.
@@ -227,6 +226,7 @@ mod tests {
             // Our own trouble is not the peer's.
             (&[Sockerr], Unknown),
             (&[L4Ok, Sockerr, Sockerr, Sockerr], Serves),
+            (&[L4Con, Sockerr], Unreachable(L4Con)),
         ] {
             let mut peers = Peers::new([id("node2"), id("node3")], &timing());
             for &code in codes {

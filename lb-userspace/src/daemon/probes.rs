@@ -265,7 +265,10 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
             None => (Code::L7Rsp, "does not know the service; do the configurations differ?".to_owned()),
         },
         Err(error @ AskError::Timeout { .. }) => (Code::L7Tout, error.to_string()),
-        Err(error @ AskError::Io { .. }) => (Code::L4Con, error.to_string()),
+        Err(error @ AskError::Io { source, .. }) => {
+            let code = if probe::is_local(source) { Code::Sockerr } else { Code::L4Con };
+            (code, format!("{error}: {source}"))
+        }
         Err(error) => (Code::L7Rsp, error.to_string()),
     };
     CheckResult { code, duration, detail }
@@ -293,6 +296,23 @@ mod tests {
                 let port = chooser.choose(|_| 0, &[1]).expect("a backend is up");
                 assert!(range.contains(&port), "{port} of {range:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_question_that_cannot_be_asked_here_says_nothing_about_the_peer() {
+        let config = config(AllDown::All);
+        let id = &peer_ids(&config)[0];
+        let address = SocketAddr::new(id.address, 53);
+        for (errno, code) in [
+            (libc::EMFILE, Code::Sockerr),
+            (libc::EADDRNOTAVAIL, Code::Sockerr),
+            (libc::ECONNREFUSED, Code::L4Con),
+            (libc::ENETUNREACH, Code::L4Con),
+        ] {
+            let source = std::io::Error::from_raw_os_error(errno);
+            let answer = Err(AskError::Io { address, source });
+            assert_eq!(judge(&answer, id, Duration::ZERO).code, code, "{errno}");
         }
     }
 

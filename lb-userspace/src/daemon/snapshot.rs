@@ -164,7 +164,7 @@ fn since(checked: Option<&Checked>, started: Instant, now: Instant) -> u64 {
 }
 
 fn last_check(checked: &Checked, now: Instant) -> Option<LastCheck> {
-    checked.seen().map(|seen| LastCheck::new(&seen.last, now.duration_since(seen.last_at)))
+    checked.last().map(|(result, at)| LastCheck::new(result, now.duration_since(at)))
 }
 
 fn peer_pools(state: &State, peer: &str, now: Instant) -> Vec<status::PeerPool> {

@@ -20,7 +20,8 @@ use crate::{
     api::Request,
     config::{Config, Service},
     core::{
-        health::{Checked, Health},
+        check::CheckResult,
+        health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
         peers::{PeerId, Peers},
@@ -130,16 +131,21 @@ impl State {
     /// Takes the result of a backend's check.
     pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) {
         let Some(checked) = self.backends.get_mut(&report.id) else { return };
-        let Some(transition) = checked.observe(&report.result, Instant::now()) else { return };
+        let was_in_trouble = checked.trouble().is_some();
+        let transition = checked.observe(&report.result, Instant::now());
+        log_trouble("backend", &report.id, was_in_trouble, checked.trouble());
+        let Some(transition) = transition else { return };
         log(transition.to, "backend", &report.id, &transition);
         self.reconcile();
     }
 
     /// Takes the result of a peer's check.
     pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) {
-        let Some(transition) = self.peers.observe(&report.id, &report.result, Instant::now()) else {
-            return;
-        };
+        let trouble = |peers: &Peers| peers.checked(&report.id).and_then(Checked::trouble).cloned();
+        let was_in_trouble = trouble(&self.peers).is_some();
+        let transition = self.peers.observe(&report.id, &report.result, Instant::now());
+        log_trouble("peer", &report.id, was_in_trouble, trouble(&self.peers).as_ref());
+        let Some(transition) = transition else { return };
         log(transition.to, "peer", &report.id, &transition);
         self.reconcile();
     }
@@ -286,6 +292,18 @@ fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl st
     match to {
         Health::Up => info!("{what} {id}: {transition}"),
         Health::Down => warn!("{what} {id}: {transition}"),
+    }
+}
+
+/// Says once that checks cannot be made here, and once that they can again.
+fn log_trouble(what: &str, id: &impl std::fmt::Display, was_in_trouble: bool, trouble: Option<&Trouble>) {
+    match (was_in_trouble, trouble) {
+        (false, Some(Trouble { result, .. })) => {
+            let CheckResult { code, detail, .. } = result;
+            warn!("{what} {id}: cannot be checked from here, so its state stays: {code} {detail}");
+        }
+        (true, None) => info!("{what} {id}: can be checked again"),
+        (false, None) | (true, Some(_)) => {}
     }
 }
 
