@@ -6,9 +6,11 @@
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
+//! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
 //! - [`snapshot`]: the state as status and explanation show it.
 
+mod links;
 mod probes;
 mod secret;
 mod snapshot;
@@ -38,9 +40,6 @@ use state::State;
 
 /// DNS waits for the first verdict on every backend and peer, but not longer than this.
 const FIRST_VERDICTS: Duration = Duration::from_secs(5);
-
-/// How often it is made sure that the program is still attached.
-const ATTACHED_CHECK: Duration = Duration::from_secs(1);
 
 /// How often maps that could not be written are tried again.
 const CATCH_UP: Duration = Duration::from_secs(1);
@@ -109,8 +108,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut attached_check = interval(ATTACHED_CHECK);
-    attached_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut links = links::watch();
     let mut catch_up = interval(CATCH_UP);
     catch_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sweep = interval(SWEEP);
@@ -136,7 +134,7 @@ async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets
                 state.learn_hops(&hops.borrow_and_update());
                 state.reconcile();
             }
-            _ = attached_check.tick() => state.look_at_interfaces(facts::links().await),
+            Some(reading) = links.recv() => state.look_at_interfaces(reading),
             _ = catch_up.tick() => state.catch_up(),
             _ = sweep.tick() => state.sweep(),
             () = sleep_until(dns_deadline), if waiting_dns.is_some() => {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    links,
     probes::{self, Steering, Tables, Word},
     snapshot,
 };
@@ -31,7 +32,7 @@ use crate::{
     },
     dataplane::{Attached, Dataplane, DataplaneError},
     dns::Counters,
-    net::{Link, NetError, watch::NextHopTable},
+    net::watch::NextHopTable,
     probe::Report,
 };
 
@@ -167,7 +168,7 @@ impl State {
     }
 
     /// Looks whether the program is still on its interfaces.
-    pub(super) fn look_at_interfaces(&mut self, links: Result<Vec<Link>, NetError>) {
+    pub(super) fn look_at_interfaces(&mut self, links: links::Reading) {
         let links = match links {
             Ok(links) => links,
             Err(error) => {
