@@ -165,6 +165,7 @@ impl State {
     /// Takes the next hops as they are now.
     pub(super) fn learn_hops(&mut self, table: &NextHopTable) {
         self.next_hops = table.clone();
+        self.reconcile();
     }
 
     /// Looks whether the program is still on its interfaces.
