@@ -2,6 +2,7 @@
 
 use std::{future::pending, io, time::Duration};
 
+use anyhow::anyhow;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -48,6 +49,8 @@ pub(super) enum Event {
     Sweep,
     /// SIGTERM or SIGINT.
     Signal,
+    /// A task ended on which the daemon depends. Comes once for each.
+    Ended(anyhow::Error),
 }
 
 /// Where events come from.
@@ -56,8 +59,10 @@ pub(super) struct Events {
     peers: mpsc::Receiver<Report<PeerId>>,
     words: mpsc::Receiver<Word>,
     requests: mpsc::Receiver<Request>,
-    hops: watch::Receiver<NextHopTable>,
-    links: mpsc::Receiver<links::Reading>,
+    /// `None` once nobody watches next hops any more.
+    hops: Option<watch::Receiver<NextHopTable>>,
+    /// `None` once nobody looks at the interfaces any more.
+    links: Option<mpsc::Receiver<links::Reading>>,
     catch_up: Interval,
     sweep: Interval,
     terminate: Signal,
@@ -88,8 +93,8 @@ impl Events {
             peers,
             words,
             requests,
-            hops,
-            links: links::watch(),
+            hops: Some(hops),
+            links: Some(links::watch()),
             catch_up: every(CATCH_UP),
             sweep: every(SWEEP),
             terminate: signal(SignalKind::terminate())?,
@@ -105,14 +110,32 @@ impl Events {
             Some(report) = self.peers.recv() => Event::Peer(report),
             Some(word) = self.words.recv() => Event::Word(word),
             Some(request) = self.requests.recv() => Event::Request(request),
-            Ok(()) = self.hops.changed() => Event::Hops(self.hops.borrow_and_update().clone()),
-            Some(reading) = self.links.recv() => Event::Links(reading),
+            event = hops(&mut self.hops) => event,
+            event = readings(&mut self.links) => event,
             _ = self.catch_up.tick() => Event::CatchUp,
             _ = self.sweep.tick() => Event::Sweep,
             () = caught(&mut self.terminate) => Event::Signal,
             () = caught(&mut self.interrupt) => Event::Signal,
         }
     }
+}
+
+async fn hops(source: &mut Option<watch::Receiver<NextHopTable>>) -> Event {
+    let Some(table) = source else { return pending().await };
+    if table.changed().await.is_ok() {
+        return Event::Hops(table.borrow_and_update().clone());
+    }
+    *source = None;
+    Event::Ended(anyhow!("the watch of next hops ended"))
+}
+
+async fn readings(source: &mut Option<mpsc::Receiver<links::Reading>>) -> Event {
+    let Some(readings) = source else { return pending().await };
+    if let Some(reading) = readings.recv().await {
+        return Event::Links(reading);
+    }
+    *source = None;
+    Event::Ended(anyhow!("the watch of interfaces ended"))
 }
 
 fn every(period: Duration) -> Interval {
@@ -124,5 +147,30 @@ fn every(period: Duration) -> Interval {
 async fn caught(signal: &mut Signal) {
     if signal.recv().await.is_none() {
         pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_watch_is_told_once() {
+        let (publish, table) = watch::channel(NextHopTable::default());
+        let mut source = Some(table);
+        publish.send_replace(NextHopTable::default());
+        assert!(matches!(hops(&mut source).await, Event::Hops(_)));
+        drop(publish);
+        assert!(matches!(hops(&mut source).await, Event::Ended(_)));
+        assert!(hops(&mut source).now_or_never().is_none());
+
+        let (send, receive) = mpsc::channel(1);
+        let mut source = Some(receive);
+        assert!(readings(&mut source).now_or_never().is_none());
+        drop(send);
+        assert!(matches!(readings(&mut source).await, Event::Ended(_)));
+        assert!(readings(&mut source).now_or_never().is_none());
     }
 }

@@ -9,7 +9,7 @@
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
-//! - [`task`]: the DNS server and the API as tasks that can be stopped.
+//! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
 mod events;
@@ -25,7 +25,7 @@ use std::{future::pending, io, mem, path::Path, process::ExitCode, sync::Arc, ti
 
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     api::{self, ControlSocket},
@@ -46,7 +46,8 @@ const FIRST_VERDICTS: Duration = Duration::from_secs(5);
 /// After the own addresses were withdrawn, packets are served on for the DNS TTL, but not longer than this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until SIGTERM or SIGINT. Exit code 2 when the configuration is refused.
+/// Runs the daemon until SIGTERM or SIGINT. Exit code 2 when the configuration is refused, 1 when a part of
+/// the daemon ended that it cannot do without.
 ///
 /// # Errors
 /// What kept it from starting or made it stop.
@@ -68,8 +69,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let socket = ControlSocket::bind(&config.node.socket).await?;
     let dns = config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
     let started = start::start(config, path, host)?;
-    Daemon::start(started, socket, dns).await?.run().await?;
-    Ok(ExitCode::SUCCESS)
+    Daemon::start(started, socket, dns).await?.run().await
 }
 
 fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {
@@ -80,10 +80,12 @@ fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {
 struct Daemon {
     state: State,
     events: Events,
-    api: Task,
+    api: Option<Task>,
     dns: Dns,
     /// When the program is detached, once this node has withdrawn its addresses.
     leave_at: Option<Instant>,
+    /// It leaves because a part is missing.
+    failed: bool,
     probes: Vec<Running>,
     next_hops: NextHops,
 }
@@ -94,7 +96,8 @@ enum Dns {
     None,
     /// Until every backend and peer has been judged, or until that moment.
     Waiting(dns::Sockets, Instant),
-    Answers(Task),
+    /// Until its task ends.
+    Answers(Option<Task>),
 }
 
 impl Daemon {
@@ -117,30 +120,36 @@ impl Daemon {
         Ok(Daemon {
             state,
             events,
-            api: Task::start("the API", |stop| api::serve(socket, senders.requests, stop.wait())),
+            api: Some(Task::start("the API", |stop| api::serve(socket, senders.requests, stop.wait()))),
             dns: match dns {
                 None => Dns::None,
                 Some(sockets) => Dns::Waiting(sockets, Instant::now() + FIRST_VERDICTS),
             },
             leave_at: None,
+            failed: false,
             probes,
             next_hops,
         })
     }
 
     /// Takes what happens as it comes, until it is time to leave.
-    async fn run(mut self) -> anyhow::Result<()> {
+    async fn run(mut self) -> anyhow::Result<ExitCode> {
         while !self.is_over() {
             self.begin_dns();
+            let verdicts_due = self.dns.deadline();
             tokio::select! {
                 event = self.events.next() => self.take(event),
-                () = at(self.dns.deadline()) => {
+                error = Task::end_of(&mut self.api) => self.give_up(&error),
+                error = self.dns.end() => self.give_up(&error),
+                () = at(verdicts_due) => {
                     warn!("not every backend and peer has been judged yet; DNS begins with what is known");
                 }
                 () = at(self.leave_at) => {}
             }
         }
-        self.stop().await
+        let failed = self.failed;
+        self.stop().await?;
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
     fn is_over(&self) -> bool {
@@ -158,6 +167,16 @@ impl Daemon {
             Event::CatchUp => self.state.catch_up(),
             Event::Sweep => self.state.sweep(),
             Event::Signal => self.leave(),
+            Event::Ended(error) => self.give_up(&error),
+        }
+    }
+
+    /// Leaves because a part is missing; whoever starts the daemon starts it again.
+    fn give_up(&mut self, error: &anyhow::Error) {
+        error!("{error:#}; usher cannot go on without");
+        self.failed = true;
+        if self.leave_at.is_none() {
+            self.leave();
         }
     }
 
@@ -175,16 +194,16 @@ impl Daemon {
 
     /// Begins to answer DNS when it is time to.
     fn begin_dns(&mut self) {
-        let ready = self.state.is_settled() || self.dns.deadline().is_some_and(|when| when <= Instant::now());
-        if !ready {
+        let Some(deadline) = self.dns.deadline() else { return };
+        if !self.state.is_settled() && Instant::now() < deadline {
             return;
         }
         self.dns = match (mem::replace(&mut self.dns, Dns::None), self.state.zone()) {
             (Dns::Waiting(sockets, _), Some(zone)) => {
-                Dns::Answers(Task::start("the DNS server", async |stop: StopSignal| {
+                Dns::Answers(Some(Task::start("the DNS server", async |stop: StopSignal| {
                     sockets.serve(zone, stop.wait()).await;
                     Ok(())
-                }))
+                })))
             }
             (dns, _) => dns,
         };
@@ -193,10 +212,12 @@ impl Daemon {
     async fn stop(self) -> anyhow::Result<()> {
         let Daemon { state, api, dns, probes, next_hops, .. } = self;
         drop((probes, next_hops));
-        if let Dns::Answers(task) = dns {
+        if let Dns::Answers(Some(task)) = dns {
             task.stop().await?;
         }
-        api.stop().await?;
+        if let Some(task) = api {
+            task.stop().await?;
+        }
         let node = state.config.node.name.clone();
         drop(state);
         info!(%node, "usher stops; the program is detached");
@@ -205,6 +226,14 @@ impl Daemon {
 }
 
 impl Dns {
+    /// Waits until the server ends although nobody stopped it, and says why.
+    async fn end(&mut self) -> anyhow::Error {
+        match self {
+            Dns::Answers(task) => Task::end_of(task).await,
+            Dns::None | Dns::Waiting(..) => pending().await,
+        }
+    }
+
     /// When waiting ends.
     fn deadline(&self) -> Option<Instant> {
         match self {
