@@ -207,17 +207,19 @@ pub struct NextHop {
 pub struct Peer {
     /// The node's name.
     pub name: String,
-    /// What it serves, each checked by itself.
+    /// What it should serve on which address, each checked by itself.
     pub pools: Vec<PeerPool>,
 }
 
-/// A service in one family on a peer.
+/// A service on one address of a peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerPool {
     /// The service's name.
     pub service: String,
-    /// The family that was checked.
+    /// The address's family.
     pub family: Family,
+    /// The peer's address that was checked: where packets reach it, whatever DNS names.
+    pub address: IpAddr,
     /// Whether the peer can serve it, as seen from here.
     pub state: State,
     /// For how long `state` has been so, in ms.

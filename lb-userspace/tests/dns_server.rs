@@ -20,7 +20,7 @@ use lb_userspace::{
     },
     core::{
         ids::{Family, PoolId},
-        peers::PeerState,
+        peers::{PeerId, PeerState},
         publish::{PeerStates, SelfState, publication},
         zone::Zone,
     },
@@ -431,8 +431,10 @@ fn same(address: &str) -> NodeAddress {
 fn zone(config: &Config, own: SelfState) -> Zone {
     let pools = Family::ALL.map(|family| PoolId { service: "web".into(), family });
     let own = BTreeMap::from(pools.clone().map(|pool| (pool, own)));
-    let states = BTreeMap::from(pools.map(|pool| (pool, PeerState::Serves)));
-    let peers: PeerStates =
-        config.peers.iter().map(|peer| (Arc::clone(&peer.name), states.clone())).collect();
+    let serves = |peer: &Peer| {
+        let [pool, _] = pools.clone();
+        (PeerId { peer: Arc::clone(&peer.name), address: peer.addresses[0].address, pool }, PeerState::Serves)
+    };
+    let peers: PeerStates = config.peers.iter().map(serves).collect();
     Zone::new(config, config.dns.as_ref().unwrap(), &publication(config, &own, &peers), 2024)
 }

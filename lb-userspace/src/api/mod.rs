@@ -33,8 +33,8 @@ use crate::{
 /// that is no error.
 #[derive(Debug)]
 pub enum Request {
-    /// The state now.
-    Status(oneshot::Sender<Status>),
+    /// The state now. An `Err` says, for people, why the data path's counters could not be read.
+    Status(oneshot::Sender<Result<Status, String>>),
     /// What would happen to a flow. An `Err` says, for people, why the data path could not be asked.
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
 }

@@ -71,7 +71,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
 }
 
 async fn status(State(daemon): State<Daemon>) -> Result<Json<Status>, Problem> {
-    daemon.ask(Request::Status).await.map(Json)
+    daemon.ask(Request::Status).await?.map(Json).map_err(Problem::Failed)
 }
 
 async fn explain(

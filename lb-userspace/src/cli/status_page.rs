@@ -104,12 +104,13 @@ fn backend_row(service: &Service, backend: &Backend) -> Vec<Cell> {
 }
 
 fn peers(peers: &[Peer], colour: bool) -> String {
-    let mut rows = vec![headings(&["PEER", "SERVICE", "STATE", "LAST CHECK"])];
+    let mut rows = vec![headings(&["PEER", "SERVICE", "ADDRESS", "STATE", "LAST CHECK"])];
     for peer in peers {
         rows.extend(peer.pools.iter().map(|pool| {
             vec![
                 Cell::text(&peer.name),
                 Cell::text(format!("{}/{}", pool.service, pool.family)),
+                Cell::text(pool.address.to_string()),
                 state(pool.state, pool.since_ms),
                 last_check(pool.last_check.as_ref()),
             ]

@@ -42,6 +42,16 @@ pub struct Checked {
     rise: u32,
     fall: u32,
     seen: Option<Seen>,
+    trouble: Option<Trouble>,
+}
+
+/// A check that could not be made here (`SOCKERR`): it says something about this host only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What kept it from being made.
+    pub result: CheckResult,
+    /// When that was.
+    pub at: Instant,
 }
 
 /// What is known from the first result on.
@@ -62,12 +72,20 @@ pub struct Seen {
 impl Checked {
     /// A thing that has not been checked yet.
     pub fn new(timing: &Timing) -> Checked {
-        Checked { rise: timing.rise, fall: timing.fall, seen: None }
+        Checked { rise: timing.rise, fall: timing.fall, seen: None, trouble: None }
     }
 
     /// Takes a result that came at `now`, and says if the state changed. The first result decides
     /// at once: a node that starts must not wait `rise` intervals for its backends.
+    ///
+    /// A check that could not be made here changes nothing and interrupts no row: a host that is itself in
+    /// trouble must not take away backends or peers that may be well.
     pub fn observe(&mut self, result: &CheckResult, now: Instant) -> Option<Transition> {
+        if result.code == Code::Sockerr {
+            self.trouble = Some(Trouble { result: result.clone(), at: now });
+            return None;
+        }
+        self.trouble = None;
         let passed = result.code.passed();
         let in_a_row = match &self.seen {
             Some(seen) if seen.last.code.passed() == passed => seen.in_a_row.saturating_add(1),
@@ -104,7 +122,18 @@ impl Checked {
         self.health() == Some(Health::Up)
     }
 
-    /// Everything known, for status pages; `None` as long as there is no result.
+    /// Set while checks cannot be made here: the latest of them.
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// The newest finished check, made or not, and when it finished.
+    pub fn last(&self) -> Option<(&CheckResult, Instant)> {
+        let trouble = self.trouble.as_ref().map(|trouble| (&trouble.result, trouble.at));
+        trouble.or_else(|| self.seen.as_ref().map(|seen| (&seen.last, seen.last_at)))
+    }
+
+    /// Everything known of the thing itself; `None` as long as there is no result.
     pub fn seen(&self) -> Option<&Seen> {
         self.seen.as_ref()
     }
@@ -235,6 +264,30 @@ mod tests {
         let seen = checked.seen().unwrap();
         assert_eq!((seen.health, seen.since, seen.last_at, seen.in_a_row), (Health::Down, at(5), at(5), 3));
         assert_eq!(seen.last, result(false));
+    }
+
+    #[test]
+    fn checks_that_cannot_be_made_change_nothing_and_are_known() {
+        let now = Instant::now();
+        let mut checked = Checked::new(&timing(2, 3));
+        let sockerr = CheckResult {
+            code: Code::Sockerr,
+            duration: Duration::ZERO,
+            detail: "Too many open files here".to_owned(),
+        };
+        assert_eq!(checked.observe(&sockerr, now), None);
+        assert_eq!((checked.health(), checked.last()), (None, Some((&sockerr, now))));
+        for passed in [true, false, false] {
+            checked.observe(&result(passed), now);
+            assert_eq!((checked.trouble(), checked.last()), (None, Some((&result(passed), now))));
+            for _ in 0..100 {
+                checked.observe(&sockerr, now);
+                assert_eq!(checked.trouble().map(|trouble| &trouble.result), Some(&sockerr));
+            }
+            assert!(checked.is_up());
+        }
+        let transition = checked.observe(&result(false), now).unwrap();
+        assert_eq!((transition.to, transition.in_a_row), (Health::Down, 3));
     }
 
     #[test]

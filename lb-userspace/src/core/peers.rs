@@ -1,6 +1,6 @@
 //! What this node sees of its peers: who could serve which pool.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
     config::Timing,
@@ -11,22 +11,25 @@ use crate::{
     },
 };
 
-/// One pool on one peer: the unit that is probed.
+/// One pool on one address of a peer: the unit that is probed. A peer need not offer a service on each of its
+/// addresses, and this node's configuration does not say on which it does.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId {
     /// The peer's name.
     pub peer: Arc<str>,
+    /// Where its packets arrive, of the pool's family.
+    pub address: IpAddr,
     /// What it should serve.
     pub pool: PoolId,
 }
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.peer, self.pool)
+        write!(f, "{}/{} at {}", self.peer, self.pool, self.address)
     }
 }
 
-/// What this node knows of a peer's pool.
+/// What this node knows of a pool on a peer's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerState {
     /// It was seen to serve.
@@ -61,7 +64,8 @@ struct Probed {
     checked: Checked,
     last_failure: Option<Code>,
     /// The peer's own word is that it cannot serve. It knows best, and first: no need to wait for `fall`
-    /// probes to fail when a node stops as planned.
+    /// probes to fail when a node stops as planned. Silence takes nothing back, for that is what follows
+    /// when it has stopped; probes that failed do, and then passing ones alone bring the peer back.
     says_no: bool,
 }
 
@@ -72,29 +76,25 @@ impl Peers {
         Peers { probed: ids.into_iter().map(|id| (id, new.clone())).collect() }
     }
 
-    /// Takes the result of a probe that ended at `now`, and says if the peer's health changed.
-    ///
-    /// A probe that could not be made here (`SOCKERR`) says nothing about the peer and is left
-    /// out: a node that is itself in trouble must not withdraw the others. The same goes for the
-    /// result of a probe that was cancelled meanwhile.
+    /// Takes the result of a probe that ended at `now`, and says if the peer's health changed. One that could
+    /// not be made here changes nothing ([`Checked::observe`]), nor does one that was cancelled meanwhile.
     pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Option<Transition> {
-        if result.code == Code::Sockerr {
-            return None;
-        }
         let probed = self.probed.get_mut(id)?;
-        if !result.code.passed() {
+        if !result.code.passed() && result.code != Code::Sockerr {
             probed.last_failure = Some(result.code);
         }
-        probed.checked.observe(result, now)
+        let transition = probed.checked.observe(result, now)?;
+        if transition.to == Health::Down {
+            probed.says_no = false;
+        }
+        Some(transition)
     }
 
-    /// Takes a peer's own word on whether it serves the pool, and says if that is news; `None`: it gave
-    /// none, so that only the probes count.
-    pub fn hear(&mut self, id: &PeerId, serves: Option<bool>) -> bool {
-        let says_no = serves == Some(false);
+    /// Takes a peer's own word on whether it serves the pool, and says if that is news.
+    pub fn hear(&mut self, id: &PeerId, serves: bool) -> bool {
         match self.probed.get_mut(id) {
-            Some(probed) if probed.says_no != says_no => {
-                probed.says_no = says_no;
+            Some(probed) if probed.says_no == serves => {
+                probed.says_no = !serves;
                 true
             }
             _ => false,
@@ -104,6 +104,11 @@ impl Peers {
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
     pub fn state(&self, id: &PeerId) -> PeerState {
         self.probed.get(id).map_or(PeerState::Unknown, Probed::state)
+    }
+
+    /// What the probes found; `None` for what is not probed.
+    pub fn checked(&self, id: &PeerId) -> Option<&Checked> {
+        self.probed.get(id).map(|probed| &probed.checked)
     }
 
     /// All that is probed, in order.
@@ -123,6 +128,10 @@ impl Probed {
         }
     }
 }
+
+/// Ports that are tried for one probe. With two backends of equal weight all lead to the same one once in
+/// 10^19 probes.
+const TRIES: u16 = 64;
 
 /// Chooses source ports for probes of one pool of a peer.
 ///
@@ -145,17 +154,17 @@ impl PortChooser {
         PortChooser { first, count, next: start.checked_rem(count).unwrap_or(0), last_backend: 0 }
     }
 
-    /// The next probe's source port; `None` when no port leads to one of the backends in `up`.
+    /// The next probe's source port; `None` when the table is empty.
     ///
-    /// `slot_of` is the flow hash of a probe from that port, `table` the pool's Maglev table, `up`
-    /// the numbers of the backends that this node sees up. Tries each port at most once, and only
-    /// few as long as two backends have a fair share of the table.
-    pub fn choose(&mut self, slot_of: impl Fn(u16) -> u32, table: &[u16], up: &[u16]) -> Option<u16> {
+    /// `slot_of` is the flow hash of a probe from that port, `table` the pool's Maglev table as this node
+    /// has it: it holds backends that are up here, or is empty. Tries 64 ports at most; if they all
+    /// lead to the last probe's backend, that one is taken again.
+    pub fn choose(&mut self, slot_of: impl Fn(u16) -> u32, table: &[u16]) -> Option<u16> {
         let mut same_again = None;
-        for tried in 0..self.count {
+        for tried in 0..self.count.min(TRIES) {
             let offset = ((u32::from(self.next) + u32::from(tried)) % u32::from(self.count)) as u16;
             let backend = table.get(slot_of(self.first + offset) as usize).copied().unwrap_or(0);
-            if !up.contains(&backend) {
+            if backend == 0 {
                 continue;
             }
             if backend != self.last_backend {
@@ -175,7 +184,7 @@ impl PortChooser {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::{cell::Cell, collections::BTreeSet, time::Duration};
 
     use proptest::prelude::*;
 
@@ -183,7 +192,11 @@ mod tests {
     use crate::core::ids::Family;
 
     fn id(peer: &str) -> PeerId {
-        PeerId { peer: peer.into(), pool: PoolId { service: "web".into(), family: Family::V4 } }
+        PeerId {
+            peer: peer.into(),
+            address: "192.0.2.12".parse().unwrap(),
+            pool: PoolId { service: "web".into(), family: Family::V4 },
+        }
     }
 
     fn timing() -> Timing {
@@ -213,6 +226,7 @@ mod tests {
             // Our own trouble is not the peer's.
             (&[Sockerr], Unknown),
             (&[L4Ok, Sockerr, Sockerr, Sockerr], Serves),
+            (&[L4Con, Sockerr], Unreachable(L4Con)),
         ] {
             let mut peers = Peers::new([id("node2"), id("node3")], &timing());
             for &code in codes {
@@ -224,17 +238,36 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_own_no_counts_at_once_and_no_word_leaves_it_to_the_probes() {
+    fn a_peers_own_no_counts_at_once_until_it_says_yes() {
         let mut peers = Peers::new([id("node2")], &timing());
-        assert!(peers.hear(&id("node2"), Some(false)));
+        assert!(peers.hear(&id("node2"), false));
         assert_eq!(peers.state(&id("node2")), PeerState::Unknown, "never seen");
         peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
         assert_eq!(peers.state(&id("node2")), PeerState::SaysNo);
-        assert!(!peers.hear(&id("node2"), Some(false)), "no news");
-        assert!(peers.hear(&id("node2"), None));
+        assert!(!peers.hear(&id("node2"), false), "no news");
+        assert!(peers.hear(&id("node2"), true));
         assert_eq!(peers.state(&id("node2")), PeerState::Serves);
-        assert!(!peers.hear(&id("node2"), Some(true)));
-        assert!(!peers.hear(&id("node9"), Some(false)));
+        assert!(!peers.hear(&id("node2"), true));
+        assert!(!peers.hear(&id("node9"), false));
+    }
+
+    /// A node that stops says no, falls silent, and is probed down; the next one there may never speak.
+    #[test]
+    fn a_no_holds_until_the_probes_have_judged() {
+        let mut peers = Peers::new([id("node2")], &timing());
+        peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
+        peers.hear(&id("node2"), false);
+        for (code, expected) in [
+            (Code::L4Ok, PeerState::SaysNo),
+            (Code::L4Con, PeerState::SaysNo),
+            (Code::L4Con, PeerState::SaysNo),
+            (Code::L4Con, PeerState::Unreachable(Code::L4Con)),
+            (Code::L4Ok, PeerState::Unreachable(Code::L4Con)),
+            (Code::L4Ok, PeerState::Serves),
+        ] {
+            peers.observe(&id("node2"), &result(code), Instant::now());
+            assert_eq!(peers.state(&id("node2")), expected);
+        }
     }
 
     #[test]
@@ -257,51 +290,54 @@ mod tests {
         let mut last = 0;
         let mut ports = BTreeSet::new();
         for _ in 0..20 {
-            let port = chooser.choose(slot_of, &TABLE, &[1, 3]).unwrap();
+            let port = chooser.choose(slot_of, &TABLE).unwrap();
             assert!((40_000..40_100).contains(&port));
             assert!(ports.insert(port), "{port} again");
             let backend = TABLE[slot_of(port) as usize];
-            assert!(backend != last && backend != 2, "{backend} after {last}");
+            assert!(backend != last, "{backend} after {last}");
             last = backend;
         }
     }
 
     #[test]
-    fn the_only_backend_is_taken_again() {
-        let mut chooser = PortChooser::new(40_000, 100, 0);
-        for _ in 0..4 {
-            let port = chooser.choose(slot_of, &TABLE, &[2, 9]).unwrap();
-            assert_eq!(TABLE[slot_of(port) as usize], 2);
-        }
+    fn the_only_backend_is_taken_again_after_few_tries() {
+        let tries = Cell::new(0);
+        let slot_of = |port| {
+            tries.set(tries.get() + 1);
+            slot_of(port)
+        };
+        let mut chooser = PortChooser::new(32_768, 28_232, 0);
+        let ports: BTreeSet<u16> = (0..4).filter_map(|_| chooser.choose(slot_of, &[2; 6])).collect();
+        assert_eq!(ports.len(), 4, "each time another port");
+        assert_eq!(tries.get(), 1 + 3 * u32::from(TRIES));
     }
 
     #[test]
     fn no_port_without_a_backend() {
         let mut chooser = PortChooser::new(40_000, 100, 0);
-        assert_eq!(chooser.choose(slot_of, &TABLE, &[]), None);
-        assert_eq!(chooser.choose(slot_of, &[0; 6], &[1, 2]), None);
-        assert_eq!(PortChooser::new(40_000, 0, 0).choose(slot_of, &TABLE, &[1]), None);
+        assert_eq!(chooser.choose(slot_of, &[0; 6]), None);
+        assert_eq!(chooser.choose(slot_of, &[]), None);
+        assert_eq!(PortChooser::new(40_000, 0, 0).choose(slot_of, &TABLE), None);
     }
 
     proptest! {
         #[test]
-        fn chosen_ports_are_in_range_and_lead_to_an_up_backend(
+        fn chosen_ports_are_in_range_and_lead_to_a_backend(
             table in prop::collection::vec(0_u16..6, 1..40),
-            up in prop::collection::vec(1_u16..6, 0..5),
             first in 1_u16..=u16::MAX,
-            count in 0_u16..200,
+            count in 0..=TRIES,
             start: u16,
         ) {
             let count = count.min(u16::MAX - first);
             let slot_of = |port: u16| u32::from(port.wrapping_mul(40_503)) % table.len() as u32;
-            let backend_of = |port: u16| table[slot_of(port) as usize];
-            let reachable = (first..first + count).any(|port| up.contains(&backend_of(port)));
+            let leads = |port: u16| table[slot_of(port) as usize] != 0;
+            let reachable = (first..first + count).any(leads);
             let mut chooser = PortChooser::new(first, count, start);
             for _ in 0..8 {
-                match chooser.choose(slot_of, &table, &up) {
+                match chooser.choose(slot_of, &table) {
                     Some(port) => {
                         prop_assert!((first..first + count).contains(&port));
-                        prop_assert!(up.contains(&backend_of(port)));
+                        prop_assert!(leads(port));
                     }
                     None => prop_assert!(!reachable),
                 }

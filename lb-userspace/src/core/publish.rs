@@ -21,8 +21,9 @@ use std::{
 use crate::{
     config::{AllDown, Config, NodeAddress, Service},
     core::{
+        health::Health,
         ids::{Family, PoolId},
-        peers::PeerState,
+        peers::{PeerId, PeerState},
     },
 };
 
@@ -33,7 +34,7 @@ pub enum SelfState {
     Serves,
     /// No check has finished yet.
     NotChecked,
-    /// No backend is up.
+    /// No backend is up, or none that is up has a weight.
     NoBackend,
     /// The program is not attached to an interface, so packets would not be taken.
     NotAttached,
@@ -41,20 +42,33 @@ pub enum SelfState {
     Stopping,
 }
 
+impl SelfState {
+    /// What a pool's backends allow, from each one's weight and health. One without weight takes no flows,
+    /// so its health does not matter.
+    pub fn of_backends(backends: impl IntoIterator<Item = (u16, Option<Health>)>) -> SelfState {
+        let healths = backends.into_iter().filter(|&(weight, _)| weight > 0).map(|(_, health)| health);
+        healths.fold(SelfState::NoBackend, |state, health| match (state, health) {
+            (SelfState::Serves, _) | (_, Some(Health::Up)) => SelfState::Serves,
+            (_, None) => SelfState::NotChecked,
+            (state, Some(Health::Down)) => state,
+        })
+    }
+}
+
 impl fmt::Display for SelfState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SelfState::Serves => "serves",
             SelfState::NotChecked => "not checked yet",
-            SelfState::NoBackend => "no backend is up",
+            SelfState::NoBackend => "no backend with a weight is up",
             SelfState::NotAttached => "XDP is not attached",
             SelfState::Stopping => "stopping",
         })
     }
 }
 
-/// What this node knows of every peer, by the peer's name; what is absent is [`PeerState::Unknown`].
-pub type PeerStates = BTreeMap<Arc<str>, BTreeMap<PoolId, PeerState>>;
+/// What this node knows of every peer; what is absent is [`PeerState::Unknown`].
+pub type PeerStates = BTreeMap<PeerId, PeerState>;
 
 /// Why an address is published, or the first pool that keeps it from being so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +159,7 @@ impl Publication {
     }
 }
 
-/// Decides what every name shows. `own` and `peers` are by pool; an absent pool has not been judged yet.
+/// Decides what every name shows. What is absent from `own` and `peers` has not been judged yet.
 pub fn publication(config: &Config, own: &BTreeMap<PoolId, SelfState>, peers: &PeerStates) -> Publication {
     let own: BTreeMap<PoolId, SelfState> = config
         .services
@@ -196,7 +210,7 @@ fn view(
 
 /// This node's addresses: those on which every service of the name (in that family) is offered.
 fn own_entries(config: &Config, services: &[&Service], own: &BTreeMap<PoolId, SelfState>) -> Vec<Entry> {
-    let judge = |pool: PoolId| match own.get(&pool).copied().unwrap_or(SelfState::NotChecked) {
+    let judge = |_, pool: PoolId| match own.get(&pool).copied().unwrap_or(SelfState::NotChecked) {
         SelfState::Serves => Why::Serves,
         state => Why::Own(pool, state),
     };
@@ -208,21 +222,21 @@ fn own_entries(config: &Config, services: &[&Service], own: &BTreeMap<PoolId, Se
     entries(&config.node.name, addresses, services, judge)
 }
 
+/// The peers' addresses: on which of them a service is offered shows only in what the probes find there.
 fn peer_entries(config: &Config, services: &[&Service], peers: &PeerStates) -> Vec<Entry> {
-    let judge = |peer: &Arc<str>, pool: PoolId| match peers
-        .get(peer)
-        .and_then(|pools| pools.get(&pool))
-        .copied()
-        .unwrap_or(PeerState::Unknown)
-    {
-        PeerState::Serves => Why::Serves,
-        state => Why::Peer(pool, state),
+    let judge = |peer: &Arc<str>, address: IpAddr, pool: PoolId| {
+        let id = PeerId { peer: Arc::clone(peer), address, pool };
+        match peers.get(&id).copied().unwrap_or(PeerState::Unknown) {
+            PeerState::Serves => Why::Serves,
+            state => Why::Peer(id.pool, state),
+        }
     };
     config
         .peers
         .iter()
         .flat_map(|peer| {
-            entries(&peer.name, peer.addresses.iter().copied(), services, |pool| judge(&peer.name, pool))
+            let addresses = peer.addresses.iter().copied();
+            entries(&peer.name, addresses, services, |address, pool| judge(&peer.name, address, pool))
         })
         .collect()
 }
@@ -232,13 +246,14 @@ fn entries(
     node: &Arc<str>,
     addresses: impl Iterator<Item = NodeAddress>,
     services: &[&Service],
-    judge: impl Fn(PoolId) -> Why,
+    judge: impl Fn(IpAddr, PoolId) -> Why,
 ) -> Vec<Entry> {
     addresses
         .filter_map(|address| {
             let family = Family::of(address.address);
-            let mut verdicts =
-                in_family(services, family).map(|service| judge(pool(service, family))).peekable();
+            let mut verdicts = in_family(services, family)
+                .map(|service| judge(address.address, pool(service, family)))
+                .peekable();
             verdicts.peek()?;
             let why = verdicts.find(|why| !why.serves()).unwrap_or(Why::Serves);
             Some(Entry {

@@ -5,53 +5,49 @@
 //! content of the maps and of DNS is planned anew, and the difference is applied.
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
+//! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
+//! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
+//! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
+mod events;
+mod links;
 mod probes;
 mod secret;
 mod snapshot;
 mod start;
 mod state;
+mod task;
 
-use std::{future::pending, io, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::pending, io, mem, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
-};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{error, info, warn};
 
 use crate::{
     api::{self, ControlSocket},
     cli::check_config,
-    config::{ConfigError, Loaded},
+    config::{Config, ConfigError, Loaded},
     dns,
     net::{facts, watch::NextHops},
 };
-use probes::PeerNews;
+use events::{Event, Events};
+use probes::Running;
 use start::Started;
 use state::State;
+use task::{StopSignal, Task};
 
 /// DNS waits for the first verdict on every backend and peer, but not longer than this.
 const FIRST_VERDICTS: Duration = Duration::from_secs(5);
 
-/// How often it is made sure that the program is still attached.
-const ATTACHED_CHECK: Duration = Duration::from_secs(1);
-
-/// How often idle flows are swept: far more often than their age wraps (19.5 hours).
-const SWEEP: Duration = Duration::from_secs(600);
-
 /// After the own addresses were withdrawn, packets are served on for the DNS TTL, but not longer than this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 
-/// Requests on the control socket that may wait for the loop.
-const REQUESTS: usize = 16;
-
-/// Runs the daemon until SIGTERM or SIGINT. Exit code 2 when the configuration is refused.
+/// Runs the daemon until SIGTERM or SIGINT. Exit code 2 when the configuration is refused, 1 when a part of
+/// the daemon ended that it cannot do without.
 ///
 /// # Errors
 /// What kept it from starting or made it stop.
@@ -73,105 +69,189 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let socket = ControlSocket::bind(&config.node.socket).await?;
     let dns = config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
     let started = start::start(config, path, host)?;
-    serve(started, socket, dns).await?;
-    Ok(ExitCode::SUCCESS)
+    Daemon::start(started, socket, dns).await?.run().await
 }
 
 fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {
     check_config::refuse(error, &mut io::stderr())
 }
 
-async fn serve(started: Started, socket: ControlSocket, dns: Option<dns::Sockets>) -> anyhow::Result<()> {
-    let Started { config, path, planner, dataplane, attached, host } = started;
-    let (backend_reports, mut backends) = mpsc::channel(REQUESTS);
-    let (peer_reports, mut peers) = mpsc::channel(REQUESTS);
-    let (peer_words, mut words) = mpsc::channel(REQUESTS);
-    let (requests, mut control) = mpsc::channel(REQUESTS);
-    let (next_hops, mut hops) =
-        NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
-    let counters = dns.as_ref().map(dns::Sockets::counters);
-    let mut state = State::new(config.clone(), path, planner, dataplane, attached, counters)?;
-    state.learn_hops(&hops.borrow_and_update());
-    state.reconcile();
+/// The running daemon: the state, what happens to it, and what it keeps running.
+struct Daemon {
+    state: State,
+    events: Events,
+    api: Option<Task>,
+    dns: Dns,
+    /// When the program is detached, once this node has withdrawn its addresses.
+    leave_at: Option<Instant>,
+    /// It leaves because a part is missing.
+    failed: bool,
+    probes: Vec<Running>,
+    next_hops: NextHops,
+}
 
-    let mut probes = probes::start_backends(&config, &backend_reports);
-    let news = PeerNews { reports: peer_reports, words: peer_words };
-    probes.extend(probes::start_peers(&config, &host, state.steering(), &news));
+/// The DNS server.
+enum Dns {
+    /// The configuration has none.
+    None,
+    /// Until every backend and peer has been judged, or until that moment.
+    Waiting(dns::Sockets, Instant),
+    /// Until its task ends.
+    Answers(Option<Task>),
+}
 
-    let (stop_api, api_stopped) = oneshot::channel::<()>();
-    let api = tokio::spawn(api::serve(socket, requests, async { drop(api_stopped.await) }));
-    let (stop_dns, dns_stopped) = oneshot::channel::<()>();
-    let mut waiting_dns = dns.map(|sockets| (sockets, dns_stopped));
-    let mut dns_task = None;
+impl Daemon {
+    /// Writes the maps, and starts checks and API; DNS waits.
+    async fn start(
+        started: Started,
+        socket: ControlSocket,
+        dns: Option<dns::Sockets>,
+    ) -> anyhow::Result<Daemon> {
+        let Started { config, path, planner, dataplane, attached, host } = started;
+        let (next_hops, mut hops) =
+            NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
+        let counters = dns.as_ref().map(dns::Sockets::counters);
+        let mut state = State::new(config.clone(), path, planner, dataplane, attached, counters)?;
+        state.learn_hops(&hops.borrow_and_update());
+        let (senders, events) = Events::new(hops)?;
+        let mut probes = probes::start_backends(&config, &senders.backends);
+        probes.extend(probes::start_peers(&config, &host, state.steering(), &senders.peers));
+        info!(node = %config.node.name, "usher runs");
+        Ok(Daemon {
+            state,
+            events,
+            api: Some(Task::start("the API", |stop| api::serve(socket, senders.requests, stop.wait()))),
+            dns: match dns {
+                None => Dns::None,
+                Some(sockets) => Dns::Waiting(sockets, Instant::now() + FIRST_VERDICTS),
+            },
+            leave_at: None,
+            failed: false,
+            probes,
+            next_hops,
+        })
+    }
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut attached_check = interval(ATTACHED_CHECK);
-    attached_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sweep = interval(SWEEP);
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let dns_deadline = Instant::now() + FIRST_VERDICTS;
-    let mut leave_at = None;
-    info!(node = %config.node.name, "usher runs");
-
-    loop {
-        let ready = state.is_settled() || Instant::now() >= dns_deadline;
-        if ready
-            && let Some(zone) = state.zone()
-            && let Some((sockets, stopped)) = waiting_dns.take()
-        {
-            dns_task = Some(tokio::spawn(sockets.serve(zone, async { drop(stopped.await) })));
-        }
-        tokio::select! {
-            Some(report) = backends.recv() => state.observe_backend(&report),
-            Some(report) = peers.recv() => state.observe_peer(&report),
-            Some(word) = words.recv() => state.hear_peer(&word),
-            Some(request) = control.recv() => state.answer(request),
-            Ok(()) = hops.changed() => {
-                state.learn_hops(&hops.borrow_and_update());
-                state.reconcile();
-            }
-            _ = attached_check.tick() => state.look_at_interfaces(facts::links().await),
-            _ = sweep.tick() => state.sweep(),
-            () = sleep_until(dns_deadline), if waiting_dns.is_some() => {
-                warn!("not every backend and peer has been judged yet; DNS begins with what is known");
-            }
-            () = async { sleep_until(leave_at.unwrap_or_else(Instant::now)).await }, if leave_at.is_some() => break,
-            _ = stop_signal(&mut terminate, &mut interrupt) => {
-                if leave_at.is_some() {
-                    break;
+    /// Takes what happens as it comes, until it is time to leave.
+    async fn run(mut self) -> anyhow::Result<ExitCode> {
+        while !self.is_over() {
+            self.begin_dns();
+            let verdicts_due = self.dns.deadline();
+            tokio::select! {
+                event = self.events.next() => self.take(event),
+                error = Task::end_of(&mut self.api) => self.give_up(&error),
+                error = self.dns.end() => self.give_up(&error),
+                () = at(verdicts_due) => {
+                    warn!("not every backend and peer has been judged yet; DNS begins with what is known");
                 }
-                state.withdraw();
-                leave_at = Some(Instant::now() + goodbye(&config));
+                () = at(self.leave_at) => {}
             }
+        }
+        let failed = self.failed;
+        self.stop().await?;
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn is_over(&self) -> bool {
+        self.leave_at.is_some_and(|leave_at| leave_at <= Instant::now())
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Backend(report) => self.state.observe_backend(&report),
+            Event::Peer(report) => self.state.observe_peer(&report),
+            Event::Word(word) => self.state.hear_peer(&word),
+            Event::Request(request) => self.state.answer(request),
+            Event::Hops(table) => self.state.learn_hops(&table),
+            Event::Links(reading) => self.state.look_at_interfaces(reading),
+            Event::CatchUp => self.state.catch_up(),
+            Event::Sweep => self.state.sweep(),
+            Event::Signal => self.leave(),
+            Event::Ended(error) => self.give_up(&error),
         }
     }
 
-    drop(probes);
-    drop(next_hops);
-    drop((stop_api, stop_dns));
-    api.await??;
-    if let Some(task) = dns_task {
-        task.await?;
+    /// Leaves because a part is missing; whoever starts the daemon starts it again.
+    fn give_up(&mut self, error: &anyhow::Error) {
+        error!("{error:#}; usher cannot go on without");
+        self.failed = true;
+        if self.leave_at.is_none() {
+            self.leave();
+        }
     }
-    info!(node = %config.node.name, "usher stops; the program is detached");
-    Ok(())
+
+    /// Withdraws this node, and leaves when clients had time to notice; at once when asked again.
+    fn leave(&mut self) {
+        let now = Instant::now();
+        self.leave_at = match self.leave_at {
+            Some(_) => Some(now),
+            None => {
+                self.state.withdraw();
+                Some(now + goodbye(&self.state.config))
+            }
+        };
+    }
+
+    /// Begins to answer DNS when it is time to.
+    fn begin_dns(&mut self) {
+        let Some(deadline) = self.dns.deadline() else { return };
+        if !self.state.is_settled() && Instant::now() < deadline {
+            return;
+        }
+        self.dns = match (mem::replace(&mut self.dns, Dns::None), self.state.zone()) {
+            (Dns::Waiting(sockets, _), Some(zone)) => {
+                Dns::Answers(Some(Task::start("the DNS server", async |stop: StopSignal| {
+                    sockets.serve(zone, stop.wait()).await;
+                    Ok(())
+                })))
+            }
+            (dns, _) => dns,
+        };
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        let Daemon { state, api, dns, probes, next_hops, .. } = self;
+        drop((probes, next_hops));
+        if let Dns::Answers(Some(task)) = dns {
+            task.stop().await?;
+        }
+        if let Some(task) = api {
+            task.stop().await?;
+        }
+        let node = state.config.node.name.clone();
+        drop(state);
+        info!(%node, "usher stops; the program is detached");
+        Ok(())
+    }
+}
+
+impl Dns {
+    /// Waits until the server ends although nobody stopped it, and says why.
+    async fn end(&mut self) -> anyhow::Error {
+        match self {
+            Dns::Answers(task) => Task::end_of(task).await,
+            Dns::None | Dns::Waiting(..) => pending().await,
+        }
+    }
+
+    /// When waiting ends.
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Dns::Waiting(_, deadline) => Some(*deadline),
+            Dns::None | Dns::Answers(_) => None,
+        }
+    }
 }
 
 /// For how long packets are served after the own addresses left DNS: clients may still hold an answer.
-fn goodbye(config: &crate::config::Config) -> Duration {
+fn goodbye(config: &Config) -> Duration {
     config.dns.as_ref().map_or(Duration::ZERO, |dns| dns.ttl.min(LONGEST_GOODBYE))
 }
 
-async fn stop_signal(
-    terminate: &mut tokio::signal::unix::Signal,
-    interrupt: &mut tokio::signal::unix::Signal,
-) {
-    let heard = tokio::select! {
-        heard = terminate.recv() => heard,
-        heard = interrupt.recv() => heard,
-    };
-    if heard.is_none() {
-        pending::<()>().await;
+/// Waits until then; for ever when there is no such moment.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => pending().await,
     }
 }

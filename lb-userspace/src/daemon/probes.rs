@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Check, CheckKind, Config, Dns, Forward, NodeAddress, Protocol, Service, Timing},
+    config::{Check, CheckKind, Config, Dns, Forward, Peer, Protocol, Service, Timing},
     core::{
         check::{CheckResult, Code},
         health,
@@ -28,9 +27,6 @@ use crate::{
     net::facts::HostFacts,
     probe::{self, Probe, Report, SourcePort},
 };
-
-/// Local ports of peer probes: the kernel's usual ephemeral ports, which no NAT port is.
-const PROBE_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
 /// A running check of any kind; dropping it ends it.
 pub(super) enum Running {
@@ -79,18 +75,26 @@ pub(super) fn peer_ids(config: &Config) -> Vec<PeerId> {
     config
         .peers
         .iter()
-        .flat_map(|peer| {
-            plan::pools(config)
-                .filter(|(_, pool)| address_of(&peer.addresses, pool.family).is_some())
-                .map(|(_, pool)| PeerId { peer: peer.name.clone(), pool })
-        })
+        .flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have.address)))
+        .flat_map(|(peer, address)| ids_at(config, peer, address).map(|(_, id)| id))
         .collect()
 }
 
-/// What a peer says of itself; `None`: nothing about this pool, or no answer.
+/// What is to be probed at one address of a peer: every pool of the address's family.
+fn ids_at<'a>(
+    config: &'a Config,
+    peer: &'a Peer,
+    address: IpAddr,
+) -> impl Iterator<Item = (&'a Service, PeerId)> {
+    plan::pools(config)
+        .filter(move |(_, pool)| pool.family == Family::of(address))
+        .map(move |(service, pool)| (service, PeerId { peer: peer.name.clone(), address, pool }))
+}
+
+/// What a peer says of itself.
 pub(super) struct Word {
     pub(super) id: PeerId,
-    pub(super) serves: Option<bool>,
+    pub(super) serves: bool,
 }
 
 /// Where the tasks that check peers send what they find.
@@ -100,10 +104,10 @@ pub(super) struct PeerNews {
     pub(super) words: mpsc::Sender<Word>,
 }
 
-/// One check per peer and TCP service and family; and per peer and family one question to its DNS server:
+/// One check per TCP service at each address of a peer; and per address one question to the DNS server there:
 /// for services that no connection can probe its answer is the check, for the others it is its word.
 pub(super) fn start_peers(
-    config: &Arc<Config>,
+    config: &Config,
     host: &HostFacts,
     steering: &Steering,
     news: &PeerNews,
@@ -111,30 +115,22 @@ pub(super) fn start_peers(
     let timing = config.peer_check.timing;
     let mut running = Vec::new();
     for peer in &config.peers {
-        for family in Family::ALL {
-            let Some(address) = address_of(&peer.addresses, family) else { continue };
-            let (mut unprobed, mut probed) = (Vec::new(), Vec::new());
-            for (service, pool) in plan::pools(config).filter(|(_, pool)| pool.family == family) {
-                let id = PeerId { peer: peer.name.clone(), pool };
-                if service.protocol == Protocol::Udp {
-                    unprobed.push(id);
-                    continue;
-                }
-                let source = probe_source(config, service, address, host);
-                let probe = Probe {
-                    kind: CheckKind::Tcp,
-                    target: SocketAddr::new(address, service.port),
-                    source,
-                    source_port: source.map(|source| steer(source, service, &id.pool, steering.clone())),
-                    timeout: timing.timeout,
-                };
-                probed.push(id.clone());
-                let handle = probe::start(id, probe, timing, news.reports.clone());
+        for address in peer.addresses.iter().map(|have| have.address) {
+            let (probed, unprobed): (Vec<_>, Vec<_>) =
+                ids_at(config, peer, address).partition(|(service, _)| service.protocol == Protocol::Tcp);
+            for (service, id) in &probed {
+                let probe = peer_probe(config, host, steering, service, id);
+                let handle = probe::start(id.clone(), probe, timing, news.reports.clone());
                 running.push(Running::Probe { _handle: handle });
             }
             if let Some(dns) = &config.dns {
-                let server = SocketAddr::new(address, peer.dns_port);
-                let question = Question { server, dns: dns.clone(), unprobed, probed };
+                let ids = |found: Vec<(&Service, PeerId)>| found.into_iter().map(|(_, id)| id).collect();
+                let question = Question {
+                    server: SocketAddr::new(address, peer.dns_port),
+                    dns: dns.clone(),
+                    unprobed: ids(unprobed),
+                    probed: ids(probed),
+                };
                 running
                     .push(Running::Asking(tokio::spawn(ask(question, timing, news.clone())).abort_handle()));
             }
@@ -143,8 +139,21 @@ pub(super) fn start_peers(
     running
 }
 
-fn address_of(addresses: &[NodeAddress], family: Family) -> Option<IpAddr> {
-    addresses.iter().map(|node| node.address).find(|&address| Family::of(address) == family)
+fn peer_probe(
+    config: &Config,
+    host: &HostFacts,
+    steering: &Steering,
+    service: &Service,
+    id: &PeerId,
+) -> Probe {
+    let source = probe_source(config, service, id.address, host);
+    Probe {
+        kind: CheckKind::Tcp,
+        target: SocketAddr::new(id.address, service.port),
+        source,
+        source_port: source.map(|source| steer(source, service, &id.pool, chooser(host), steering.clone())),
+        timeout: config.peer_check.timing.timeout,
+    }
 }
 
 /// The address from which a peer's service is probed: the kernel's choice, unless that is a VIP which the
@@ -183,12 +192,24 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// Chooses among the ports of the host's own connections: the configuration is refused if NAT ports are
+/// among them, whose answers the program would take.
+fn chooser(host: &HostFacts) -> PortChooser {
+    let ports = &host.ip_local_port_range;
+    let count = (ports.end() - ports.start()).saturating_add(1);
+    PortChooser::new(*ports.start(), count, rand::random())
+}
+
 /// Chooses source ports that lead to a backend which this node sees up, another one each time.
-fn steer(source: IpAddr, service: &Service, pool: &PoolId, steering: Steering) -> SourcePort {
+fn steer(
+    source: IpAddr,
+    service: &Service,
+    pool: &PoolId,
+    mut chooser: PortChooser,
+    steering: Steering,
+) -> SourcePort {
     let (service_port, protocol) = (service.port, plan::protocol_number(service.protocol));
     let pool = pool.clone();
-    let ports = PROBE_PORTS.end() - PROBE_PORTS.start() + 1;
-    let mut chooser = PortChooser::new(*PROBE_PORTS.start(), ports, rand::random());
     SourcePort::new(move || {
         let tables = steering.tables.borrow().clone();
         let table = tables.get(&pool)?;
@@ -196,13 +217,11 @@ fn steer(source: IpAddr, service: &Service, pool: &PoolId, steering: Steering) -
             let hash = steering.hash_key.flow(&source.into(), port, service_port, protocol);
             flow::scale(hash.place, SLOTS as u32)
         };
-        // This node's tables hold up backends only.
-        let up: BTreeSet<u16> = table.iter().copied().filter(|&number| number != 0).collect();
-        chooser.choose(slot_of, table, &Vec::from_iter(up))
+        chooser.choose(slot_of, table)
     })
 }
 
-/// What a peer's DNS server is asked.
+/// What the DNS server at a peer's address is asked.
 struct Question {
     server: SocketAddr,
     dns: Dns,
@@ -226,7 +245,10 @@ async fn ask(question: Question, timing: Timing, news: PeerNews) {
             }
         }
         for id in &question.probed {
-            let serves = answer.as_ref().ok().and_then(|pools| pools.get(&id.pool).copied());
+            // Silence is no word: a peer that has said no and stopped must not seem to take it back.
+            let Some(serves) = answer.as_ref().ok().and_then(|pools| pools.get(&id.pool).copied()) else {
+                continue;
+            };
             if news.words.send(Word { id: id.clone(), serves }).await.is_err() {
                 return;
             }
@@ -243,8 +265,69 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
             None => (Code::L7Rsp, "does not know the service; do the configurations differ?".to_owned()),
         },
         Err(error @ AskError::Timeout { .. }) => (Code::L7Tout, error.to_string()),
-        Err(error @ AskError::Io { .. }) => (Code::L4Con, error.to_string()),
+        Err(error @ AskError::Io { source, .. }) => {
+            let code = if probe::is_local(source) { Code::Sockerr } else { Code::L4Con };
+            (code, format!("{error}: {source}"))
+        }
         Err(error) => (Code::L7Rsp, error.to_string()),
     };
     CheckResult { code, duration, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::AllDown,
+        core::publish::fixture::{config, ip, same},
+    };
+
+    #[test]
+    fn probes_leave_from_the_ports_of_the_hosts_own_connections() {
+        for range in [1024..=1026, 65_533..=65_535, 1..=u16::MAX] {
+            let host = HostFacts {
+                interfaces: Vec::new(),
+                ip_local_port_range: range.clone(),
+                ip_local_reserved_ports: Vec::new(),
+                check_source: BTreeMap::new(),
+            };
+            let mut chooser = chooser(&host);
+            for _ in 0..4 {
+                let port = chooser.choose(|_| 0, &[1]).expect("a backend is up");
+                assert!(range.contains(&port), "{port} of {range:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_that_cannot_be_asked_here_says_nothing_about_the_peer() {
+        let config = config(AllDown::All);
+        let id = &peer_ids(&config)[0];
+        let address = SocketAddr::new(id.address, 53);
+        for (errno, code) in [
+            (libc::EMFILE, Code::Sockerr),
+            (libc::EADDRNOTAVAIL, Code::Sockerr),
+            (libc::ECONNREFUSED, Code::L4Con),
+            (libc::ENETUNREACH, Code::L4Con),
+        ] {
+            let source = std::io::Error::from_raw_os_error(errno);
+            let answer = Err(AskError::Io { address, source });
+            assert_eq!(judge(&answer, id, Duration::ZERO).code, code, "{errno}");
+        }
+    }
+
+    #[test]
+    fn every_address_of_a_peer_is_probed() {
+        let mut config = config(AllDown::All);
+        config.peers[0].addresses.push(same("192.0.2.22"));
+        let probed = |address: &str| -> Vec<String> {
+            let ids = peer_ids(&config).into_iter().filter(|id| id.address == ip(address));
+            ids.map(|id| format!("{}/{}", id.peer, id.pool)).collect()
+        };
+        let v4 = ["node2/web/v4", "node2/tls/v4", "node2/echo/v4", "node2/internal/v4"];
+        assert_eq!(probed("192.0.2.12"), v4);
+        assert_eq!(probed("192.0.2.22"), v4);
+        assert_eq!(probed("2001:db8:1::12"), ["node2/web/v6", "node2/echo/v6"]);
+        assert_eq!(peer_ids(&config).len(), 3 * 4 + 2);
+    }
 }

@@ -164,15 +164,16 @@ fn since(checked: Option<&Checked>, started: Instant, now: Instant) -> u64 {
 }
 
 fn last_check(checked: &Checked, now: Instant) -> Option<LastCheck> {
-    checked.seen().map(|seen| LastCheck::new(&seen.last, now.duration_since(seen.last_at)))
+    checked.last().map(|(result, at)| LastCheck::new(result, now.duration_since(at)))
 }
 
 fn peer_pools(state: &State, peer: &str, now: Instant) -> Vec<status::PeerPool> {
     let of_peer = state.peers.iter().filter(|(id, ..)| &*id.peer == peer);
     of_peer
-        .map(|(PeerId { pool, .. }, _, checked)| status::PeerPool {
+        .map(|(PeerId { address, pool, .. }, _, checked)| status::PeerPool {
             service: pool.service.to_string(),
             family: pool.family,
+            address: *address,
             state: checked.health().into(),
             since_ms: since(Some(checked), state.started, now),
             last_check: last_check(checked, now),

@@ -13,14 +13,16 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    links,
     probes::{self, Steering, Tables, Word},
     snapshot,
 };
 use crate::{
     api::Request,
-    config::Config,
+    config::{Config, Service},
     core::{
-        health::{Checked, Health},
+        check::CheckResult,
+        health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
         peers::{PeerId, Peers},
@@ -30,7 +32,7 @@ use crate::{
     },
     dataplane::{Attached, Dataplane, DataplaneError},
     dns::Counters,
-    net::{Link, NetError, watch::NextHopTable},
+    net::watch::NextHopTable,
     probe::Report,
 };
 
@@ -130,16 +132,21 @@ impl State {
     /// Takes the result of a backend's check.
     pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) {
         let Some(checked) = self.backends.get_mut(&report.id) else { return };
-        let Some(transition) = checked.observe(&report.result, Instant::now()) else { return };
+        let was_in_trouble = checked.trouble().is_some();
+        let transition = checked.observe(&report.result, Instant::now());
+        log_trouble("backend", &report.id, was_in_trouble, checked.trouble());
+        let Some(transition) = transition else { return };
         log(transition.to, "backend", &report.id, &transition);
         self.reconcile();
     }
 
     /// Takes the result of a peer's check.
     pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) {
-        let Some(transition) = self.peers.observe(&report.id, &report.result, Instant::now()) else {
-            return;
-        };
+        let trouble = |peers: &Peers| peers.checked(&report.id).and_then(Checked::trouble).cloned();
+        let was_in_trouble = trouble(&self.peers).is_some();
+        let transition = self.peers.observe(&report.id, &report.result, Instant::now());
+        log_trouble("peer", &report.id, was_in_trouble, trouble(&self.peers).as_ref());
+        let Some(transition) = transition else { return };
         log(transition.to, "peer", &report.id, &transition);
         self.reconcile();
     }
@@ -148,8 +155,8 @@ impl State {
     pub(super) fn hear_peer(&mut self, word: &Word) {
         if self.peers.hear(&word.id, word.serves) {
             match word.serves {
-                Some(false) => warn!("peer {}: says that it cannot serve", word.id),
-                _ => info!("peer {}: no longer says that it cannot serve", word.id),
+                false => warn!("peer {}: says that it cannot serve", word.id),
+                true => info!("peer {}: no longer says that it cannot serve", word.id),
             }
             self.reconcile();
         }
@@ -158,10 +165,11 @@ impl State {
     /// Takes the next hops as they are now.
     pub(super) fn learn_hops(&mut self, table: &NextHopTable) {
         self.next_hops = table.clone();
+        self.reconcile();
     }
 
     /// Looks whether the program is still on its interfaces.
-    pub(super) fn look_at_interfaces(&mut self, links: Result<Vec<Link>, NetError>) {
+    pub(super) fn look_at_interfaces(&mut self, links: links::Reading) {
         let links = match links {
             Ok(links) => links,
             Err(error) => {
@@ -183,7 +191,14 @@ impl State {
                 }
             }
         }
-        if changed || self.behind {
+        if changed {
+            self.reconcile();
+        }
+    }
+
+    /// Tries again to write maps that could not be written.
+    pub(super) fn catch_up(&mut self) {
+        if self.behind {
             self.reconcile();
         }
     }
@@ -206,10 +221,10 @@ impl State {
     pub(super) fn answer(&mut self, request: Request) {
         // Whoever asked may be gone, which is no error.
         match request {
-            Request::Status(reply) => match snapshot::status(self, Instant::now()) {
-                Ok(status) => drop(reply.send(status)),
-                Err(error) => warn!("cannot read the data path's counters: {error:#}"),
-            },
+            Request::Status(reply) => {
+                let answer = snapshot::status(self, Instant::now()).map_err(|error| format!("{error:#}"));
+                drop(reply.send(answer));
+            }
             Request::Explain(query, reply) => {
                 let answer = snapshot::explain(self, &query).map_err(|error| format!("{error:#}"));
                 drop(reply.send(answer));
@@ -217,8 +232,8 @@ impl State {
         }
     }
 
-    /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again at the next
-    /// look at the interfaces: packets flow on with what is there.
+    /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again by
+    /// [`State::catch_up`]: packets flow on with what is there.
     pub(super) fn reconcile(&mut self) {
         let result = self.reconcile_maps();
         if let Err(error) = &result {
@@ -245,11 +260,10 @@ impl State {
     }
 
     fn reconcile_dns(&mut self) {
-        let own = plan::pools(&self.config).map(|(_, pool)| (pool.clone(), self.own_state(&pool))).collect();
-        let mut peers = PeerStates::new();
-        for (id, state, _) in self.peers.iter() {
-            peers.entry(id.peer.clone()).or_default().insert(id.pool.clone(), state);
-        }
+        let own = plan::pools(&self.config)
+            .map(|(service, pool)| (pool.clone(), self.own_state(service, pool)))
+            .collect();
+        let peers: PeerStates = self.peers.iter().map(|(id, state, _)| (id.clone(), state)).collect();
         let publication = publish::publication(&self.config, &own, &peers);
         for transition in self.publication.transitions(&publication) {
             match transition.change {
@@ -265,22 +279,17 @@ impl State {
         }
     }
 
-    fn own_state(&self, pool: &PoolId) -> SelfState {
+    fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {
         if self.stopping {
             return SelfState::Stopping;
         }
         if self.interfaces.iter().any(|interface| !interface.present) {
             return SelfState::NotAttached;
         }
-        let mut backends =
-            self.backends.iter().filter(|(id, _)| id.pool == *pool).map(|(_, checked)| checked);
-        if backends.clone().any(Checked::is_up) {
-            SelfState::Serves
-        } else if backends.any(|checked| checked.health().is_none()) {
-            SelfState::NotChecked
-        } else {
-            SelfState::NoBackend
-        }
+        SelfState::of_backends(plan::backends(service, pool).map(|(backend, id, _)| {
+            let health = self.backends.get(&id).and_then(Checked::health);
+            (backend.weight, health)
+        }))
     }
 }
 
@@ -288,6 +297,18 @@ fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl st
     match to {
         Health::Up => info!("{what} {id}: {transition}"),
         Health::Down => warn!("{what} {id}: {transition}"),
+    }
+}
+
+/// Says once that checks cannot be made here, and once that they can again.
+fn log_trouble(what: &str, id: &impl std::fmt::Display, was_in_trouble: bool, trouble: Option<&Trouble>) {
+    match (was_in_trouble, trouble) {
+        (false, Some(Trouble { result, .. })) => {
+            let CheckResult { code, detail, .. } = result;
+            warn!("{what} {id}: cannot be checked from here, so its state stays: {code} {detail}");
+        }
+        (true, None) => info!("{what} {id}: can be checked again"),
+        (false, None) | (true, Some(_)) => {}
     }
 }
 

@@ -88,12 +88,25 @@ pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<Ho
     })
 }
 
-/// All interfaces as they are now.
-///
-/// # Errors
-/// Any [`NetError`].
-pub async fn links() -> Result<Vec<Link>, NetError> {
-    links_of(&Netlink::open()?).await
+/// Reads all interfaces, any number of times, over one socket.
+pub struct Links(Netlink);
+
+impl Links {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// [`NetError::Open`].
+    pub fn open() -> Result<Links, NetError> {
+        Netlink::open().map(Links)
+    }
+
+    /// All interfaces as they are now.
+    ///
+    /// # Errors
+    /// Any [`NetError`]; open another socket then.
+    pub async fn read(&self) -> Result<Vec<Link>, NetError> {
+        links_of(&self.0).await
+    }
 }
 
 async fn links_of(netlink: &Netlink) -> Result<Vec<Link>, NetError> {

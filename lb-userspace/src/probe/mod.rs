@@ -105,6 +105,26 @@ impl Finding {
     }
 }
 
+/// Tells what this host could not do from what the network answered.
+pub fn is_local(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(
+            Errno::EADDRNOTAVAIL
+                | Errno::EADDRINUSE
+                | Errno::EACCES
+                | Errno::EPERM
+                | Errno::EINVAL
+                | Errno::EAFNOSUPPORT
+                | Errno::EAGAIN
+                | Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ENOBUFS
+                | Errno::ENOMEM
+        )
+    )
+}
+
 /// The system's words without Rust's `(os error 111)`.
 fn io_detail(error: &io::Error) -> String {
     match error.raw_os_error() {

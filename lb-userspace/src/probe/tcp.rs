@@ -11,7 +11,7 @@ use nix::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Endpoints, Finding, Limit, io_detail};
+use super::{Endpoints, Finding, Limit, io_detail, is_local};
 use crate::core::check::Code;
 
 /// Connects and hangs up.
@@ -51,21 +51,10 @@ fn open(endpoints: &Endpoints) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Tells what the network answered from what this host could not do.
 fn connect_finding(error: &io::Error) -> Finding {
     let code = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ETIMEDOUT) => Code::L4Tout,
-        Some(
-            Errno::EADDRNOTAVAIL
-            | Errno::EADDRINUSE
-            | Errno::EACCES
-            | Errno::EPERM
-            | Errno::EINVAL
-            | Errno::EAFNOSUPPORT
-            | Errno::EAGAIN
-            | Errno::ENOBUFS
-            | Errno::ENOMEM,
-        ) => Code::Sockerr,
+        _ if is_local(error) => Code::Sockerr,
         _ => Code::L4Con,
     };
     Finding::new(code, io_detail(error))

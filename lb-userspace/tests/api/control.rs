@@ -62,6 +62,16 @@ async fn status_arrives_as_the_daemon_gave_it() {
 }
 
 #[tokio::test]
+async fn status_that_cannot_be_made_says_why() {
+    let why = "cannot read the counters in map BACKEND_COUNTERS";
+    let daemon = FakeDaemon::start_with(Err(why.to_owned())).await;
+    match Client::new(&daemon.socket).status().await {
+        Err(ClientError::Refused { status: 500, message }) => assert_eq!(message, why),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn explain_takes_query_and_answer_both_ways() {
     let daemon = FakeDaemon::start().await;
     let client = Client::new(&daemon.socket);

@@ -31,11 +31,16 @@ pub(crate) struct FakeDaemon {
 
 impl FakeDaemon {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Ok(example())).await
+    }
+
+    /// One that answers every question for its status so.
+    pub(crate) async fn start_with(status: Result<Status, String>) -> Self {
         let directory = TempDir::new().expect("temporary directory");
         let socket = directory.path().join("usher.sock");
         let control = ControlSocket::bind(&socket).await.expect("control socket");
         let (requests, queue) = mpsc::channel(8);
-        tokio::spawn(answer(queue));
+        tokio::spawn(answer(queue, status));
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(serve(control, requests, async {
             let _ = stopped.await;
@@ -52,10 +57,10 @@ impl FakeDaemon {
     }
 }
 
-async fn answer(mut queue: mpsc::Receiver<Request>) {
+async fn answer(mut queue: mpsc::Receiver<Request>, status: Result<Status, String>) {
     while let Some(request) = queue.recv().await {
         match request {
-            Request::Status(reply) => drop(reply.send(example())),
+            Request::Status(reply) => drop(reply.send(status.clone())),
             Request::Explain(query, reply) => drop(reply.send(explanation(query))),
         }
     }

@@ -1,13 +1,17 @@
 //! A configuration for tests: three nodes, two names, one of them shared by two services.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
         PeerCheck, Protocol, Reply, Service, Timing, XdpMode,
     },
-    core::ids::{Family, PoolId},
+    core::{
+        ids::{Family, PoolId},
+        peers::{PeerId, PeerState},
+        publish::PeerStates,
+    },
 };
 
 /// `www` is shared by `web` (both families) and `tls` (IPv4 only); `echo` is UDP; `internal` has no name.
@@ -98,6 +102,18 @@ pub(crate) fn pool(text: &str) -> PoolId {
 pub(crate) const POOLS: [&str; 6] = ["web/v4", "web/v6", "tls/v4", "echo/v4", "echo/v6", "internal/v4"];
 
 /// The same for all pools.
-pub(crate) fn all<S: Copy>(state: S) -> std::collections::BTreeMap<PoolId, S> {
+pub(crate) fn all<S: Copy>(state: S) -> BTreeMap<PoolId, S> {
     POOLS.iter().map(|name| (pool(name), state)).collect()
+}
+
+/// A peer of the configuration whose pools are in these states on each of its addresses.
+pub(crate) fn peer_states(config: &Config, peer: &str, states: &BTreeMap<PoolId, PeerState>) -> PeerStates {
+    let addresses =
+        config.peers.iter().filter(|found| &*found.name == peer).flat_map(|found| &found.addresses);
+    let of_address = |address: IpAddr| {
+        let in_family = states.iter().filter(move |(pool, _)| pool.family == Family::of(address));
+        in_family
+            .map(move |(pool, &state)| (PeerId { peer: peer.into(), address, pool: pool.clone() }, state))
+    };
+    addresses.flat_map(|have| of_address(have.address)).collect()
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    fixture::{POOLS, all, config, ip, pool},
+    fixture::{POOLS, all, config, ip, peer_states, pool, same},
     *,
 };
 use crate::core::check::Code;
@@ -11,7 +11,8 @@ use crate::core::check::Code;
 const WWW: &str = "www.example.test";
 
 fn peers(states: &[(&str, PeerState)]) -> PeerStates {
-    states.iter().map(|&(name, state)| (Arc::from(name), all(state))).collect()
+    let config = config(AllDown::All);
+    states.iter().flat_map(|&(name, state)| peer_states(&config, name, &all(state))).collect()
 }
 
 fn everyone_serves() -> (BTreeMap<PoolId, SelfState>, PeerStates) {
@@ -56,7 +57,7 @@ fn one_service_of_a_shared_name_takes_its_family_out() {
         shown(&publication, WWW),
         ["(192.0.2.11)", "2001:db8:1::11", "192.0.2.12", "2001:db8:1::12", "192.0.2.13"]
     );
-    assert_eq!(publication.names[WWW].addresses[0].why.to_string(), "tls/v4: no backend is up");
+    assert_eq!(publication.names[WWW].addresses[0].why.to_string(), "tls/v4: no backend with a weight is up");
     assert_eq!(
         shown(&publication, "echo.udp.example.test")[0],
         "192.0.2.11",
@@ -83,10 +84,30 @@ fn a_pool_without_a_check_result_is_not_settled() {
 }
 
 #[test]
+fn a_pool_serves_by_a_backend_that_is_up_and_has_a_weight() {
+    use SelfState::*;
+    let (up, down, unchecked) = (Some(Health::Up), Some(Health::Down), None);
+    for (backends, expected) in [
+        (&[] as &[_], NoBackend),
+        (&[(1, up)], Serves),
+        (&[(1, down)], NoBackend),
+        (&[(1, unchecked)], NotChecked),
+        (&[(1, down), (1, unchecked), (1, up), (1, down), (1, unchecked)], Serves),
+        (&[(1, unchecked), (1, down)], NotChecked),
+        // Its table would be empty.
+        (&[(0, up)], NoBackend),
+        (&[(0, up), (0, unchecked), (1, down)], NoBackend),
+        (&[(0, down), (1, up)], Serves),
+    ] {
+        assert_eq!(SelfState::of_backends(backends.iter().copied()), expected, "{backends:?}");
+    }
+}
+
+#[test]
 fn every_reason_withdraws_and_is_named() {
     for (state, text) in [
         (SelfState::NotChecked, "web/v4: not checked yet"),
-        (SelfState::NoBackend, "web/v4: no backend is up"),
+        (SelfState::NoBackend, "web/v4: no backend with a weight is up"),
         (SelfState::NotAttached, "web/v4: XDP is not attached"),
         (SelfState::Stopping, "web/v4: stopping"),
     ] {
@@ -141,6 +162,24 @@ fn a_service_on_a_part_of_the_addresses_shows_only_those() {
     let (own, peers) = everyone_serves();
     let publication = publication(&config, &own, &peers);
     assert_eq!(shown(&publication, WWW), ["192.0.2.11", "192.0.2.12", "192.0.2.13"]);
+}
+
+#[test]
+fn a_peers_address_on_which_a_service_does_not_answer_is_not_shown() {
+    let mut config = config(AllDown::All);
+    config.peers[0].addresses.push(same("192.0.2.22"));
+    let (own, mut peers) = everyone_serves();
+    peers.extend(peer_states(&config, "node2", &all(PeerState::Serves)));
+    let tls = PeerId { peer: "node2".into(), address: ip("192.0.2.22"), pool: pool("tls/v4") };
+    peers.insert(tls, PeerState::Unreachable(Code::L4Con));
+    let publication = publication(&config, &own, &peers);
+    assert_eq!(shown(&publication, WWW)[2..], ["192.0.2.12", "2001:db8:1::12", "(192.0.2.22)", "192.0.2.13"]);
+    assert_eq!(publication.names[WWW].addresses[4].why.to_string(), "tls/v4: does not answer (L4CON)");
+    assert_eq!(
+        shown(&publication, "echo.udp.example.test")[4],
+        "192.0.2.22",
+        "another name is not concerned"
+    );
 }
 
 #[test]
@@ -249,8 +288,10 @@ proptest! {
         none in any::<bool>(),
     ) {
         let policy = if none { AllDown::None } else { AllDown::All };
-        let peers = PeerStates::from([("node2".into(), node2), ("node3".into(), node3)]);
-        let publication = publication(&config(policy), &own, &peers);
+        let config = config(policy);
+        let mut peers = peer_states(&config, "node2", &node2);
+        peers.extend(peer_states(&config, "node3", &node3));
+        let publication = publication(&config, &own, &peers);
         for view in publication.names.values() {
             let published = view.addresses.iter().filter(|entry| entry.published).count();
             let serving = view.addresses.iter().filter(|entry| entry.why.serves()).count();

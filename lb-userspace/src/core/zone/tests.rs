@@ -7,14 +7,14 @@ use crate::{
         peers::PeerState,
         publish::{
             PeerStates,
-            fixture::{all, config, ip, pool},
+            fixture::{all, config, ip, peer_states, pool},
             publication,
         },
     },
 };
 
 fn publication_of(config: &Config, own: SelfState) -> Publication {
-    let peers = PeerStates::from([("node2".into(), all(PeerState::Serves))]);
+    let peers = peer_states(config, "node2", &all(PeerState::Serves));
     publication(config, &all(own), &peers)
 }
 

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use domain::{
     base::{
         Question,
@@ -16,7 +14,7 @@ use crate::{
         peers::PeerState,
         publish::{
             PeerStates, SelfState,
-            fixture::{all, config, peer},
+            fixture::{all, config, peer, peer_states},
             publication,
         },
     },
@@ -25,7 +23,7 @@ use crate::{
 fn zone_of(config: &Config, own: SelfState) -> Zone {
     let states = all(PeerState::Serves);
     let peers: PeerStates =
-        config.peers.iter().map(|peer| (Arc::clone(&peer.name), states.clone())).collect();
+        config.peers.iter().flat_map(|peer| peer_states(config, &peer.name, &states)).collect();
     Zone::new(config, config.dns.as_ref().unwrap(), &publication(config, &all(own), &peers), 7)
 }
 

@@ -1,0 +1,176 @@
+//! Everything that reaches the loop.
+
+use std::{future::pending, io, time::Duration};
+
+use anyhow::anyhow;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use super::{
+    links,
+    probes::{PeerNews, Word},
+};
+use crate::{
+    api::Request,
+    core::{ids::BackendId, peers::PeerId},
+    net::watch::NextHopTable,
+    probe::Report,
+};
+
+/// How often maps that could not be written are tried again.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// How often idle flows are swept: far more often than their age wraps (19.5 hours).
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// Events of one kind that may wait for the loop.
+const QUEUE: usize = 16;
+
+/// One thing that happened.
+pub(super) enum Event {
+    /// A backend's check finished.
+    Backend(Report<BackendId>),
+    /// A peer's check finished.
+    Peer(Report<PeerId>),
+    /// A peer said whether it serves.
+    Word(Word),
+    /// Somebody asks on the control socket.
+    Request(Request),
+    /// Next hops changed.
+    Hops(NextHopTable),
+    /// The interfaces were looked at.
+    Links(links::Reading),
+    /// Time to try again what failed.
+    CatchUp,
+    /// Time to free idle flows.
+    Sweep,
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// A task ended on which the daemon depends. Comes once for each.
+    Ended(anyhow::Error),
+}
+
+/// Where events come from.
+pub(super) struct Events {
+    backends: mpsc::Receiver<Report<BackendId>>,
+    peers: mpsc::Receiver<Report<PeerId>>,
+    words: mpsc::Receiver<Word>,
+    requests: mpsc::Receiver<Request>,
+    /// `None` once nobody watches next hops any more.
+    hops: Option<watch::Receiver<NextHopTable>>,
+    /// `None` once nobody looks at the interfaces any more.
+    links: Option<mpsc::Receiver<links::Reading>>,
+    catch_up: Interval,
+    sweep: Interval,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// The other ends, for the tasks that something happens to.
+pub(super) struct Senders {
+    pub(super) backends: mpsc::Sender<Report<BackendId>>,
+    pub(super) peers: PeerNews,
+    pub(super) requests: mpsc::Sender<Request>,
+}
+
+impl Events {
+    /// Both ends. Signals are caught from now on.
+    pub(super) fn new(hops: watch::Receiver<NextHopTable>) -> io::Result<(Senders, Events)> {
+        let (backend_reports, backends) = mpsc::channel(QUEUE);
+        let (peer_reports, peers) = mpsc::channel(QUEUE);
+        let (peer_words, words) = mpsc::channel(QUEUE);
+        let (ask, requests) = mpsc::channel(QUEUE);
+        let senders = Senders {
+            backends: backend_reports,
+            peers: PeerNews { reports: peer_reports, words: peer_words },
+            requests: ask,
+        };
+        let events = Events {
+            backends,
+            peers,
+            words,
+            requests,
+            hops: Some(hops),
+            links: Some(links::watch()),
+            catch_up: every(CATCH_UP),
+            sweep: every(SWEEP),
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        Ok((senders, events))
+    }
+
+    /// The next one. Cancelling loses nothing.
+    pub(super) async fn next(&mut self) -> Event {
+        tokio::select! {
+            Some(report) = self.backends.recv() => Event::Backend(report),
+            Some(report) = self.peers.recv() => Event::Peer(report),
+            Some(word) = self.words.recv() => Event::Word(word),
+            Some(request) = self.requests.recv() => Event::Request(request),
+            event = hops(&mut self.hops) => event,
+            event = readings(&mut self.links) => event,
+            _ = self.catch_up.tick() => Event::CatchUp,
+            _ = self.sweep.tick() => Event::Sweep,
+            () = caught(&mut self.terminate) => Event::Signal,
+            () = caught(&mut self.interrupt) => Event::Signal,
+        }
+    }
+}
+
+async fn hops(source: &mut Option<watch::Receiver<NextHopTable>>) -> Event {
+    let Some(table) = source else { return pending().await };
+    if table.changed().await.is_ok() {
+        return Event::Hops(table.borrow_and_update().clone());
+    }
+    *source = None;
+    Event::Ended(anyhow!("the watch of next hops ended"))
+}
+
+async fn readings(source: &mut Option<mpsc::Receiver<links::Reading>>) -> Event {
+    let Some(readings) = source else { return pending().await };
+    if let Some(reading) = readings.recv().await {
+        return Event::Links(reading);
+    }
+    *source = None;
+    Event::Ended(anyhow!("the watch of interfaces ended"))
+}
+
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn caught(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_watch_is_told_once() {
+        let (publish, table) = watch::channel(NextHopTable::default());
+        let mut source = Some(table);
+        publish.send_replace(NextHopTable::default());
+        assert!(matches!(hops(&mut source).await, Event::Hops(_)));
+        drop(publish);
+        assert!(matches!(hops(&mut source).await, Event::Ended(_)));
+        assert!(hops(&mut source).now_or_never().is_none());
+
+        let (send, receive) = mpsc::channel(1);
+        let mut source = Some(receive);
+        assert!(readings(&mut source).now_or_never().is_none());
+        drop(send);
+        assert!(matches!(readings(&mut source).await, Event::Ended(_)));
+        assert!(readings(&mut source).now_or_never().is_none());
+    }
+}
