@@ -10,6 +10,7 @@ mod places;
 mod report;
 mod run;
 mod setup;
+mod tally;
 mod test;
 mod tidy;
 mod toolchain;

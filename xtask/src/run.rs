@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -66,6 +67,24 @@ pub(crate) fn openly(command: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", text(command));
     }
     Ok(())
+}
+
+/// Runs `command`, with what it prints going to `read` line by line and its complaints to our terminal.
+/// Whether it succeeded.
+///
+/// # Errors
+/// When the command cannot be run.
+pub(crate) fn line_by_line(command: &mut Command, mut read: impl FnMut(&str)) -> Result<bool> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run `{}`", text(command)))?;
+    let output = child.stdout.take().context("output")?;
+    for line in BufReader::new(output).split(b'\n') {
+        read(String::from_utf8_lossy(&line.context("output")?).trim_end());
+    }
+    Ok(child.wait().context("wait")?.success())
 }
 
 /// Runs `command` and gives what it printed.

@@ -2,9 +2,9 @@
 
 use std::env;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::{build_ebpf, cargo, kernels, report::Report, run, tidy};
+use crate::{build_ebpf, cargo, kernels, report::Report, run, tally::Tally, tidy};
 
 /// Tests that lack a privilege or a tool say so and pass; with this variable they fail.
 const NO_SKIP: &str = "USHER_NO_SKIP";
@@ -32,14 +32,22 @@ pub(crate) fn add_to(report: &mut Report) {
         return;
     }
     report.step("tests", || {
-        let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
-        let strict = is_root() || env::var_os(NO_SKIP).is_some() || env::var_os("CI").is_some();
-        if strict {
+        let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast", "--", "--show-output"]);
+        if is_root() || env::var_os(NO_SKIP).is_some() || env::var_os("CI").is_some() {
             command.env(NO_SKIP, "1");
         }
-        run::openly(&mut command)?;
-        Ok(if strict { "none may be skipped" } else { "without root: those that need it say `skipped`" }
-            .to_owned())
+        let mut tally = Tally::default();
+        let passed = run::line_by_line(&mut command, |line| {
+            if let Some(line) = tally.read(line) {
+                println!("{line}");
+            }
+        })?;
+        println!("\n  {tally}");
+        match (passed, tally.failed()) {
+            (true, []) => Ok(tally.to_string()),
+            (_, []) => bail!("`cargo test` failed, though no test of {tally} did: see above"),
+            (_, failed) => bail!("{tally}:\n    {}", failed.join("\n    ")),
+        }
     });
     kernels::add_to(report);
 }
