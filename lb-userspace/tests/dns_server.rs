@@ -272,8 +272,10 @@ fn a_new_zone_is_served_at_once() {
 
 #[test]
 fn an_address_is_held_until_the_end_and_free_after_it() {
-    // An address of its own: as the source of another test's connection the port would be taken again.
-    let server = Server::start_on(["127.53.0.1:0", "[::1]:0"], zone(&config(0), SelfState::Serves));
+    // An address of its own: another test's connection, or another run of this test, could take the port.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = format!("127.53.{high}.{low}:0");
+    let server = Server::start_on([&own, "[::1]:0"], zone(&config(0), SelfState::Serves));
     let runtime = &server.runtime;
     let refused = runtime.block_on(async { dns::bind(&[server.v4]) }).unwrap_err().to_string();
     let expected = format!("DNS cannot listen on {} (TCP): another program has it", server.v4);
