@@ -10,10 +10,13 @@ use tracing::{info, warn};
 
 use super::secret;
 use crate::{
-    config::{Config, XdpMode},
+    config::{Config, Node},
     core::plan::{self, Numbers, Planner},
-    dataplane::{Attached, AttachedMode, Dataplane, Sizes},
-    net::{facts::HostFacts, sysctl},
+    dataplane::{Attached, Dataplane, Sizes},
+    net::{
+        facts::{HostFacts, Interface},
+        sysctl,
+    },
 };
 
 /// What the loop begins with.
@@ -39,33 +42,20 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
         flows = config.flows.max,
         "the kernel accepted the program"
     );
-    let attached = config
-        .node
-        .interfaces
-        .iter()
-        .map(|interface| attach(&mut dataplane, interface, config.node.xdp_mode, &host))
-        .collect::<anyhow::Result<_>>()?;
+    let attached = attach(&mut dataplane, &config.node, &host)?;
     warn_of_sysctls(&config);
     Ok(Started { config, path: path.to_owned(), planner, dataplane, attached, host })
 }
 
-fn attach(
-    dataplane: &mut Dataplane,
-    interface: &str,
-    mode: XdpMode,
-    host: &HostFacts,
-) -> anyhow::Result<Attached> {
-    let attached = dataplane.attach(interface, mode)?;
-    let driver = host
-        .interfaces
-        .iter()
-        .find(|have| have.link.name == interface)
-        .and_then(|have| have.driver())
-        .unwrap_or_default();
-    info!(interface, mode = attached.mode.as_str(), driver, "XDP attached");
-    if mode == XdpMode::Auto && attached.mode == AttachedMode::Generic {
-        let why = &attached.why_not_native;
-        warn!(interface, driver, why, "no native XDP here; generic mode is several times slower");
+fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::Result<Vec<Attached>> {
+    let attached = dataplane.attach(&node.interfaces, node.xdp_mode)?;
+    for Attached { interface, mode, .. } in &attached {
+        let have = host.interfaces.iter().find(|have| have.link.name == *interface);
+        let driver = have.and_then(Interface::driver).unwrap_or_default();
+        info!(interface, mode = mode.as_str(), driver, "XDP attached");
+    }
+    if let Some(why) = attached.iter().map(|one| &one.why_not_native).find(|why| !why.is_empty()) {
+        warn!(why, "all interfaces run in generic mode, which is several times slower");
     }
     Ok(attached)
 }
