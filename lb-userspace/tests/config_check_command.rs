@@ -59,7 +59,7 @@ fn a_file_that_does_not_fit_the_host_is_refused_too() {
     let facts = HostFacts {
         interfaces: Vec::new(),
         ip_local_port_range: 32_768..=60_999,
-        check_source: BTreeMap::new(),
+        check_route: BTreeMap::new(),
     };
     let (out, err, code) = check(EXAMPLE, Some(facts)).unwrap();
     assert_eq!(out, "");

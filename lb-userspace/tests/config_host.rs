@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
-use lb_userspace::config::{Loaded, host::HostFacts};
+use lb_userspace::config::{
+    Loaded,
+    host::{HostFacts, Route},
+};
 
 const FILE: &str = r#"version = 1
 [node]
@@ -45,11 +48,15 @@ fn host() -> HostFacts {
             ("back".to_owned(), vec![ip("203.0.113.11")]),
         ],
         ip_local_port_range: 32_768..=60_999,
-        check_source: ["203.0.113.21", "203.0.113.31"]
+        check_route: ["203.0.113.21", "203.0.113.31"]
             .into_iter()
-            .map(|backend| (ip(backend), ip("203.0.113.11")))
+            .map(|backend| (ip(backend), over_back("203.0.113.11")))
             .collect(),
     }
+}
+
+fn over_back(source: &str) -> Route {
+    Route { source: ip(source), interface: "back".to_owned(), gateway: None }
 }
 
 fn judge(file: &str, host: &HostFacts) -> String {
@@ -144,7 +151,7 @@ fn nat_ports_that_the_kernel_hands_out_too() {
 #[test]
 fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
     let mut host = host();
-    host.check_source.insert(ip("203.0.113.31"), ip("192.0.2.11"));
+    host.check_route.insert(ip("203.0.113.31"), over_back("192.0.2.11"));
     assert_eq!(
         judge(FILE, &host),
         "usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: would be checked from \
@@ -154,13 +161,13 @@ fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
     );
     // A NAT backend holds no VIP: any source will do.
     let mut host = self::host();
-    host.check_source.insert(ip("203.0.113.21"), ip("192.0.2.11"));
+    host.check_route.insert(ip("203.0.113.21"), over_back("192.0.2.11"));
     assert_eq!(judge(FILE, &host), "");
 }
 
 #[test]
 fn a_backend_without_a_route_warns() {
-    let host = HostFacts { check_source: BTreeMap::new(), ..host() };
+    let host = HostFacts { check_route: BTreeMap::new(), ..host() };
     assert_eq!(
         judge(FILE, &host),
         "warning: usher.toml:18: service \"web\": backend \"b1\": address: 203.0.113.21: cannot be reached: \
@@ -168,4 +175,36 @@ fn a_backend_without_a_route_warns() {
          warning: usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: cannot be reached: \
          this host has no route to it; add a route, or correct the address\n"
     );
+}
+
+#[test]
+fn backends_over_an_interface_without_the_program() {
+    let file = FILE.replace("[\"front\", \"back\"]", "[\"front\"]");
+    assert_eq!(
+        judge(&file, &host()),
+        "usher.toml:18: service \"web\": backend \"b1\": address: 203.0.113.21: is reached over \"back\", an \
+         interface without the XDP program: packets to it or its answers would be lost; add \"back\" to [node] \
+         interfaces\n\
+         usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: is reached over \"back\", an \
+         interface without the XDP program: packets to it or its answers would be lost; add \"back\" to [node] \
+         interfaces"
+    );
+}
+
+#[test]
+fn a_dsr_backend_behind_a_gateway() {
+    let mut host = host();
+    for route in host.check_route.values_mut() {
+        route.gateway = Some(ip("203.0.113.1"));
+    }
+    // A NAT backend may be anywhere.
+    assert_eq!(
+        judge(FILE, &host),
+        "usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: is reached through the gateway \
+         203.0.113.1, which would send the packets back to this node; dsr-l2 needs the backend on the same \
+         link; use forward = \"nat\""
+    );
+    // Also when another service, by NAT, has the same backend.
+    let shared = FILE.replace("203.0.113.31", "203.0.113.21");
+    assert!(judge(&shared, &host).starts_with("usher.toml:26: service \"mail\""));
 }

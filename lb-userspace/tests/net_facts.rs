@@ -60,11 +60,18 @@ fn facts_of_a_host() {
     assert_eq!(facts.ip_local_port_range, 40000..=50000);
     assert_eq!(facts.ip_local_reserved_ports, [40010..=40010, 40020..=40030]);
 
-    let source = |destination| facts.check_source.get(&ip(destination)).map(ToString::to_string);
+    let source = |destination| facts.check_route.get(&ip(destination)).map(|route| route.source.to_string());
     assert_eq!(source("192.0.2.21").as_deref(), Some("192.0.2.11"));
     assert_eq!(source("203.0.113.21").as_deref(), Some("192.0.2.12"));
     assert_eq!(source("2001:db8:1::21").as_deref(), Some("2001:db8:1::11"));
     assert_eq!(source("192.0.2.11").as_deref(), Some("192.0.2.11"));
     assert_eq!(source("198.51.100.7"), None);
     assert_eq!(source("2001:db8:9::9"), None);
+
+    let way = |destination| {
+        let route = facts.check_route.get(&ip(destination)).unwrap();
+        (route.interface.as_str(), route.gateway)
+    };
+    assert_eq!(way("192.0.2.21"), ("front", None));
+    assert_eq!(way("203.0.113.21"), ("front", Some(ip("192.0.2.1"))));
 }

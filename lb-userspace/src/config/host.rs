@@ -1,7 +1,9 @@
 //! The configuration against the host it is to run on.
 
+mod backends;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     ops::RangeInclusive,
     path::Path,
@@ -9,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Config, Forward,
+    Config,
     error::{ConfigError, Problem},
     findings::Findings,
     key::Key,
@@ -24,9 +26,19 @@ pub struct HostFacts {
     pub interfaces: Vec<(String, Vec<IpAddr>)>,
     /// `net.ipv4.ip_local_port_range`: ports for the host's own connections, IPv6 included.
     pub ip_local_port_range: RangeInclusive<u16>,
-    /// For every backend address, the source address that the kernel would choose towards it;
-    /// no entry means no route.
-    pub check_source: BTreeMap<IpAddr, IpAddr>,
+    /// For every address of a backend or peer, the kernel's way to it; no entry means no route.
+    pub check_route: BTreeMap<IpAddr, Route>,
+}
+
+/// How packets to a destination leave the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The address from which the kernel would connect.
+    pub source: IpAddr,
+    /// The name of the outgoing interface.
+    pub interface: String,
+    /// `None` when the destination is on that interface's own network.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Compares a configuration with the host and returns warnings.
@@ -43,7 +55,7 @@ pub fn check(
     interfaces(config, facts, &mut findings);
     addresses(config, facts, &mut findings);
     nat_ports(config, facts, &mut findings);
-    check_sources(config, facts, &mut findings);
+    backends::check(config, facts, &mut findings);
     findings.finish().map(|(warnings, _)| warnings)
 }
 
@@ -154,62 +166,6 @@ fn separate(nat: &RangeInclusive<u16>, host: &RangeInclusive<u16>) -> String {
         (None, Some(range)) => set(range),
         (None, None) => format!("write ports = \"1024-32767\", and {}", set((32_768, 60_999))),
     }
-}
-
-/// The VIPs that each backend address holds, with the DSR service that makes it hold them.
-type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a str)>>;
-
-/// A backend of a DSR service holds the VIP, so a check from there would never come back.
-fn check_sources(config: &Config, facts: &HostFacts, findings: &mut Findings) {
-    let mut held = Held::new();
-    for service in config.services.iter().filter(|service| service.forward == Forward::DsrL2) {
-        for address in service.backends.iter().flat_map(|backend| &backend.addresses) {
-            held.entry(*address)
-                .or_default()
-                .extend(service.addresses.iter().map(|&vip| (vip, &*service.name)));
-        }
-    }
-    let mut judged = HashSet::new();
-    for service in &config.services {
-        for backend in &service.backends {
-            for &address in backend.addresses.iter().filter(|&&address| judged.insert(address)) {
-                let key = Key::backend_address(service, backend, address);
-                let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
-                check_source(config, facts, findings, &key, address, vips);
-            }
-        }
-    }
-}
-
-fn check_source(
-    config: &Config,
-    facts: &HostFacts,
-    findings: &mut Findings,
-    key: &Key,
-    backend: IpAddr,
-    vips: &[(IpAddr, &str)],
-) {
-    let Some(source) = facts.check_source.get(&backend) else {
-        let mend = "add a route, or correct the address";
-        findings.warn(key, "cannot be reached: this host has no route to it", mend);
-        return;
-    };
-    let Some((vip, dsr)) = vips.iter().find(|(vip, _)| vip == source) else { return };
-    let own = config.node.addresses.iter().map(|node| node.address).chain(config.nat.source.iter().copied());
-    let other =
-        own.filter(|own| own.is_ipv4() == vip.is_ipv4()).find(|own| vips.iter().all(|(vip, _)| vip != own));
-    let prefix = prefix(backend);
-    let example = match other {
-        Some(other) => format!(" (`ip route replace {backend}/{prefix} … src {other}`)"),
-        None => String::new(),
-    };
-    let what = format!(
-        "would be checked from {vip}, which it holds itself for the dsr-l2 service \"{dsr}\": it would answer itself"
-    );
-    let mend = format!(
-        "offer \"{dsr}\" on another address, or let this host use another source towards it{example}"
-    );
-    findings.refuse(key, what, mend);
 }
 
 /// The length of a prefix that holds one address.

@@ -166,7 +166,7 @@ fn probe_source(config: &Config, service: &Service, peer: IpAddr, host: &HostFac
         .filter(|service| service.forward == Forward::DsrL2)
         .flat_map(|service| service.addresses.iter().copied())
         .collect();
-    let choice = host.check_source.get(&peer).copied();
+    let choice = host.check_route.get(&peer).map(|route| route.source);
     if service.forward != Forward::DsrL2 || choice.is_none_or(|choice| !held_by_backends.contains(&choice)) {
         return choice;
     }

@@ -33,9 +33,8 @@ pub struct HostFacts {
     pub ip_local_port_range: RangeInclusive<u16>,
     /// Ports of that range which the kernel leaves alone.
     pub ip_local_reserved_ports: Vec<RangeInclusive<u16>>,
-    /// For each destination the address from which the kernel would connect to it; one without a route is
-    /// missing.
-    pub check_source: BTreeMap<IpAddr, IpAddr>,
+    /// For each destination the kernel's way to it; one without a route is missing.
+    pub check_route: BTreeMap<IpAddr, host::Route>,
 }
 
 impl HostFacts {
@@ -45,7 +44,7 @@ impl HostFacts {
         host::HostFacts {
             interfaces: self.interfaces.iter().map(interface).collect(),
             ip_local_port_range: self.ip_local_port_range.clone(),
-            check_source: self.check_source.clone(),
+            check_route: self.check_route.clone(),
         }
     }
 }
@@ -67,24 +66,29 @@ impl Interface {
     }
 }
 
-/// Reads the host's network. `destinations` are those to which `check_source` is wanted: the backends and
+/// Reads the host's network. `destinations` are those to which `check_route` is wanted: the backends and
 /// peers.
 ///
 /// # Errors
 /// Any [`NetError`]; a destination without a route is none.
 pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<HostFacts, NetError> {
     let netlink = Netlink::open()?;
-    let mut check_source = BTreeMap::new();
+    let interfaces = interfaces(&netlink).await?;
+    let mut check_route = BTreeMap::new();
     for destination in destinations {
-        if let Ok(Route { source: Some(source), .. }) = route_to(&netlink, destination).await? {
-            check_source.insert(destination, source);
+        if let Ok(Route { source: Some(source), interface, gateway, .. }) =
+            route_to(&netlink, destination).await?
+            && let Some(out) = interfaces.iter().find(|have| have.link.index == interface)
+        {
+            let interface = out.link.name.clone();
+            check_route.insert(destination, host::Route { source, interface, gateway });
         }
     }
     Ok(HostFacts {
-        interfaces: interfaces(&netlink).await?,
+        interfaces,
         ip_local_port_range: sysctl::local_port_range()?,
         ip_local_reserved_ports: sysctl::local_reserved_ports()?,
-        check_source,
+        check_route,
     })
 }
 
