@@ -7,12 +7,14 @@
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
+//! - [`hops`]: next hops, from the watch to the plan.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
 mod events;
+mod hops;
 mod links;
 mod probes;
 mod secret;

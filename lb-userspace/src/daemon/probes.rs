@@ -289,7 +289,7 @@ mod tests {
                 interfaces: Vec::new(),
                 ip_local_port_range: range.clone(),
                 ip_local_reserved_ports: Vec::new(),
-                check_source: BTreeMap::new(),
+                check_route: BTreeMap::new(),
             };
             let mut chooser = chooser(&host);
             for _ in 0..4 {
