@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use lb_userspace::config::{
     Loaded,
-    host::{HostFacts, Route},
+    host::{HostFacts, Route, Settings},
 };
 
 const FILE: &str = r#"version = 1
@@ -47,6 +47,7 @@ fn host() -> HostFacts {
             ("front".to_owned(), vec![ip("192.0.2.11")]),
             ("back".to_owned(), vec![ip("203.0.113.11")]),
         ],
+        settings: BTreeMap::new(),
         ip_local_port_range: 32_768..=60_999,
         check_route: ["203.0.113.21", "203.0.113.31"]
             .into_iter()
@@ -207,4 +208,36 @@ fn a_dsr_backend_behind_a_gateway() {
     // Also when another service, by NAT, has the same backend.
     let shared = FILE.replace("203.0.113.31", "203.0.113.21");
     assert!(judge(&shared, &host).starts_with("usher.toml:26: service \"mail\""));
+}
+
+#[test]
+fn replies_by_route_where_the_kernel_may_not_forward() {
+    let file = FILE.replace("[nat]\n", "[nat]\nreply = \"route\"\n");
+    let mut host = host();
+    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), ..Settings::default() };
+    host.settings = [("front".to_owned(), settings), ("back".to_owned(), settings)].into();
+    assert_eq!(judge(&file, &host), "", "no service is offered over IPv6");
+    host.settings.insert("back".to_owned(), Settings { forwarding_v4: Some(false), ..settings });
+    assert_eq!(
+        judge(&file, &host),
+        "usher.toml:7: nat: reply: is \"route\", but net.ipv4.conf.back.forwarding is 0: the kernel gives no \
+         route for answers there; run `sysctl -w net.ipv4.conf.back.forwarding=1`, or use reply = \"last-hop\""
+    );
+    assert_eq!(judge(FILE, &host), "", "the last hop needs no route");
+}
+
+#[test]
+fn replies_by_route_over_ipv6() {
+    let file = FILE
+        .replace("[nat]\n", "[nat]\nreply = \"route\"\n")
+        .replace("\"203.0.113.11\"]\n[dns]", "\"203.0.113.11\", \"2001:db8:2::11\"]\n[dns]")
+        .replace("[\"192.0.2.11\"]\n[nat]", "[\"192.0.2.11\", \"2001:db8:1::11\"]\n[nat]")
+        .replace("\"203.0.113.21\"", "[\"203.0.113.21\", \"2001:db8:2::21\"]");
+    let mut host = host();
+    host.interfaces[1].1.push(ip("2001:db8:1::11"));
+    host.interfaces[2].1.push(ip("2001:db8:2::11"));
+    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), ..Settings::default() };
+    host.settings.insert("front".to_owned(), settings);
+    let said = judge(&file, &host);
+    assert!(said.contains("run `sysctl -w net.ipv6.conf.front.forwarding=1`, or"), "{said}");
 }

@@ -32,6 +32,10 @@ fn facts_of_a_host() {
     host.address("front", &["192.0.2.11/24", "192.0.2.12/24", "2001:db8:1::11/64"]);
     host.address("lo", &["198.51.100.80/32", "2001:db8:80::80/128"]);
     host.ip("route add 203.0.113.0/24 via 192.0.2.1 src 192.0.2.12");
+    host.inside(|| {
+        sysctl::write("net/ipv4/conf/front/forwarding", "0").unwrap();
+        sysctl::write("net/ipv6/conf/front/forwarding", "1").unwrap();
+    });
     host.ip("route add unreachable 198.51.100.0/24");
 
     let wanted =
@@ -74,4 +78,7 @@ fn facts_of_a_host() {
     };
     assert_eq!(way("192.0.2.21"), ("front", None));
     assert_eq!(way("203.0.113.21"), ("front", Some(ip("192.0.2.1"))));
+
+    let settings = facts.settings["front"];
+    assert_eq!((settings.forwarding_v4, settings.forwarding_v6), (Some(false), Some(true)));
 }

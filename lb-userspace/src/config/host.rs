@@ -1,6 +1,7 @@
 //! The configuration against the host it is to run on.
 
 mod backends;
+mod kernel;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,10 +25,22 @@ use super::{
 pub struct HostFacts {
     /// Every interface with its addresses, the loopback interface included.
     pub interfaces: Vec<(String, Vec<IpAddr>)>,
+    /// Kernel settings by interface.
+    pub settings: BTreeMap<String, Settings>,
     /// `net.ipv4.ip_local_port_range`: ports for the host's own connections, IPv6 included.
     pub ip_local_port_range: RangeInclusive<u16>,
     /// For every address of a backend or peer, the kernel's way to it; no entry means no route.
     pub check_route: BTreeMap<IpAddr, Route>,
+}
+
+/// What the kernel does with packets that arrive on an interface. `None`: it has no such setting there
+/// (IPv6 may be off).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `net.ipv4.conf.*.forwarding`.
+    pub forwarding_v4: Option<bool>,
+    /// `net.ipv6.conf.*.forwarding`.
+    pub forwarding_v6: Option<bool>,
 }
 
 /// How packets to a destination leave the host.
@@ -56,6 +69,7 @@ pub fn check(
     addresses(config, facts, &mut findings);
     nat_ports(config, facts, &mut findings);
     backends::check(config, facts, &mut findings);
+    kernel::check(config, facts, &mut findings);
     findings.finish().map(|(warnings, _)| warnings)
 }
 

@@ -29,6 +29,8 @@ use super::{
 pub struct HostFacts {
     /// All interfaces of the namespace, loopback included, by index.
     pub interfaces: Vec<Interface>,
+    /// Kernel settings by interface name.
+    pub settings: BTreeMap<String, host::Settings>,
     /// The ports that the kernel gives to outgoing connections.
     pub ip_local_port_range: RangeInclusive<u16>,
     /// Ports of that range which the kernel leaves alone.
@@ -43,6 +45,7 @@ impl HostFacts {
         let interface = |interface: &Interface| (interface.link.name.clone(), interface.addresses.clone());
         host::HostFacts {
             interfaces: self.interfaces.iter().map(interface).collect(),
+            settings: self.settings.clone(),
             ip_local_port_range: self.ip_local_port_range.clone(),
             check_route: self.check_route.clone(),
         }
@@ -84,7 +87,9 @@ pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<Ho
             check_route.insert(destination, host::Route { source, interface, gateway });
         }
     }
+    let settings = |have: &Interface| (have.link.name.clone(), settings(&have.link.name));
     Ok(HostFacts {
+        settings: interfaces.iter().map(settings).collect(),
         interfaces,
         ip_local_port_range: sysctl::local_port_range()?,
         ip_local_reserved_ports: sysctl::local_reserved_ports()?,
@@ -153,6 +158,17 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
             _ => None,
         })
     })
+}
+
+/// An interface may vanish meanwhile, and a kernel may lack IPv6: what cannot be read is not known.
+fn settings(interface: &str) -> host::Settings {
+    let read =
+        |tree: &str, setting: &str| sysctl::read(&format!("net/{tree}/conf/{interface}/{setting}")).ok();
+    let is_on = |value: String| value != "0";
+    host::Settings {
+        forwarding_v4: read("ipv4", "forwarding").map(is_on),
+        forwarding_v6: read("ipv6", "forwarding").map(is_on),
+    }
 }
 
 fn hardware_driver(interface: &str) -> Option<String> {
