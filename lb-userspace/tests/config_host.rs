@@ -214,7 +214,7 @@ fn a_dsr_backend_behind_a_gateway() {
 fn replies_by_route_where_the_kernel_may_not_forward() {
     let file = FILE.replace("[nat]\n", "[nat]\nreply = \"route\"\n");
     let mut host = host();
-    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), ..Settings::default() };
+    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), rp_filter: Some(0) };
     host.settings = [("front".to_owned(), settings), ("back".to_owned(), settings)].into();
     assert_eq!(judge(&file, &host), "", "no service is offered over IPv6");
     host.settings.insert("back".to_owned(), Settings { forwarding_v4: Some(false), ..settings });
@@ -236,8 +236,61 @@ fn replies_by_route_over_ipv6() {
     let mut host = host();
     host.interfaces[1].1.push(ip("2001:db8:1::11"));
     host.interfaces[2].1.push(ip("2001:db8:2::11"));
-    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), ..Settings::default() };
+    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), rp_filter: Some(0) };
     host.settings.insert("front".to_owned(), settings);
     let said = judge(&file, &host);
     assert!(said.contains("run `sysctl -w net.ipv6.conf.front.forwarding=1`, or"), "{said}");
+}
+
+/// `FILE` with a peer; both nodes offer "mail" by dsr-l2 on their one front address.
+fn with_peer() -> String {
+    FILE.replace("name = \"node1\"", "name = \"node1\"\nsecret_file = \"/etc/usher/secret\"").replace(
+        "[[service]]\nname = \"web\"",
+        "[[peer]]\nname = \"node2\"\naddresses = [\"192.0.2.12\"]\n[[service]]\nname = \"web\"",
+    )
+}
+
+fn host_with_peer() -> HostFacts {
+    let mut host = host();
+    let way = Route { source: ip("192.0.2.11"), interface: "front".to_owned(), gateway: None };
+    host.check_route.insert(ip("192.0.2.12"), way);
+    host
+}
+
+#[test]
+fn a_peer_that_could_only_be_probed_from_addresses_that_backends_hold() {
+    assert_eq!(judge(&with_peer(), &host_with_peer()), "", "[nat] source is free");
+    let (start, rest) = FILE.split_once("[nat]").expect("a section");
+    let dsr_only = rest.split_once("[[service]]\nname = \"mail\"").expect("a service").1;
+    let file = format!(
+        "{start}secret_file = \"/etc/usher/secret\"\n[[peer]]\nname = \"node2\"\naddresses = \
+         [\"192.0.2.12\"]\n[[service]]\nname = \"mail\"{dsr_only}"
+    );
+    assert_eq!(judge(&file, &host_with_peer()), "", "203.0.113.11 is free");
+    let mut host = host_with_peer();
+    host.interfaces[2].1 = vec![ip("169.254.1.1")];
+    assert_eq!(
+        judge(&file, &host),
+        "usher.toml:9: peer \"node2\": addresses: 192.0.2.12: cannot be probed through the dsr-l2 service \
+         \"mail\": that service's backends hold every IPv4 address of this node's interfaces and would answer \
+         themselves; give one of the interfaces an IPv4 address that no dsr-l2 service uses"
+    );
+    let udp = file.replace("\"tcp\"", "\"udp\"").replace("port = 25\n", "port = 25\ncheck = { port = 25 }\n");
+    assert_eq!(judge(&udp, &host), "", "the peer's DNS server is asked");
+}
+
+#[test]
+fn strict_rp_filter_where_answers_to_probes_come_in() {
+    let mut host = host_with_peer();
+    let strict = Settings { rp_filter: Some(1), ..Settings::default() };
+    host.settings.insert("front".to_owned(), strict);
+    assert_eq!(judge(&with_peer(), &host), "", "the way to the peer is that interface");
+    host.settings.insert("back".to_owned(), strict);
+    assert_eq!(judge(FILE, &host), "", "no peers");
+    assert_eq!(
+        judge(&with_peer(), &host),
+        "warning: usher.toml:5: node: interfaces: back: drops the answers to probes of peers that dsr-l2 \
+         backends send here: net.ipv4.conf.back.rp_filter is in effect 1 (strict), and the way to 192.0.2.12 \
+         is \"front\"; run `sysctl -w net.ipv4.conf.back.rp_filter=2`\n"
+    );
 }

@@ -35,6 +35,9 @@ fn facts_of_a_host() {
     host.inside(|| {
         sysctl::write("net/ipv4/conf/front/forwarding", "0").unwrap();
         sysctl::write("net/ipv6/conf/front/forwarding", "1").unwrap();
+        sysctl::write("net/ipv4/conf/all/rp_filter", "1").unwrap();
+        sysctl::write("net/ipv4/conf/front/rp_filter", "2").unwrap();
+        sysctl::write("net/ipv4/conf/off/rp_filter", "0").unwrap();
     });
     host.ip("route add unreachable 198.51.100.0/24");
 
@@ -80,5 +83,6 @@ fn facts_of_a_host() {
     assert_eq!(way("203.0.113.21"), ("front", Some(ip("192.0.2.1"))));
 
     let settings = facts.settings["front"];
+    assert_eq!((settings.rp_filter, facts.settings["off"].rp_filter), (Some(2), Some(1)), "the greater");
     assert_eq!((settings.forwarding_v4, settings.forwarding_v6), (Some(false), Some(true)));
 }

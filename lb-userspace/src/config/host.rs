@@ -2,6 +2,7 @@
 
 mod backends;
 mod kernel;
+mod peers;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,6 +11,8 @@ use std::{
     path::Path,
     sync::Arc,
 };
+
+pub use peers::probe_source;
 
 use super::{
     Config,
@@ -41,6 +44,9 @@ pub struct Settings {
     pub forwarding_v4: Option<bool>,
     /// `net.ipv6.conf.*.forwarding`.
     pub forwarding_v6: Option<bool>,
+    /// `net.ipv4.conf.*.rp_filter` as it takes effect, the greater of `all`'s and the interface's: 1 is
+    /// strict, 2 loose.
+    pub rp_filter: Option<u8>,
 }
 
 /// How packets to a destination leave the host.
@@ -70,6 +76,7 @@ pub fn check(
     nat_ports(config, facts, &mut findings);
     backends::check(config, facts, &mut findings);
     kernel::check(config, facts, &mut findings);
+    peers::check(config, facts, &mut findings);
     findings.finish().map(|(warnings, _)| warnings)
 }
 

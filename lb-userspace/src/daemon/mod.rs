@@ -117,7 +117,7 @@ impl Daemon {
         state.learn_hops(&hops.borrow_and_update());
         let (senders, events) = Events::new(hops)?;
         let mut probes = probes::start_backends(&config, &senders.backends);
-        probes.extend(probes::start_peers(&config, &host, state.steering(), &senders.peers));
+        probes.extend(probes::start_peers(&config, &host.for_config(), state.steering(), &senders.peers));
         info!(node = %config.node.name, "usher runs");
         Ok(Daemon {
             state,

@@ -165,7 +165,14 @@ fn settings(interface: &str) -> host::Settings {
     let read =
         |tree: &str, setting: &str| sysctl::read(&format!("net/{tree}/conf/{interface}/{setting}")).ok();
     let is_on = |value: String| value != "0";
+    let rp_filter = |value: &str| value.parse::<u8>().ok();
+    let for_all = sysctl::read("net/ipv4/conf/all/rp_filter").ok();
     host::Settings {
+        rp_filter: [for_all, read("ipv4", "rp_filter")]
+            .iter()
+            .flatten()
+            .filter_map(|value| rp_filter(value))
+            .max(),
         forwarding_v4: read("ipv4", "forwarding").map(is_on),
         forwarding_v6: read("ipv6", "forwarding").map(is_on),
     }

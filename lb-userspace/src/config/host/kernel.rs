@@ -44,6 +44,6 @@ fn uses_nat(config: &Config, family: Family) -> bool {
 }
 
 /// As sysctl(8) has it: a dot in the interface's name becomes a slash.
-fn sysctl_name(tree: &str, interface: &str, setting: &str) -> String {
+pub(super) fn sysctl_name(tree: &str, interface: &str, setting: &str) -> String {
     format!("net.{tree}.conf.{}.{setting}", interface.replace('.', "/"))
 }
