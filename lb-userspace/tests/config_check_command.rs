@@ -60,6 +60,7 @@ fn a_file_that_does_not_fit_the_host_is_refused_too() {
         interfaces: Vec::new(),
         settings: BTreeMap::new(),
         ip_local_port_range: 32_768..=60_999,
+        ip_local_reserved_ports: Vec::new(),
         check_route: BTreeMap::new(),
     };
     let (out, err, code) = check(EXAMPLE, Some(facts)).unwrap();

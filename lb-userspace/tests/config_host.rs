@@ -49,6 +49,7 @@ fn host() -> HostFacts {
         ],
         settings: BTreeMap::new(),
         ip_local_port_range: 32_768..=60_999,
+        ip_local_reserved_ports: Vec::new(),
         check_route: ["203.0.113.21", "203.0.113.31"]
             .into_iter()
             .map(|backend| (ip(backend), over_back("203.0.113.11")))
@@ -293,4 +294,29 @@ fn strict_rp_filter_where_answers_to_probes_come_in() {
          backends send here: net.ipv4.conf.back.rp_filter is in effect 1 (strict), and the way to 192.0.2.12 \
          is \"front\"; run `sysctl -w net.ipv4.conf.back.rp_filter=2`\n"
     );
+}
+
+#[test]
+fn reserved_ports_do_not_clash_with_nat() {
+    let mut host = host();
+    host.ip_local_port_range = 30_000..=60_999;
+    host.ip_local_reserved_ports = vec![30_000..=32_766];
+    assert!(judge(FILE, &host).contains("overlaps 30000-60999"), "32767 is still handed out");
+    host.ip_local_reserved_ports = vec![30_000..=32_000, 32_001..=32_767];
+    assert_eq!(judge(FILE, &host), "");
+}
+
+#[test]
+fn service_ports_that_the_kernel_hands_out_too() {
+    let file = FILE.replace("port = 80", "port = 40000").replace("port = 25", "port = 41000");
+    let mut host = host();
+    host.ip_local_reserved_ports = vec![5_000..=5_000, 41_000..=41_005];
+    assert_eq!(
+        judge(&file, &host),
+        "warning: usher.toml:15: service \"web\": port: 40000 is one of the ports 32768-60999 of this host's own \
+         connections (net.ipv4.ip_local_port_range): answers to one from there on 192.0.2.11 would go to a \
+         backend; run `sysctl -w net.ipv4.ip_local_reserved_ports=5000,41000-41005,40000`\n"
+    );
+    host.ip_local_reserved_ports.push(40_000..=40_000);
+    assert_eq!(judge(&file, &host), "");
 }

@@ -3,6 +3,7 @@
 mod backends;
 mod kernel;
 mod peers;
+mod ports;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,6 +33,8 @@ pub struct HostFacts {
     pub settings: BTreeMap<String, Settings>,
     /// `net.ipv4.ip_local_port_range`: ports for the host's own connections, IPv6 included.
     pub ip_local_port_range: RangeInclusive<u16>,
+    /// `net.ipv4.ip_local_reserved_ports`: ports of that range which the kernel leaves alone, ascending.
+    pub ip_local_reserved_ports: Vec<RangeInclusive<u16>>,
     /// For every address of a backend or peer, the kernel's way to it; no entry means no route.
     pub check_route: BTreeMap<IpAddr, Route>,
 }
@@ -73,7 +76,7 @@ pub fn check(
     let mut findings = Findings::new(file.clone(), locations.clone());
     interfaces(config, facts, &mut findings);
     addresses(config, facts, &mut findings);
-    nat_ports(config, facts, &mut findings);
+    ports::check(config, facts, &mut findings);
     backends::check(config, facts, &mut findings);
     kernel::check(config, facts, &mut findings);
     peers::check(config, facts, &mut findings);
@@ -141,51 +144,6 @@ fn addresses(config: &Config, facts: &HostFacts, findings: &mut Findings) {
                 }
             }
         }
-    }
-}
-
-/// NAT and the host's own connections share the source address, so they must not share ports.
-fn nat_ports(config: &Config, facts: &HostFacts, findings: &mut Findings) {
-    let (nat, host) = (&config.nat.ports, &facts.ip_local_port_range);
-    let overlap = nat.start() <= host.end() && host.start() <= nat.end();
-    if config.nat.source.is_empty() || !overlap {
-        return;
-    }
-    let what = format!(
-        "{}-{} overlaps {}-{}, the ports of this host's own connections (net.ipv4.ip_local_port_range)",
-        nat.start(),
-        nat.end(),
-        host.start(),
-        host.end()
-    );
-    findings.refuse(&Key::section("nat").child("ports"), what, separate(nat, host));
-}
-
-/// How to keep the two ranges apart: other NAT ports where the host leaves room, or another range for the host.
-fn separate(nat: &RangeInclusive<u16>, host: &RangeInclusive<u16>) -> String {
-    /// Below this many ports either side runs dry too soon to be proposed.
-    const ENOUGH: u16 = 4_096;
-    let below = (host.start() / 8 * 8).saturating_sub(1);
-    let above = host.end().checked_add(1).and_then(|port| port.checked_next_multiple_of(8));
-    let ports = if below >= 1_024 + ENOUGH {
-        Some(format!("1024-{below}"))
-    } else {
-        above.filter(|first| u16::MAX - first >= ENOUGH).map(|first| format!("{}-65535", first.max(1_024)))
-    };
-    // 60999 is where Linux ends its own default range.
-    let sysctl = if *nat.end() < 60_999 - ENOUGH {
-        Some((nat.end() + 1, 60_999))
-    } else if *nat.start() >= 1_024 + ENOUGH {
-        Some((1_024, nat.start() - 1))
-    } else {
-        None
-    };
-    let set = |(first, last)| format!("run `sysctl -w net.ipv4.ip_local_port_range=\"{first} {last}\"`");
-    match (ports, sysctl) {
-        (Some(ports), Some(range)) => format!("write ports = \"{ports}\", or {}", set(range)),
-        (Some(ports), None) => format!("write ports = \"{ports}\""),
-        (None, Some(range)) => set(range),
-        (None, None) => format!("write ports = \"1024-32767\", and {}", set((32_768, 60_999))),
     }
 }
 

@@ -47,6 +47,7 @@ impl HostFacts {
             interfaces: self.interfaces.iter().map(interface).collect(),
             settings: self.settings.clone(),
             ip_local_port_range: self.ip_local_port_range.clone(),
+            ip_local_reserved_ports: self.ip_local_reserved_ports.clone(),
             check_route: self.check_route.clone(),
         }
     }
