@@ -15,6 +15,7 @@
 
 mod events;
 mod hops;
+mod limits;
 mod links;
 mod probes;
 mod secret;
@@ -66,6 +67,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     for warning in loaded.warnings.iter().chain(&warnings) {
         warn!("{warning}");
     }
+    limits::raise_open_files();
     let config = Arc::new(loaded.config);
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&config.node.socket).await?;

@@ -255,6 +255,7 @@ mod tests {
                 interfaces: Vec::new(),
                 settings: BTreeMap::new(),
                 ip_local_port_range: range.clone(),
+                ip_local_reserved_ports: Vec::new(),
                 check_route: BTreeMap::new(),
             };
             let mut chooser = chooser(&host);
