@@ -226,3 +226,12 @@ fn a_file_that_cannot_be_read_says_which_and_why() {
     assert_eq!(error.to_string(), "/nonexistent/usher.toml: cannot read the configuration");
     assert!(error.problems().is_empty());
 }
+
+#[test]
+fn a_nat_source_from_which_peers_are_probed_is_used() {
+    let file = MINIMAL
+        .replace("port = 80\n", "port = 80\nforward = \"dsr-l2\"\n")
+        .replace("[nat]", "secret_file = \"/etc/usher/secret\"\n[nat]")
+        .replace("[dns]", "[[peer]]\nname = \"node2\"\naddresses = [\"192.0.2.12\"]\n[dns]");
+    assert_eq!(load(&file).warnings, []);
+}

@@ -58,8 +58,10 @@ fn a_bad_file_is_refused_with_exit_code_2_before_the_host_is_asked() {
 fn a_file_that_does_not_fit_the_host_is_refused_too() {
     let facts = HostFacts {
         interfaces: Vec::new(),
+        settings: BTreeMap::new(),
         ip_local_port_range: 32_768..=60_999,
-        check_source: BTreeMap::new(),
+        ip_local_reserved_ports: Vec::new(),
+        check_route: BTreeMap::new(),
     };
     let (out, err, code) = check(EXAMPLE, Some(facts)).unwrap();
     assert_eq!(out, "");

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
-use lb_userspace::config::{Loaded, host::HostFacts};
+use lb_userspace::config::{
+    Loaded,
+    host::{HostFacts, Route, Settings},
+};
 
 const FILE: &str = r#"version = 1
 [node]
@@ -44,12 +47,18 @@ fn host() -> HostFacts {
             ("front".to_owned(), vec![ip("192.0.2.11")]),
             ("back".to_owned(), vec![ip("203.0.113.11")]),
         ],
+        settings: BTreeMap::new(),
         ip_local_port_range: 32_768..=60_999,
-        check_source: ["203.0.113.21", "203.0.113.31"]
+        ip_local_reserved_ports: Vec::new(),
+        check_route: ["203.0.113.21", "203.0.113.31"]
             .into_iter()
-            .map(|backend| (ip(backend), ip("203.0.113.11")))
+            .map(|backend| (ip(backend), over_back("203.0.113.11")))
             .collect(),
     }
+}
+
+fn over_back(source: &str) -> Route {
+    Route { source: ip(source), interface: "back".to_owned(), gateway: None }
 }
 
 fn judge(file: &str, host: &HostFacts) -> String {
@@ -144,7 +153,7 @@ fn nat_ports_that_the_kernel_hands_out_too() {
 #[test]
 fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
     let mut host = host();
-    host.check_source.insert(ip("203.0.113.31"), ip("192.0.2.11"));
+    host.check_route.insert(ip("203.0.113.31"), over_back("192.0.2.11"));
     assert_eq!(
         judge(FILE, &host),
         "usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: would be checked from \
@@ -154,13 +163,13 @@ fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
     );
     // A NAT backend holds no VIP: any source will do.
     let mut host = self::host();
-    host.check_source.insert(ip("203.0.113.21"), ip("192.0.2.11"));
+    host.check_route.insert(ip("203.0.113.21"), over_back("192.0.2.11"));
     assert_eq!(judge(FILE, &host), "");
 }
 
 #[test]
 fn a_backend_without_a_route_warns() {
-    let host = HostFacts { check_source: BTreeMap::new(), ..host() };
+    let host = HostFacts { check_route: BTreeMap::new(), ..host() };
     assert_eq!(
         judge(FILE, &host),
         "warning: usher.toml:18: service \"web\": backend \"b1\": address: 203.0.113.21: cannot be reached: \
@@ -168,4 +177,146 @@ fn a_backend_without_a_route_warns() {
          warning: usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: cannot be reached: \
          this host has no route to it; add a route, or correct the address\n"
     );
+}
+
+#[test]
+fn backends_over_an_interface_without_the_program() {
+    let file = FILE.replace("[\"front\", \"back\"]", "[\"front\"]");
+    assert_eq!(
+        judge(&file, &host()),
+        "usher.toml:18: service \"web\": backend \"b1\": address: 203.0.113.21: is reached over \"back\", an \
+         interface without the XDP program: packets to it or its answers would be lost; add \"back\" to [node] \
+         interfaces\n\
+         usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: is reached over \"back\", an \
+         interface without the XDP program: packets to it or its answers would be lost; add \"back\" to [node] \
+         interfaces"
+    );
+}
+
+#[test]
+fn a_dsr_backend_behind_a_gateway() {
+    let mut host = host();
+    for route in host.check_route.values_mut() {
+        route.gateway = Some(ip("203.0.113.1"));
+    }
+    // A NAT backend may be anywhere.
+    assert_eq!(
+        judge(FILE, &host),
+        "usher.toml:26: service \"mail\": backend \"m1\": address: 203.0.113.31: is reached through the gateway \
+         203.0.113.1, which would send the packets back to this node; dsr-l2 needs the backend on the same \
+         link; use forward = \"nat\""
+    );
+    // Also when another service, by NAT, has the same backend.
+    let shared = FILE.replace("203.0.113.31", "203.0.113.21");
+    assert!(judge(&shared, &host).starts_with("usher.toml:26: service \"mail\""));
+}
+
+#[test]
+fn replies_by_route_where_the_kernel_may_not_forward() {
+    let file = FILE.replace("[nat]\n", "[nat]\nreply = \"route\"\n");
+    let mut host = host();
+    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), rp_filter: Some(0) };
+    host.settings = [("front".to_owned(), settings), ("back".to_owned(), settings)].into();
+    assert_eq!(judge(&file, &host), "", "no service is offered over IPv6");
+    host.settings.insert("back".to_owned(), Settings { forwarding_v4: Some(false), ..settings });
+    assert_eq!(
+        judge(&file, &host),
+        "usher.toml:7: nat: reply: is \"route\", but net.ipv4.conf.back.forwarding is 0: the kernel gives no \
+         route for answers there; run `sysctl -w net.ipv4.conf.back.forwarding=1`, or use reply = \"last-hop\""
+    );
+    assert_eq!(judge(FILE, &host), "", "the last hop needs no route");
+}
+
+#[test]
+fn replies_by_route_over_ipv6() {
+    let file = FILE
+        .replace("[nat]\n", "[nat]\nreply = \"route\"\n")
+        .replace("\"203.0.113.11\"]\n[dns]", "\"203.0.113.11\", \"2001:db8:2::11\"]\n[dns]")
+        .replace("[\"192.0.2.11\"]\n[nat]", "[\"192.0.2.11\", \"2001:db8:1::11\"]\n[nat]")
+        .replace("\"203.0.113.21\"", "[\"203.0.113.21\", \"2001:db8:2::21\"]");
+    let mut host = host();
+    host.interfaces[1].1.push(ip("2001:db8:1::11"));
+    host.interfaces[2].1.push(ip("2001:db8:2::11"));
+    let settings = Settings { forwarding_v4: Some(true), forwarding_v6: Some(false), rp_filter: Some(0) };
+    host.settings.insert("front".to_owned(), settings);
+    let said = judge(&file, &host);
+    assert!(said.contains("run `sysctl -w net.ipv6.conf.front.forwarding=1`, or"), "{said}");
+}
+
+/// `FILE` with a peer; both nodes offer "mail" by dsr-l2 on their one front address.
+fn with_peer() -> String {
+    FILE.replace("name = \"node1\"", "name = \"node1\"\nsecret_file = \"/etc/usher/secret\"").replace(
+        "[[service]]\nname = \"web\"",
+        "[[peer]]\nname = \"node2\"\naddresses = [\"192.0.2.12\"]\n[[service]]\nname = \"web\"",
+    )
+}
+
+fn host_with_peer() -> HostFacts {
+    let mut host = host();
+    let way = Route { source: ip("192.0.2.11"), interface: "front".to_owned(), gateway: None };
+    host.check_route.insert(ip("192.0.2.12"), way);
+    host
+}
+
+#[test]
+fn a_peer_that_could_only_be_probed_from_addresses_that_backends_hold() {
+    assert_eq!(judge(&with_peer(), &host_with_peer()), "", "[nat] source is free");
+    let (start, rest) = FILE.split_once("[nat]").expect("a section");
+    let dsr_only = rest.split_once("[[service]]\nname = \"mail\"").expect("a service").1;
+    let file = format!(
+        "{start}secret_file = \"/etc/usher/secret\"\n[[peer]]\nname = \"node2\"\naddresses = \
+         [\"192.0.2.12\"]\n[[service]]\nname = \"mail\"{dsr_only}"
+    );
+    assert_eq!(judge(&file, &host_with_peer()), "", "203.0.113.11 is free");
+    let mut host = host_with_peer();
+    host.interfaces[2].1 = vec![ip("169.254.1.1")];
+    assert_eq!(
+        judge(&file, &host),
+        "usher.toml:9: peer \"node2\": addresses: 192.0.2.12: cannot be probed through the dsr-l2 service \
+         \"mail\": that service's backends hold every IPv4 address of this node's interfaces and would answer \
+         themselves; give one of the interfaces an IPv4 address that no dsr-l2 service uses"
+    );
+    let udp = file.replace("\"tcp\"", "\"udp\"").replace("port = 25\n", "port = 25\ncheck = { port = 25 }\n");
+    assert_eq!(judge(&udp, &host), "", "the peer's DNS server is asked");
+}
+
+#[test]
+fn strict_rp_filter_where_answers_to_probes_come_in() {
+    let mut host = host_with_peer();
+    let strict = Settings { rp_filter: Some(1), ..Settings::default() };
+    host.settings.insert("front".to_owned(), strict);
+    assert_eq!(judge(&with_peer(), &host), "", "the way to the peer is that interface");
+    host.settings.insert("back".to_owned(), strict);
+    assert_eq!(judge(FILE, &host), "", "no peers");
+    assert_eq!(
+        judge(&with_peer(), &host),
+        "warning: usher.toml:5: node: interfaces: back: drops the answers to probes of peers that dsr-l2 \
+         backends send here: net.ipv4.conf.back.rp_filter is in effect 1 (strict), and the way to 192.0.2.12 \
+         is \"front\"; run `sysctl -w net.ipv4.conf.back.rp_filter=2`\n"
+    );
+}
+
+#[test]
+fn reserved_ports_do_not_clash_with_nat() {
+    let mut host = host();
+    host.ip_local_port_range = 30_000..=60_999;
+    host.ip_local_reserved_ports = vec![30_000..=32_766];
+    assert!(judge(FILE, &host).contains("overlaps 30000-60999"), "32767 is still handed out");
+    host.ip_local_reserved_ports = vec![30_000..=32_000, 32_001..=32_767];
+    assert_eq!(judge(FILE, &host), "");
+}
+
+#[test]
+fn service_ports_that_the_kernel_hands_out_too() {
+    let file = FILE.replace("port = 80", "port = 40000").replace("port = 25", "port = 41000");
+    let mut host = host();
+    host.ip_local_reserved_ports = vec![5_000..=5_000, 41_000..=41_005];
+    assert_eq!(
+        judge(&file, &host),
+        "warning: usher.toml:15: service \"web\": port: 40000 is one of the ports 32768-60999 of this host's own \
+         connections (net.ipv4.ip_local_port_range): answers to one from there on 192.0.2.11 would go to a \
+         backend; run `sysctl -w net.ipv4.ip_local_reserved_ports=5000,41000-41005,40000`\n"
+    );
+    host.ip_local_reserved_ports.push(40_000..=40_000);
+    assert_eq!(judge(&file, &host), "");
 }

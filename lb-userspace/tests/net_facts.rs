@@ -32,6 +32,13 @@ fn facts_of_a_host() {
     host.address("front", &["192.0.2.11/24", "192.0.2.12/24", "2001:db8:1::11/64"]);
     host.address("lo", &["198.51.100.80/32", "2001:db8:80::80/128"]);
     host.ip("route add 203.0.113.0/24 via 192.0.2.1 src 192.0.2.12");
+    host.inside(|| {
+        sysctl::write("net/ipv4/conf/front/forwarding", "0").unwrap();
+        sysctl::write("net/ipv6/conf/front/forwarding", "1").unwrap();
+        sysctl::write("net/ipv4/conf/all/rp_filter", "1").unwrap();
+        sysctl::write("net/ipv4/conf/front/rp_filter", "2").unwrap();
+        sysctl::write("net/ipv4/conf/off/rp_filter", "0").unwrap();
+    });
     host.ip("route add unreachable 198.51.100.0/24");
 
     let wanted =
@@ -60,11 +67,22 @@ fn facts_of_a_host() {
     assert_eq!(facts.ip_local_port_range, 40000..=50000);
     assert_eq!(facts.ip_local_reserved_ports, [40010..=40010, 40020..=40030]);
 
-    let source = |destination| facts.check_source.get(&ip(destination)).map(ToString::to_string);
+    let source = |destination| facts.check_route.get(&ip(destination)).map(|route| route.source.to_string());
     assert_eq!(source("192.0.2.21").as_deref(), Some("192.0.2.11"));
     assert_eq!(source("203.0.113.21").as_deref(), Some("192.0.2.12"));
     assert_eq!(source("2001:db8:1::21").as_deref(), Some("2001:db8:1::11"));
     assert_eq!(source("192.0.2.11").as_deref(), Some("192.0.2.11"));
     assert_eq!(source("198.51.100.7"), None);
     assert_eq!(source("2001:db8:9::9"), None);
+
+    let way = |destination| {
+        let route = facts.check_route.get(&ip(destination)).unwrap();
+        (route.interface.as_str(), route.gateway)
+    };
+    assert_eq!(way("192.0.2.21"), ("front", None));
+    assert_eq!(way("203.0.113.21"), ("front", Some(ip("192.0.2.1"))));
+
+    let settings = facts.settings["front"];
+    assert_eq!((settings.rp_filter, facts.settings["off"].rp_filter), (Some(2), Some(1)), "the greater");
+    assert_eq!((settings.forwarding_v4, settings.forwarding_v6), (Some(false), Some(true)));
 }

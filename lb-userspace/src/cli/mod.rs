@@ -123,6 +123,8 @@ fn advise(error: ClientError) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -130,6 +132,21 @@ mod tests {
     #[test]
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What systemd takes away cannot be had by being root.
+    #[test]
+    fn unit_leaves_the_capabilities_that_help_names() {
+        let capabilities = |text: &str| -> BTreeSet<String> {
+            let words = text.split(|letter: char| !letter.is_ascii_uppercase() && letter != '_');
+            words.filter(|word| word.starts_with("CAP_")).map(str::to_owned).collect()
+        };
+        let unit = include_str!("../../../dist/usher.service");
+        let kept = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).expect("a setting");
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("run").expect("a verb").render_long_help().to_string();
+        assert!(capabilities(&help).contains("CAP_PERFMON"), "{help}");
+        assert_eq!(capabilities(kept), capabilities(&help));
     }
 
     #[test]

@@ -20,7 +20,7 @@ Examples:
   USHER_LOG=debug usher run                     more to read
   USHER_LOG=info,lb_userspace::dns=trace usher run
 
-The daemon needs root (or CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE).")]
+The daemon needs root (or CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_NET_BIND_SERVICE).")]
 pub(super) struct Run {
     #[command(flatten)]
     file: ConfigFile,

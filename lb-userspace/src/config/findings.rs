@@ -50,6 +50,11 @@ impl Findings {
         !self.problems.iter().any(|problem| problem.key.is_within(key) || key.is_within(&problem.key))
     }
 
+    /// Whether there is a warning at this key already.
+    pub(super) fn warned(&self, key: &Key) -> bool {
+        self.warnings.iter().any(|warning| warning.key == *key)
+    }
+
     /// The warnings and locations, or all problems; both in the file's order.
     pub(super) fn finish(self) -> Result<(Vec<Problem>, Locations), ConfigError> {
         let Self { mut problems, mut warnings, locations, .. } = self;

@@ -1,15 +1,22 @@
 //! The configuration against the host it is to run on.
 
+mod backends;
+mod kernel;
+mod peers;
+mod ports;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     ops::RangeInclusive,
     path::Path,
     sync::Arc,
 };
 
+pub use peers::probe_source;
+
 use super::{
-    Config, Forward,
+    Config,
     error::{ConfigError, Problem},
     findings::Findings,
     key::Key,
@@ -22,11 +29,38 @@ use super::{
 pub struct HostFacts {
     /// Every interface with its addresses, the loopback interface included.
     pub interfaces: Vec<(String, Vec<IpAddr>)>,
+    /// Kernel settings by interface.
+    pub settings: BTreeMap<String, Settings>,
     /// `net.ipv4.ip_local_port_range`: ports for the host's own connections, IPv6 included.
     pub ip_local_port_range: RangeInclusive<u16>,
-    /// For every backend address, the source address that the kernel would choose towards it;
-    /// no entry means no route.
-    pub check_source: BTreeMap<IpAddr, IpAddr>,
+    /// `net.ipv4.ip_local_reserved_ports`: ports of that range which the kernel leaves alone, ascending.
+    pub ip_local_reserved_ports: Vec<RangeInclusive<u16>>,
+    /// For every address of a backend or peer, the kernel's way to it; no entry means no route.
+    pub check_route: BTreeMap<IpAddr, Route>,
+}
+
+/// What the kernel does with packets that arrive on an interface. `None`: it has no such setting there
+/// (IPv6 may be off).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `net.ipv4.conf.*.forwarding`.
+    pub forwarding_v4: Option<bool>,
+    /// `net.ipv6.conf.*.forwarding`.
+    pub forwarding_v6: Option<bool>,
+    /// `net.ipv4.conf.*.rp_filter` as it takes effect, the greater of `all`'s and the interface's: 1 is
+    /// strict, 2 loose.
+    pub rp_filter: Option<u8>,
+}
+
+/// How packets to a destination leave the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The address from which the kernel would connect.
+    pub source: IpAddr,
+    /// The name of the outgoing interface.
+    pub interface: String,
+    /// `None` when the destination is on that interface's own network.
+    pub gateway: Option<IpAddr>,
 }
 
 /// Compares a configuration with the host and returns warnings.
@@ -42,8 +76,10 @@ pub fn check(
     let mut findings = Findings::new(file.clone(), locations.clone());
     interfaces(config, facts, &mut findings);
     addresses(config, facts, &mut findings);
-    nat_ports(config, facts, &mut findings);
-    check_sources(config, facts, &mut findings);
+    ports::check(config, facts, &mut findings);
+    backends::check(config, facts, &mut findings);
+    kernel::check(config, facts, &mut findings);
+    peers::check(config, facts, &mut findings);
     findings.finish().map(|(warnings, _)| warnings)
 }
 
@@ -109,107 +145,6 @@ fn addresses(config: &Config, facts: &HostFacts, findings: &mut Findings) {
             }
         }
     }
-}
-
-/// NAT and the host's own connections share the source address, so they must not share ports.
-fn nat_ports(config: &Config, facts: &HostFacts, findings: &mut Findings) {
-    let (nat, host) = (&config.nat.ports, &facts.ip_local_port_range);
-    let overlap = nat.start() <= host.end() && host.start() <= nat.end();
-    if config.nat.source.is_empty() || !overlap {
-        return;
-    }
-    let what = format!(
-        "{}-{} overlaps {}-{}, the ports of this host's own connections (net.ipv4.ip_local_port_range)",
-        nat.start(),
-        nat.end(),
-        host.start(),
-        host.end()
-    );
-    findings.refuse(&Key::section("nat").child("ports"), what, separate(nat, host));
-}
-
-/// How to keep the two ranges apart: other NAT ports where the host leaves room, or another range for the host.
-fn separate(nat: &RangeInclusive<u16>, host: &RangeInclusive<u16>) -> String {
-    /// Below this many ports either side runs dry too soon to be proposed.
-    const ENOUGH: u16 = 4_096;
-    let below = (host.start() / 8 * 8).saturating_sub(1);
-    let above = host.end().checked_add(1).and_then(|port| port.checked_next_multiple_of(8));
-    let ports = if below >= 1_024 + ENOUGH {
-        Some(format!("1024-{below}"))
-    } else {
-        above.filter(|first| u16::MAX - first >= ENOUGH).map(|first| format!("{}-65535", first.max(1_024)))
-    };
-    // 60999 is where Linux ends its own default range.
-    let sysctl = if *nat.end() < 60_999 - ENOUGH {
-        Some((nat.end() + 1, 60_999))
-    } else if *nat.start() >= 1_024 + ENOUGH {
-        Some((1_024, nat.start() - 1))
-    } else {
-        None
-    };
-    let set = |(first, last)| format!("run `sysctl -w net.ipv4.ip_local_port_range=\"{first} {last}\"`");
-    match (ports, sysctl) {
-        (Some(ports), Some(range)) => format!("write ports = \"{ports}\", or {}", set(range)),
-        (Some(ports), None) => format!("write ports = \"{ports}\""),
-        (None, Some(range)) => set(range),
-        (None, None) => format!("write ports = \"1024-32767\", and {}", set((32_768, 60_999))),
-    }
-}
-
-/// The VIPs that each backend address holds, with the DSR service that makes it hold them.
-type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a str)>>;
-
-/// A backend of a DSR service holds the VIP, so a check from there would never come back.
-fn check_sources(config: &Config, facts: &HostFacts, findings: &mut Findings) {
-    let mut held = Held::new();
-    for service in config.services.iter().filter(|service| service.forward == Forward::DsrL2) {
-        for address in service.backends.iter().flat_map(|backend| &backend.addresses) {
-            held.entry(*address)
-                .or_default()
-                .extend(service.addresses.iter().map(|&vip| (vip, &*service.name)));
-        }
-    }
-    let mut judged = HashSet::new();
-    for service in &config.services {
-        for backend in &service.backends {
-            for &address in backend.addresses.iter().filter(|&&address| judged.insert(address)) {
-                let key = Key::backend_address(service, backend, address);
-                let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
-                check_source(config, facts, findings, &key, address, vips);
-            }
-        }
-    }
-}
-
-fn check_source(
-    config: &Config,
-    facts: &HostFacts,
-    findings: &mut Findings,
-    key: &Key,
-    backend: IpAddr,
-    vips: &[(IpAddr, &str)],
-) {
-    let Some(source) = facts.check_source.get(&backend) else {
-        let mend = "add a route, or correct the address";
-        findings.warn(key, "cannot be reached: this host has no route to it", mend);
-        return;
-    };
-    let Some((vip, dsr)) = vips.iter().find(|(vip, _)| vip == source) else { return };
-    let own = config.node.addresses.iter().map(|node| node.address).chain(config.nat.source.iter().copied());
-    let other =
-        own.filter(|own| own.is_ipv4() == vip.is_ipv4()).find(|own| vips.iter().all(|(vip, _)| vip != own));
-    let prefix = prefix(backend);
-    let example = match other {
-        Some(other) => format!(" (`ip route replace {backend}/{prefix} … src {other}`)"),
-        None => String::new(),
-    };
-    let what = format!(
-        "would be checked from {vip}, which it holds itself for the dsr-l2 service \"{dsr}\": it would answer itself"
-    );
-    let mend = format!(
-        "offer \"{dsr}\" on another address, or let this host use another source towards it{example}"
-    );
-    findings.refuse(key, what, mend);
 }
 
 /// The length of a prefix that holds one address.

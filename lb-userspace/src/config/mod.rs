@@ -78,10 +78,10 @@ pub struct Node {
     pub secret_file: Option<PathBuf>,
 }
 
-/// How the XDP program is attached to an interface.
+/// How the XDP program is attached to the interfaces: to all in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native, and generic where the driver cannot.
+    /// Native, and generic if the driver of any interface cannot.
     Auto,
     /// In the driver, or not at all.
     Native,

@@ -88,7 +88,24 @@ pub struct Situation<'a> {
     /// Whether a backend may take flows.
     pub is_up: &'a dyn Fn(&BackendId) -> bool,
     /// The next hops that are known, by backend address.
-    pub hops: &'a BTreeMap<IpAddr, Hop>,
+    pub hops: &'a BTreeMap<IpAddr, KnownHop>,
+}
+
+/// The way to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownHop {
+    /// To the backend itself or to the gateway.
+    pub hop: Hop,
+    /// `None` when the backend is on the link.
+    pub gateway: Option<IpAddr>,
+}
+
+impl KnownHop {
+    /// Whether packets may go this way. Under DSR they still carry the VIP, and a gateway would route them
+    /// back to this node, for ever.
+    pub fn serves(&self, forward: config::Forward) -> bool {
+        forward == config::Forward::Nat || self.gateway.is_none()
+    }
 }
 
 /// Makes images, and remembers Maglev tables so that only changed pools are built again.
@@ -124,7 +141,8 @@ impl Planner {
             for (backend, id, address) in backends(service, pool.clone()) {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
-                let hop = situation.hops.get(&address).copied().unwrap_or_default();
+                let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
+                let hop = known.map(|known| known.hop).unwrap_or_default();
                 let record = backend_record(address, backend.port, number, up, hop);
                 if up {
                     candidates.push(candidate(backend_number, &record, backend.weight));
@@ -276,9 +294,14 @@ address = "203.0.113.21"
     }
 
     fn image(planner: &mut Planner, config: &Config, up: &[&str]) -> Image {
+        image_through(planner, config, up, None)
+    }
+
+    fn image_through(planner: &mut Planner, config: &Config, up: &[&str], gateway: Option<&str>) -> Image {
         let is_up = |id: &BackendId| up.contains(&id.to_string().as_str());
         let hop = Hop::new(3, [2; 6], [4; 6]);
-        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), hop)]);
+        let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway })]);
         planner.image(config, &Situation { is_up: &is_up, hops: &hops })
     }
 
@@ -342,6 +365,17 @@ address = "203.0.113.21"
         assert_eq!((backend.service, u16::from_be_bytes(backend.port)), (1, 8080));
         assert_eq!(backend.hop, Hop::new(3, [2; 6], [4; 6]));
         assert!(!image.backends[&2].hop.is_known(), "no neighbour has answered yet");
+    }
+
+    #[test]
+    fn no_dsr_packet_goes_to_a_gateway() {
+        let config = config();
+        let (web, echo) = (1, 4);
+        let on_link = image(&mut planner(&config), &config, &[]);
+        assert!(on_link.backends[&web].hop.is_known() && on_link.backends[&echo].hop.is_known());
+        let routed = image_through(&mut planner(&config), &config, &[], Some("203.0.113.1"));
+        assert!(routed.backends[&web].hop.is_known(), "NAT works through gateways");
+        assert!(!routed.backends[&echo].hop.is_known());
     }
 
     #[test]

@@ -7,12 +7,15 @@
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
+//! - [`hops`]: next hops, from the watch to the plan.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
 mod events;
+mod hops;
+mod limits;
 mod links;
 mod probes;
 mod secret;
@@ -64,6 +67,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     for warning in loaded.warnings.iter().chain(&warnings) {
         warn!("{warning}");
     }
+    limits::raise_open_files();
     let config = Arc::new(loaded.config);
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&config.node.socket).await?;
@@ -115,7 +119,7 @@ impl Daemon {
         state.learn_hops(&hops.borrow_and_update());
         let (senders, events) = Events::new(hops)?;
         let mut probes = probes::start_backends(&config, &senders.backends);
-        probes.extend(probes::start_peers(&config, &host, state.steering(), &senders.peers));
+        probes.extend(probes::start_peers(&config, &host.for_config(), state.steering(), &senders.peers));
         info!(node = %config.node.name, "usher runs");
         Ok(Daemon {
             state,

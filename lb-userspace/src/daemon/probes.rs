@@ -1,7 +1,7 @@
 //! Starts the tasks that check backends and peers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    config::{Check, CheckKind, Config, Dns, Forward, Peer, Protocol, Service, Timing},
+    config::{
+        Check, CheckKind, Config, Dns, Peer, Protocol, Service, Timing,
+        host::{HostFacts, probe_source},
+    },
     core::{
         check::{CheckResult, Code},
         health,
@@ -24,7 +27,6 @@ use crate::{
         plan,
     },
     dns::{self, AskError},
-    net::facts::HostFacts,
     probe::{self, Probe, Report, SourcePort},
 };
 
@@ -156,42 +158,6 @@ fn peer_probe(
     }
 }
 
-/// The address from which a peer's service is probed: the kernel's choice, unless that is a VIP which the
-/// backends hold too (DSR): they would answer themselves. Then another address of this node, the NAT
-/// address first.
-fn probe_source(config: &Config, service: &Service, peer: IpAddr, host: &HostFacts) -> Option<IpAddr> {
-    let held_by_backends: BTreeSet<IpAddr> = config
-        .services
-        .iter()
-        .filter(|service| service.forward == Forward::DsrL2)
-        .flat_map(|service| service.addresses.iter().copied())
-        .collect();
-    let choice = host.check_source.get(&peer).copied();
-    if service.forward != Forward::DsrL2 || choice.is_none_or(|choice| !held_by_backends.contains(&choice)) {
-        return choice;
-    }
-    let own = host
-        .interfaces
-        .iter()
-        .filter(|interface| config.node.interfaces.contains(&interface.link.name))
-        .flat_map(|interface| interface.addresses.iter().copied())
-        .filter(|address| !is_link_local(*address));
-    config
-        .nat
-        .source
-        .iter()
-        .copied()
-        .chain(own)
-        .find(|address| Family::of(*address) == Family::of(peer) && !held_by_backends.contains(address))
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
-}
-
 /// Chooses among the ports of the host's own connections: the configuration is refused if NAT ports are
 /// among them, whose answers the program would take.
 fn chooser(host: &HostFacts) -> PortChooser {
@@ -287,9 +253,10 @@ mod tests {
         for range in [1024..=1026, 65_533..=65_535, 1..=u16::MAX] {
             let host = HostFacts {
                 interfaces: Vec::new(),
+                settings: BTreeMap::new(),
                 ip_local_port_range: range.clone(),
                 ip_local_reserved_ports: Vec::new(),
-                check_source: BTreeMap::new(),
+                check_route: BTreeMap::new(),
             };
             let mut chooser = chooser(&host);
             for _ in 0..4 {

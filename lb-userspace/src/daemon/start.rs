@@ -1,6 +1,7 @@
 //! From a checked configuration to a loaded and attached program.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,10 +11,16 @@ use tracing::{info, warn};
 
 use super::secret;
 use crate::{
-    config::{Config, XdpMode},
-    core::plan::{self, Numbers, Planner},
-    dataplane::{Attached, AttachedMode, Dataplane, Sizes},
-    net::{facts::HostFacts, sysctl},
+    config::{Config, Forward, Node, Service},
+    core::{
+        ids::Family,
+        plan::{self, Numbers, Planner},
+    },
+    dataplane::{Attached, Dataplane, Sizes},
+    net::{
+        facts::{HostFacts, Interface},
+        sysctl,
+    },
 };
 
 /// What the loop begins with.
@@ -39,53 +46,114 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
         flows = config.flows.max,
         "the kernel accepted the program"
     );
-    let attached = config
-        .node
-        .interfaces
-        .iter()
-        .map(|interface| attach(&mut dataplane, interface, config.node.xdp_mode, &host))
-        .collect::<anyhow::Result<_>>()?;
-    warn_of_sysctls(&config);
+    let attached = attach(&mut dataplane, &config.node, &host)?;
+    tell_of_sysctls(&config);
     Ok(Started { config, path: path.to_owned(), planner, dataplane, attached, host })
 }
 
-fn attach(
-    dataplane: &mut Dataplane,
-    interface: &str,
-    mode: XdpMode,
-    host: &HostFacts,
-) -> anyhow::Result<Attached> {
-    let attached = dataplane.attach(interface, mode)?;
-    let driver = host
-        .interfaces
-        .iter()
-        .find(|have| have.link.name == interface)
-        .and_then(|have| have.driver())
-        .unwrap_or_default();
-    info!(interface, mode = attached.mode.as_str(), driver, "XDP attached");
-    if mode == XdpMode::Auto && attached.mode == AttachedMode::Generic {
-        let why = &attached.why_not_native;
-        warn!(interface, driver, why, "no native XDP here; generic mode is several times slower");
+fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::Result<Vec<Attached>> {
+    let attached = dataplane.attach(&node.interfaces, node.xdp_mode)?;
+    for Attached { interface, mode, .. } in &attached {
+        let have = host.interfaces.iter().find(|have| have.link.name == *interface);
+        let driver = have.and_then(Interface::driver).unwrap_or_default();
+        info!(interface, mode = mode.as_str(), driver, "XDP attached");
+    }
+    if let Some(why) = attached.iter().map(|one| &one.why_not_native).find(|why| !why.is_empty()) {
+        warn!(why, "all interfaces run in generic mode, which is several times slower");
     }
     Ok(attached)
 }
 
-/// Packets whose next hop usher does not know are left to the kernel, which forwards them only if it may.
-fn warn_of_sysctls(config: &Config) {
-    if !plan::uses_nat(config) {
-        return;
+/// Packets whose next hop is not known are left to the kernel, which forwards them only if it may.
+fn tell_of_sysctls(config: &Config) {
+    for (sysctl, why) in sysctls_against_forwarding(config, |key| sysctl::read(key).ok()) {
+        info!(sysctl, value = 0, "{why}; 1 lets the kernel send them on");
     }
-    for interface in &config.node.interfaces {
-        for (key, why) in [
-            ("forwarding", "packets without a known next hop are dropped"),
-            ("accept_local", "packets without a known next hop are dropped as martians"),
-        ] {
-            let key = format!("net/ipv4/conf/{interface}/{key}");
-            if let Ok(value) = sysctl::read(&key)
-                && value.trim() == "0"
-            {
-                info!(sysctl = key.replace('/', "."), value = 0, "{why}; 1 lets the kernel send them on");
+}
+
+/// The settings that keep the kernel from it; those that cannot be read are left out.
+fn sysctls_against_forwarding(
+    config: &Config,
+    read: impl Fn(&str) -> Option<String>,
+) -> Vec<(String, &'static str)> {
+    const V4: &str = "IPv4 packets whose next hop is not known are dropped";
+    const V4_LOCAL: &str = "IPv4 packets whose next hop is not known are dropped as martians";
+    const V6: &str = "IPv6 packets whose next hop is not known are dropped";
+    let is_off = |key: &str| read(key).is_some_and(|value| value.trim() == "0");
+    let nat = config.services.iter().filter(|service| service.forward == Forward::Nat);
+    let families: BTreeSet<Family> = nat.flat_map(Service::families).collect();
+    let mut found = Vec::new();
+    if families.contains(&Family::V4) {
+        // Either of the two `accept_local` is enough.
+        let martians = is_off("net/ipv4/conf/all/accept_local");
+        for interface in &config.node.interfaces {
+            let of = |setting| format!("net/ipv4/conf/{interface}/{setting}");
+            let (forwarding, accept_local) = (of("forwarding"), of("accept_local"));
+            if is_off(&forwarding) {
+                found.push((forwarding, V4));
+            }
+            if martians && is_off(&accept_local) {
+                found.push((accept_local, V4_LOCAL));
             }
         }
+    }
+    // The stack's own forwarding of IPv6 is one switch for all interfaces.
+    let all = "net/ipv6/conf/all/forwarding";
+    if families.contains(&Family::V6) && is_off(all) {
+        found.push((all.to_owned(), V6));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+version = 1
+[node]
+name = "node1"
+interfaces = ["front", "back"]
+addresses = ["192.0.2.11", "2001:db8:1::11"]
+[nat]
+source = ["192.0.2.11", "2001:db8:1::11"]
+[[service]]
+name = "web"
+protocol = "tcp"
+port = 80
+backend = [{ name = "b1", address = ["203.0.113.21", "2001:db8:2::21"] }]
+"#;
+
+    fn keys(file: &str, values: &[(&str, &str)]) -> Vec<String> {
+        let config = Config::parse(file, Path::new("usher.toml")).unwrap();
+        let read = |key: &str| {
+            let value = values.iter().find(|(have, _)| *have == key).map_or("0", |(_, value)| value);
+            Some(value.to_owned())
+        };
+        sysctls_against_forwarding(&config, read).into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn settings_of_both_families_that_keep_the_kernel_from_forwarding() {
+        assert_eq!(
+            keys(FILE, &[("net/ipv4/conf/back/forwarding", "1")]),
+            [
+                "net/ipv4/conf/front/forwarding",
+                "net/ipv4/conf/front/accept_local",
+                "net/ipv4/conf/back/accept_local",
+                "net/ipv6/conf/all/forwarding"
+            ]
+        );
+        let enough = [
+            ("net/ipv4/conf/front/forwarding", "1"),
+            ("net/ipv4/conf/back/forwarding", "1"),
+            ("net/ipv4/conf/all/accept_local", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ];
+        assert_eq!(keys(FILE, &enough), [""; 0]);
+        let (before_nat, rest) = FILE.split_once("[nat]").unwrap();
+        let (_, services) = rest.split_once("[[service]]").unwrap();
+        let dsr = format!("{before_nat}[[service]]\nforward = \"dsr-l2\"{services}");
+        assert_eq!(keys(&dsr, &[]), [""; 0], "its packets are never left to the kernel");
     }
 }

@@ -2,18 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use lb_common::Hop;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    links,
+    hops, links,
     probes::{self, Steering, Tables, Word},
     snapshot,
 };
@@ -164,6 +162,7 @@ impl State {
 
     /// Takes the next hops as they are now.
     pub(super) fn learn_hops(&mut self, table: &NextHopTable) {
+        hops::warn_of_unusable(&self.config, &self.next_hops, table);
         self.next_hops = table.clone();
         self.reconcile();
     }
@@ -244,7 +243,7 @@ impl State {
     }
 
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
-        let hops = hops(&self.next_hops);
+        let hops = hops::known(&self.next_hops);
         let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
         let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
         let operations = image::diff(&self.applied, &desired);
@@ -310,17 +309,6 @@ fn log_trouble(what: &str, id: &impl std::fmt::Display, was_in_trouble: bool, tr
         (true, None) => info!("{what} {id}: can be checked again"),
         (false, None) | (true, Some(_)) => {}
     }
-}
-
-/// The known next hops as the data path wants them.
-fn hops(table: &NextHopTable) -> BTreeMap<IpAddr, Hop> {
-    table
-        .iter()
-        .filter_map(|(&address, hop)| {
-            let hop = hop.as_ref()?;
-            Some((address, Hop::new(hop.interface_index, hop.destination_mac, hop.source_mac)))
-        })
-        .collect()
 }
 
 fn unix_seconds() -> u32 {

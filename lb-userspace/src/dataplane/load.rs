@@ -4,7 +4,7 @@ use std::{error::Error, io};
 
 use aya::{
     Ebpf, EbpfLoader,
-    programs::{ProgramError, ProgramInfo, Xdp, XdpMode as AyaMode},
+    programs::{ProgramError, ProgramInfo, Xdp, XdpMode as AyaMode, xdp::XdpLinkId},
 };
 use lb_common::{flow, map, nat, program};
 
@@ -43,7 +43,8 @@ pub struct Attached {
     pub interface: String,
     /// How the program runs there.
     pub mode: AttachedMode,
-    /// Where [`XdpMode::Auto`] fell back to generic mode: the reason. Otherwise empty.
+    /// Where [`XdpMode::Auto`] fell back to generic mode: the interface that forced it, and why. Otherwise
+    /// empty.
     pub why_not_native: String,
 }
 
@@ -89,39 +90,69 @@ impl Dataplane {
         Ok(Dataplane { ebpf, shared })
     }
 
-    /// Attaches the program to an interface. [`XdpMode::Auto`] tries native mode first; an interface that
-    /// has another program already is refused in any mode.
-    pub fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attached, DataplaneError> {
+    /// Attaches the program to all of these interfaces, or to none; an interface that has another program
+    /// already is refused in any mode.
+    ///
+    /// All get the same mode: a native program's redirect to an interface whose driver takes no XDP frames
+    /// loses every packet without a word. With [`XdpMode::Auto`] one interface that refuses native mode
+    /// makes all of them generic.
+    pub fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<Vec<Attached>, DataplaneError> {
         let (mode, why_not_native) = match mode {
-            XdpMode::Native => (self.attach_as(interface, AttachedMode::Native)?, String::new()),
-            XdpMode::Generic => (self.attach_as(interface, AttachedMode::Generic)?, String::new()),
-            XdpMode::Auto => match self.attach_as(interface, AttachedMode::Native) {
+            XdpMode::Native => (self.attach_all(interfaces, AttachedMode::Native)?, String::new()),
+            XdpMode::Generic => (self.attach_all(interfaces, AttachedMode::Generic)?, String::new()),
+            XdpMode::Auto => match self.attach_all(interfaces, AttachedMode::Native) {
                 Ok(mode) => (mode, String::new()),
-                Err(error @ DataplaneError::Occupied { .. }) => return Err(error),
-                Err(error) => {
-                    let mode = self.attach_as(interface, AttachedMode::Generic)?;
-                    (mode, innermost(&error).to_string())
+                Err(DataplaneError::Attach { interface, source, .. }) => {
+                    let why = format!("no native XDP on {interface}: {}", innermost(&source));
+                    (self.attach_all(interfaces, AttachedMode::Generic)?, why)
                 }
+                Err(error) => return Err(error),
             },
         };
-        Ok(Attached { interface: interface.to_owned(), mode, why_not_native })
+        let attached = |interface: &String| Attached {
+            interface: interface.clone(),
+            mode,
+            why_not_native: why_not_native.clone(),
+        };
+        Ok(interfaces.iter().map(attached).collect())
     }
 
-    fn attach_as(&mut self, interface: &str, mode: AttachedMode) -> Result<AttachedMode, DataplaneError> {
+    /// On an error the program is on none of them.
+    fn attach_all(
+        &mut self,
+        interfaces: &[String],
+        mode: AttachedMode,
+    ) -> Result<AttachedMode, DataplaneError> {
+        let mut links = Vec::new();
+        for interface in interfaces {
+            match self.attach_as(interface, mode) {
+                Ok(link) => links.push(link),
+                Err(error) => {
+                    let program = xdp(&mut self.ebpf, program::USHER)?;
+                    for link in links {
+                        program
+                            .detach(link)
+                            .map_err(|source| DataplaneError::Program { name: program::USHER, source })?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(mode)
+    }
+
+    fn attach_as(&mut self, interface: &str, mode: AttachedMode) -> Result<XdpLinkId, DataplaneError> {
         let aya_mode = match mode {
             AttachedMode::Native => AyaMode::Driver,
             AttachedMode::Generic => AyaMode::Skb,
         };
-        match xdp(&mut self.ebpf, program::USHER)?.attach(interface, aya_mode) {
-            Ok(_) => Ok(mode),
-            Err(source) if is_occupied(&source) => {
-                Err(DataplaneError::Occupied { interface: interface.to_owned() })
+        xdp(&mut self.ebpf, program::USHER)?.attach(interface, aya_mode).map_err(|source| {
+            let interface = interface.to_owned();
+            match is_occupied(&source) {
+                true => DataplaneError::Occupied { interface },
+                false => DataplaneError::Attach { interface, mode: mode.as_str(), source },
             }
-            Err(source) => {
-                let interface = interface.to_owned();
-                Err(DataplaneError::Attach { interface, mode: mode.as_str(), source })
-            }
-        }
+        })
     }
 
     /// Instructions that the verifier walked through to accept one of the [`program`]s; 0 where the

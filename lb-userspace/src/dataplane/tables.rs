@@ -13,6 +13,10 @@ use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Service, Service
 use super::{Dataplane, DataplaneError, sys};
 use crate::core::image::Operation;
 
+/// Tables swapped in by one system call. Each is an open file until then, and a process may usually have
+/// 1,024.
+const BATCH: usize = 256;
+
 /// A map value of ours, which aya may copy byte by byte.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
@@ -27,7 +31,7 @@ macro_rules! pod {
 pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace);
 
 impl Dataplane {
-    /// Carries out the operations in their order. Runs of Maglev tables are swapped by one system call.
+    /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
     pub fn apply(&mut self, operations: &[Operation]) -> Result<(), DataplaneError> {
         let mut rest = operations;
         while let Some(first) = rest.first() {
@@ -85,8 +89,12 @@ impl Dataplane {
         change(&mut services).map_err(error)
     }
 
-    /// Fills new inner maps and swaps them in together.
+    /// Fills new inner maps and swaps them in together, [`BATCH`] at a time.
     fn set_tables(&mut self, tables: &[(u32, &Arc<[u16]>)]) -> Result<(), DataplaneError> {
+        tables.chunks(BATCH).try_for_each(|some| self.set_batch(some))
+    }
+
+    fn set_batch(&mut self, tables: &[(u32, &Arc<[u16]>)]) -> Result<(), DataplaneError> {
         let name = map::SLOT_TABLES;
         let error = |what| move |source| DataplaneError::System { what, map: name, source };
         let inner = tables

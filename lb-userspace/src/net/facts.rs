@@ -29,13 +29,14 @@ use super::{
 pub struct HostFacts {
     /// All interfaces of the namespace, loopback included, by index.
     pub interfaces: Vec<Interface>,
+    /// Kernel settings by interface name.
+    pub settings: BTreeMap<String, host::Settings>,
     /// The ports that the kernel gives to outgoing connections.
     pub ip_local_port_range: RangeInclusive<u16>,
     /// Ports of that range which the kernel leaves alone.
     pub ip_local_reserved_ports: Vec<RangeInclusive<u16>>,
-    /// For each destination the address from which the kernel would connect to it; one without a route is
-    /// missing.
-    pub check_source: BTreeMap<IpAddr, IpAddr>,
+    /// For each destination the kernel's way to it; one without a route is missing.
+    pub check_route: BTreeMap<IpAddr, host::Route>,
 }
 
 impl HostFacts {
@@ -44,8 +45,10 @@ impl HostFacts {
         let interface = |interface: &Interface| (interface.link.name.clone(), interface.addresses.clone());
         host::HostFacts {
             interfaces: self.interfaces.iter().map(interface).collect(),
+            settings: self.settings.clone(),
             ip_local_port_range: self.ip_local_port_range.clone(),
-            check_source: self.check_source.clone(),
+            ip_local_reserved_ports: self.ip_local_reserved_ports.clone(),
+            check_route: self.check_route.clone(),
         }
     }
 }
@@ -67,24 +70,31 @@ impl Interface {
     }
 }
 
-/// Reads the host's network. `destinations` are those to which `check_source` is wanted: the backends and
+/// Reads the host's network. `destinations` are those to which `check_route` is wanted: the backends and
 /// peers.
 ///
 /// # Errors
 /// Any [`NetError`]; a destination without a route is none.
 pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<HostFacts, NetError> {
     let netlink = Netlink::open()?;
-    let mut check_source = BTreeMap::new();
+    let interfaces = interfaces(&netlink).await?;
+    let mut check_route = BTreeMap::new();
     for destination in destinations {
-        if let Ok(Route { source: Some(source), .. }) = route_to(&netlink, destination).await? {
-            check_source.insert(destination, source);
+        if let Ok(Route { source: Some(source), interface, gateway, .. }) =
+            route_to(&netlink, destination).await?
+            && let Some(out) = interfaces.iter().find(|have| have.link.index == interface)
+        {
+            let interface = out.link.name.clone();
+            check_route.insert(destination, host::Route { source, interface, gateway });
         }
     }
+    let settings = |have: &Interface| (have.link.name.clone(), settings(&have.link.name));
     Ok(HostFacts {
-        interfaces: interfaces(&netlink).await?,
+        settings: interfaces.iter().map(settings).collect(),
+        interfaces,
         ip_local_port_range: sysctl::local_port_range()?,
         ip_local_reserved_ports: sysctl::local_reserved_ports()?,
-        check_source,
+        check_route,
     })
 }
 
@@ -149,6 +159,24 @@ fn local_address(message: &AddressMessage) -> Option<IpAddr> {
             _ => None,
         })
     })
+}
+
+/// An interface may vanish meanwhile, and a kernel may lack IPv6: what cannot be read is not known.
+fn settings(interface: &str) -> host::Settings {
+    let read =
+        |tree: &str, setting: &str| sysctl::read(&format!("net/{tree}/conf/{interface}/{setting}")).ok();
+    let is_on = |value: String| value != "0";
+    let rp_filter = |value: &str| value.parse::<u8>().ok();
+    let for_all = sysctl::read("net/ipv4/conf/all/rp_filter").ok();
+    host::Settings {
+        rp_filter: [for_all, read("ipv4", "rp_filter")]
+            .iter()
+            .flatten()
+            .filter_map(|value| rp_filter(value))
+            .max(),
+        forwarding_v4: read("ipv4", "forwarding").map(is_on),
+        forwarding_v6: read("ipv6", "forwarding").map(is_on),
+    }
 }
 
 fn hardware_driver(interface: &str) -> Option<String> {

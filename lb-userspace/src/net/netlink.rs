@@ -72,6 +72,17 @@ impl Netlink {
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
+    /// A socket from which no answer ever comes, as when none can be decoded.
+    #[cfg(test)]
+    pub(super) fn mute() -> Result<Self, NetError> {
+        let (connection, handle, _) = new_connection().map_err(NetError::Open)?;
+        let unread = async move {
+            let _open = connection;
+            std::future::pending().await
+        };
+        Ok(Self { handle, connection: tokio::spawn(unread) })
+    }
+
     /// All entries of a kernel table.
     pub(super) async fn dump(
         &self,

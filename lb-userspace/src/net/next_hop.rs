@@ -47,6 +47,9 @@ pub enum Unresolved {
     /// Not looked up yet.
     #[error("not looked up yet")]
     Unknown,
+    /// The kernel's answer did not come, or cannot be decoded.
+    #[error("no readable answer from the kernel")]
+    NoAnswer,
     /// The kernel has no route to it; the number is the kernel's errno.
     #[error("no route ({})", io::Error::from_raw_os_error(*.0))]
     NoRoute(i32),
@@ -111,6 +114,23 @@ pub(super) async fn path_to(
     macs: &mut SourceMacs,
     destination: IpAddr,
 ) -> Result<Result<Path, Unresolved>, NetError> {
+    answered(find_path(netlink, macs, destination).await)
+}
+
+/// A missing answer concerns one destination: the library drops what it cannot decode, and the socket is as
+/// good as before.
+fn answered<T>(found: Result<Result<T, Unresolved>, NetError>) -> Result<Result<T, Unresolved>, NetError> {
+    match found {
+        Err(NetError::Timeout { .. }) => Ok(Err(Unresolved::NoAnswer)),
+        other => other,
+    }
+}
+
+async fn find_path(
+    netlink: &Netlink,
+    macs: &mut SourceMacs,
+    destination: IpAddr,
+) -> Result<Result<Path, Unresolved>, NetError> {
     let route = match route_to(netlink, destination).await? {
         Ok(route) => route,
         Err(unresolved) => return Ok(Err(unresolved)),
@@ -150,7 +170,7 @@ pub(super) async fn route_to(
     match netlink.get(&request, RouteNetlinkMessage::GetRoute(query)).await {
         Ok(Some(RouteNetlinkMessage::NewRoute(route))) => Ok(Ok(read_route(&route))),
         Ok(_) => Ok(Err(Unresolved::NoRoute(libc::ENETUNREACH))),
-        Err(error) => Ok(Err(Unresolved::NoRoute(refusal(error)?))),
+        Err(error) => answered(refusal(error).map(|errno| Err(Unresolved::NoRoute(errno)))),
     }
 }
 

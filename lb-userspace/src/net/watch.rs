@@ -52,6 +52,10 @@ const HOLD: Duration = Duration::from_secs(5);
 /// changes thousands of routes does not keep us busy.
 const REST: u32 = 10;
 
+/// But not longer than this: a pass in which the kernel leaves a question without a readable answer takes
+/// seconds.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+
 /// Wait before netlink sockets that failed are opened again.
 const REOPEN: Duration = Duration::from_secs(1);
 
@@ -79,15 +83,7 @@ impl NextHops {
     ) -> Result<(Self, watch::Receiver<NextHopTable>), NetError> {
         let (destinations, wanted) = watch::channel(destinations.into_iter().collect());
         let (publish, table) = watch::channel(NextHopTable::default());
-        let mut watcher = Watcher {
-            sockets: Sockets::open()?,
-            wanted,
-            tracked: BTreeMap::new(),
-            dirty: Dirty::default(),
-            due: None,
-            not_before: Instant::now(),
-            publish,
-        };
+        let mut watcher = Watcher::new(Sockets::open()?, wanted, publish);
         watcher.track_wanted();
         watcher.pass().await?;
         Ok((Self { destinations, task: tokio::spawn(watcher.run()) }, table))
@@ -203,6 +199,22 @@ struct Watcher {
 }
 
 impl Watcher {
+    fn new(
+        sockets: Sockets,
+        wanted: watch::Receiver<BTreeSet<IpAddr>>,
+        publish: watch::Sender<NextHopTable>,
+    ) -> Self {
+        Self {
+            sockets,
+            wanted,
+            tracked: BTreeMap::new(),
+            dirty: Dirty::default(),
+            due: None,
+            not_before: Instant::now(),
+            publish,
+        }
+    }
+
     /// Runs until the handle is dropped.
     async fn run(mut self) {
         let mut recheck = interval_at(Instant::now() + RECHECK, RECHECK);
@@ -284,7 +296,7 @@ impl Watcher {
             self.look_up(destination, &mut macs).await?;
         }
         self.publish();
-        self.not_before = Instant::now() + begun.elapsed() * REST;
+        self.not_before = Instant::now() + (begun.elapsed() * REST).min(LONGEST_REST);
         Ok(())
     }
 
@@ -318,10 +330,11 @@ impl Watcher {
     }
 }
 
-/// A refusal concerns one neighbour (the interface just went, the table is full): tried again later.
+/// A refusal (the interface just went, the table is full) or no answer concerns one neighbour: tried again
+/// later.
 async fn ask(netlink: &Netlink, key: NeighbourKey) -> Result<(), NetError> {
     match ask_neighbour(netlink, key).await {
-        Err(error @ NetError::Refused { .. }) => {
+        Err(error @ (NetError::Refused { .. } | NetError::Timeout { .. })) => {
             warn!(error = &error as &dyn std::error::Error, "neighbour not asked");
             Ok(())
         }
@@ -343,5 +356,24 @@ fn log_change(destination: IpAddr, from: Result<NextHop, Unresolved>, to: Result
         (Err(from), Ok(to)) => info!(%destination, %from, %to, "next hop found"),
         (Ok(from), Err(to)) => warn!(%destination, %from, %to, "next hop lost"),
         (Err(from), Err(to)) => info!(%destination, %from, %to, "no next hop"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_destination_without_a_readable_answer_does_not_end_the_pass() {
+        let destination: IpAddr = "192.0.2.21".parse().unwrap();
+        let sockets =
+            Sockets { requests: Netlink::mute().unwrap(), notifications: Notifications::open().unwrap() };
+        let (_wanted, wanted) = watch::channel(BTreeSet::from([destination]));
+        let (publish, table) = watch::channel(NextHopTable::default());
+        let mut watcher = Watcher::new(sockets, wanted, publish);
+        watcher.track_wanted();
+        watcher.pass().await.unwrap();
+        assert_eq!(watcher.tracked[&destination].outcome, Err(Unresolved::NoAnswer));
+        assert_eq!(**table.borrow(), BTreeMap::from([(destination, None)]));
     }
 }

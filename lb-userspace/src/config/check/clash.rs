@@ -298,8 +298,10 @@ fn sizes(config: &Config, findings: &mut Findings) {
             format!("takes {backends} backends (counted per service and family), more than {MAX_BACKENDS}");
         findings.refuse(&Key::section("service"), what, "spread the services over more groups of nodes");
     }
-    let uses_nat = config.services.iter().any(|service| service.forward == Forward::Nat);
-    if !uses_nat && !config.nat.source.is_empty() && findings.sound(&Key::root()) {
+    // Probes of peers leave from there when the node's other addresses are VIPs of dsr-l2 services.
+    let probes = !config.peers.is_empty();
+    let used = probes || config.services.iter().any(|service| service.forward == Forward::Nat);
+    if !used && !config.nat.source.is_empty() && findings.sound(&Key::root()) {
         findings.warn(
             &Key::section("nat").child("source"),
             "is used by no service",
