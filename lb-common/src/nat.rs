@@ -1,23 +1,28 @@
 //! NAT records: one record serves both directions of a flow.
 //!
-//! A record's place is its port. The set is found from the backend's endpoint, the node's NAT address
-//! and a group of eight ports; the way within the set is the port's last three bits. So a reply finds
-//! its record from its own addresses and ports, two flows can never share a port towards one endpoint,
-//! and there is no reverse index that could be lost.
+//! A record's place is its port. The set is found from the backend's endpoint and a group of eight ports;
+//! the way within the set is the port's last three bits. So a reply finds its record from its own addresses
+//! and ports, two flows can never share a port towards one endpoint, and there is no reverse index that
+//! could be lost.
+//!
+//! Which groups share a set is chance. (Where the groups of an endpoint lay side by side, whole endpoints
+//! shared theirs: of 1,000,000 flows to 50 backends 18 % found no port.)
 
 use crate::{
     Address, Bucket, FlowHash, Hop, Word,
     flow::{self, WAYS},
+    hash,
 };
 
 /// Ports of a group, and records of a set.
 pub const PORTS_PER_GROUP: u16 = WAYS as u16;
 
-/// Flows for which a set of eight records is provided. A flow has two groups to choose from, which
-/// fills sets to 75 % before a flow finds no place.
-pub const FLOWS_PER_SET: u32 = 6;
+/// Flows for which a set of eight records is provided. A flow has two groups to choose from. Measured, with
+/// 31,744 ports towards each of 100 backends: 1,000,000 flows find a port in 99.8 % of all cases; of 50
+/// backends, whose ports are scarcer: 750,000 flows in 99.7 %, 1,000,000 in 94 %.
+pub const FLOWS_PER_SET: u32 = 4;
 
-/// Fewest sets: more than there are groups, so that adding a group to a start wraps at most once.
+/// Fewest sets: 4 MB.
 pub const MIN_SETS: u32 = 8_192;
 
 /// Eight records and, on a cache line of their own, the words that say what each holds.
@@ -53,6 +58,8 @@ pub struct NatTuple {
     pub vip_port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// The group of its port: two groups of one endpoint may share a set.
+    pub group: u16,
 }
 
 impl NatTuple {
@@ -60,22 +67,25 @@ impl NatTuple {
     fn to_words(self) -> [u64; 5] {
         let [c0, c1] = self.client.words();
         let [v0, v1] = self.vip.words();
-        let ports = (self.client_port as u64) << 32 | (self.vip_port as u64) << 16 | self.protocol as u64;
-        [c0, c1, v0, v1, ports]
+        let ports =
+            (self.client_port as u64) << 48 | (self.vip_port as u64) << 32 | (self.group as u64) << 16;
+        [c0, c1, v0, v1, ports | self.protocol as u64]
     }
 }
 
 impl NatRecord {
-    /// Whether the record belongs to this flow.
+    /// Whether the record belongs to this flow. One comparison: the verifier would follow each of five,
+    /// and all that comes after it.
     #[inline(always)]
     pub fn belongs_to(&self, tuple: &NatTuple) -> bool {
         let w = tuple.to_words();
         let r = &self.0;
-        r[0].load() == w[0]
-            && r[1].load() == w[1]
-            && r[2].load() == w[2]
-            && r[3].load() == w[3]
-            && r[4].load() == w[4]
+        let different = (r[0].load() ^ w[0])
+            | (r[1].load() ^ w[1])
+            | (r[2].load() ^ w[2])
+            | (r[3].load() ^ w[3])
+            | (r[4].load() ^ w[4]);
+        different == 0
     }
 
     /// The flow it belongs to.
@@ -86,9 +96,10 @@ impl NatRecord {
         NatTuple {
             client: Address::from_words([r[0].load(), r[1].load()]),
             vip: Address::from_words([r[2].load(), r[3].load()]),
-            client_port: (ports >> 32) as u16,
-            vip_port: (ports >> 16) as u16,
+            client_port: (ports >> 48) as u16,
+            vip_port: (ports >> 32) as u16,
             protocol: ports as u8,
+            group: (ports >> 16) as u16,
         }
     }
 
@@ -123,13 +134,21 @@ impl NatRecord {
 }
 
 /// The two groups in which a flow may have its port, of `count` groups; different ones if `count` > 1.
+/// They depend on the hash's place only, so that its identity tells apart the flows that share a set.
 #[inline(always)]
 pub fn groups(hash: FlowHash, count: u16) -> [u16; 2] {
-    let count = count as u32;
-    let first = flow::scale(hash.identity, count);
-    let second = first + 1 + flow::scale(hash.place.rotate_left(16), count.wrapping_sub(1));
+    let (count, hash) = (count as u32, hash::mix(hash.place));
+    let first = flow::scale(hash, count);
+    let second = first + 1 + flow::scale(hash.rotate_left(16), count.wrapping_sub(1));
     let second = if second >= count { second - count } else { second };
     [first as u16, second as u16]
+}
+
+/// The set of a group of ports towards the backend with this [`endpoint`](crate::HashKey::endpoint) hash.
+#[inline(always)]
+pub fn set_of(endpoint: u32, group: u16, sets: u32) -> u32 {
+    // Steps of the golden ratio keep the groups of one endpoint apart before they are stirred.
+    flow::scale(hash::mix(endpoint.wrapping_add((group as u32).wrapping_mul(0x9e37_79b9))), sets)
 }
 
 /// Sets for a number of flows.
@@ -164,6 +183,7 @@ mod tests {
             client_port: 0xfedc,
             vip_port: 80,
             protocol: 17,
+            group: 3_967,
         };
         let hop = Hop::new(0x0001_0002, [1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
         let record = NatRecord::default();
@@ -173,5 +193,6 @@ mod tests {
         assert_eq!(record.last_hop(), hop);
         assert!(record.belongs_to(&tuple));
         assert!(!record.belongs_to(&NatTuple { vip_port: 81, ..tuple }));
+        assert!(!record.belongs_to(&NatTuple { group: 3_966, ..tuple }));
     }
 }

@@ -53,8 +53,33 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
     None
 }
 
-/// Puts into `found` the entry that gives way to the new flow with this tag: a free one, else the oldest
-/// that is closing, else the oldest new one, else the oldest proven one. Returns its [`rank`].
+/// An entry that gives way to a new flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The entry.
+    pub found: Found,
+    /// How willingly it gives way: its [`rank`].
+    pub rank: u32,
+    /// Free entries of its bucket.
+    pub free: u32,
+}
+
+impl Place {
+    /// To be filled in by [`victim`]. Written out, because the compiler makes of `Default` a call of memset,
+    /// which is a loop over bytes.
+    pub const UNKNOWN: Place =
+        Place { found: Found { way: 0, entry: Entry::EMPTY }, rank: rank::FREE, free: WAYS as u32 };
+
+    /// Whether a new flow should rather take this place: the entry gives way more willingly, or its bucket
+    /// is emptier.
+    #[inline(always)]
+    pub fn is_better(&self, other: &Place) -> bool {
+        (self.rank << 8 | self.free) > (other.rank << 8 | other.free)
+    }
+}
+
+/// Puts into `place` the entry that gives way to the new flow with this tag: a free one, else the oldest
+/// that is closing, else the oldest new one, else the oldest proven one.
 ///
 /// The flow was not found before, but another CPU may just have placed it: then its own entry is the one,
 /// with rank [`rank::OWN`]. So of two CPUs that place the same flow at once, the later either sees what
@@ -62,25 +87,31 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
 ///
 /// A function of its own in BPF: three callers, and only 512 bytes of stack for all that is inlined.
 #[inline(never)]
-pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, found: &mut Found) -> u32 {
+pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &mut Place) {
     let mut best = 0;
     let mut best_entry = 0;
+    let mut taken = 0_u64;
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
-        let rank = entry.rank(now, limits);
-        let own = all_ones_if_less((entry.tag() ^ tag) as u64, 1)
-            & all_ones_if_less(rank as u64, rank::FREE as u64);
-        let rank = rank as u64 | own & rank::OWN as u64;
+        let rank = entry.rank(now, limits) as u64;
+        let live = all_ones_if_less(rank, rank::FREE as u64);
+        let own = all_ones_if_less((entry.tag() ^ tag) as u64, 1) & live;
         // Rank, then age; the way in the last three bits says whose it is.
-        let willing = rank << RANK_SHIFT | (entry.idle(now) as u64) << 3 | way as u64;
+        let willing =
+            (rank | own & rank::OWN as u64) << RANK_SHIFT | (entry.idle(now) as u64) << 3 | way as u64;
         let more = all_ones_if_less(best, willing);
         best ^= (best ^ willing) & more;
         best_entry ^= (best_entry ^ entry.0) & more;
+        // Minus all ones is plus 1. (Not `live & 1`: for that, Linux 6.18 follows both values.)
+        taken = taken.wrapping_sub(live);
         way = next(way);
     }
-    *found = Found { way: best as usize & (WAYS - 1), entry: Entry(best_entry) };
-    (best >> RANK_SHIFT) as u32
+    *place = Place {
+        found: Found { way: forget(best as usize & (WAYS - 1), Entry(best_entry)), entry: Entry(best_entry) },
+        rank: (best >> RANK_SHIFT) as u32,
+        free: (WAYS as u64 - taken) as u32,
+    };
 }
 
 /// The next way. The compiler cannot see through it, and so does not unroll the loop: unrolled eight

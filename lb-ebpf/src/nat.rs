@@ -2,14 +2,14 @@
 //! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
 
 use lb_common::{
-    Address, Entry, Hop, NatSet, NatTuple, Reason, Settings, State, Word,
-    flow::{self, IdleLimits, Seen, rank},
+    Address, Entry, Hop, NatSet, NatTuple, Reason, State, Word,
+    flow::{IdleLimits, Seen, WAYS, rank},
     nat::{self, PORTS_PER_GROUP},
 };
 
 use crate::{
     Frame,
-    flow_table::{self, Found},
+    flow_table::{self, Found, Place},
     parse::{Packet, TCP},
     select::Choice,
     tables::Tables,
@@ -18,6 +18,9 @@ use crate::{
 
 /// The backend number in the word of a record that is being written.
 const BEING_WRITTEN: u16 = 0;
+
+/// Half of a set.
+const HALF: u32 = WAYS as u32 / 2;
 
 /// Rewrites a client's packet towards its backend; where it goes next.
 #[inline(always)]
@@ -62,8 +65,8 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
     if packet.destination != settings.nat_source[packet.v6 as usize] || group >= settings.nat_groups {
         return Err(Reason::NotService);
     }
-    let start = first_set(settings, &packet.source, packet.source_port, packet.protocol);
-    let set = tables.nat_set(set_index(start, group, settings)).ok_or(Reason::NotService)?;
+    let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
+    let set = tables.nat_set(nat::set_of(endpoint, group, settings.nat_sets)).ok_or(Reason::NotService)?;
     let (word, record) = (&set.words.0[way & 7], &set.records[way & 7]);
     let entry = Entry(word.load());
     let backend = tables.backend(entry.backend()).ok_or(Reason::NotService)?;
@@ -77,6 +80,7 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         && backend.address == packet.source
         && u16::from_be_bytes(backend.port) == packet.source_port
         && tuple.protocol == packet.protocol
+        && tuple.group == group
         && tuple.client.is_mapped() != packet.v6;
     if !is_answer {
         return Err(Reason::NotService);
@@ -112,46 +116,51 @@ struct Seat<'a> {
 fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Result<Seat<'a>, Reason> {
     let settings = choice.settings;
     let limits = flow_table::limits(settings, packet);
-    let tuple = tuple(packet);
     let backend = choice.backend;
-    let start = first_set(settings, &backend.address, u16::from_be_bytes(backend.port), packet.protocol);
+    let port = u16::from_be_bytes(backend.port);
+    let endpoint = settings.hash_key.endpoint(&backend.address, port, packet.protocol);
     let [first, second] = nat::groups(choice.hash, settings.nat_groups);
 
-    let set = tables.nat_set(set_index(start, first, settings)).ok_or(Reason::NatFull)?;
-    if let Some(found) = own(set, choice, &tuple, &limits)? {
+    let set = tables.nat_set(nat::set_of(endpoint, first, settings.nat_sets)).ok_or(Reason::NatFull)?;
+    if let Some(found) = own(set, choice, &tuple(packet, first), &limits)? {
         return Ok(Seat { set, group: first, found, own: true });
     }
-    let other = tables.nat_set(set_index(start, second, settings)).ok_or(Reason::NatFull)?;
-    if let Some(found) = own(other, choice, &tuple, &limits)? {
+    let other = tables.nat_set(nat::set_of(endpoint, second, settings.nat_sets)).ok_or(Reason::NatFull)?;
+    if let Some(found) = own(other, choice, &tuple(packet, second), &limits)? {
         return Ok(Seat { set: other, group: second, found, own: true });
     }
 
     // Not `&mut seat.found`: a seat whose address is taken is in memory, and with it the byte that tells
     // the error from the seat, which the verifier of 6.1 does not follow there.
-    let mut found = Found::default();
-    let willing = flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut found);
-    if willing == rank::FREE {
-        return Ok(Seat { set, group: first, found, own: false });
+    let mut place = Place::UNKNOWN;
+    flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut place);
+    // Most flows are found in their first group then, at one cache line.
+    if place.rank == rank::FREE && place.free >= HALF {
+        return Ok(Seat { set, group: first, found: place.found, own: false });
     }
-    let mut other_found = Found::default();
-    let other_willing = flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut other_found);
-    if other_willing > willing {
-        taken(other_willing, Seat { set: other, group: second, found: other_found, own: false }, choice)
+    let mut other_place = Place::UNKNOWN;
+    flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut other_place);
+    if other_place.is_better(&place) {
+        taken(
+            other_place.rank,
+            Seat { set: other, group: second, found: other_place.found, own: false },
+            choice,
+        )
     } else {
-        taken(willing, Seat { set, group: first, found, own: false }, choice)
+        taken(place.rank, Seat { set, group: first, found: place.found, own: false }, choice)
     }
 }
 
-/// The seat of another flow, if that can be asked to leave.
+/// The seat, if whoever has it can be asked to leave.
 #[inline(always)]
-fn taken<'a>(willing: u32, seat: Seat<'a>, choice: &Choice) -> Result<Seat<'a>, Reason> {
+fn taken<'a>(rank: u32, seat: Seat<'a>, choice: &Choice) -> Result<Seat<'a>, Reason> {
     // Another CPU has just taken it for this very flow. (A record that the flow has left behind, when its
     // backend was given another number, is a good seat.)
     let taker = seat.found.entry.backend();
-    if willing >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
+    if rank >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
         return Err(Reason::NatBusy);
     }
-    if willing == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
+    if rank == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
 }
 
 /// The flow's own record in a set. A record that is just being written for the same tag is most likely
@@ -195,7 +204,7 @@ fn keep<T: Tables>(
         return Ok(());
     }
     claim(word, seat.found.entry, choice)?;
-    record.set_tuple(&tuple(packet));
+    record.set_tuple(&tuple(packet, seat.group));
     record.set_last_hop(&came_from);
     let state = if packet.flags.ends() { State::Closing } else { State::New };
     word.store(Entry::new(choice.tag, state, choice.now, choice.number).0);
@@ -237,24 +246,13 @@ fn answer(packet: &Packet) -> Seen {
 }
 
 #[inline(always)]
-fn tuple(packet: &Packet) -> NatTuple {
+fn tuple(packet: &Packet, group: u16) -> NatTuple {
     NatTuple {
         client: packet.source,
         vip: packet.destination,
         client_port: packet.source_port,
         vip_port: packet.destination_port,
         protocol: packet.protocol,
+        group,
     }
-}
-
-/// The set at which the groups of an endpoint begin.
-#[inline(always)]
-fn first_set(settings: &Settings, backend: &Address, port: u16, protocol: u8) -> u32 {
-    flow::scale(settings.hash_key.endpoint(backend, port, protocol), settings.nat_sets)
-}
-
-#[inline(always)]
-fn set_index(start: u32, group: u16, settings: &Settings) -> u32 {
-    let index = start + group as u32;
-    if index >= settings.nat_sets { index - settings.nat_sets } else { index }
 }

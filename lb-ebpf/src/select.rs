@@ -7,7 +7,7 @@ use lb_common::{
 
 use crate::{
     Outcome,
-    flow_table::{self, Found},
+    flow_table::{self, Found, Place},
     parse::Packet,
     tables::Tables,
 };
@@ -75,11 +75,13 @@ pub fn select<'a, T: Tables>(
         return Err(Reason::NotReady);
     }
     // A flow that leaves a dead backend keeps its place; a new one takes the place of another.
-    let mut place = known.unwrap_or_default();
-    if known.is_none() {
+    let way = if let Some(Found { way, .. }) = known {
+        way
+    } else {
+        let mut place = Place::UNKNOWN;
         flow_table::victim(bucket, tag, now, &limits, &mut place);
-    }
-    let way = place.way;
+        place.found.way
+    };
     Ok(Choice { number, backend, hash, tag, now, settings, bucket, way, entry: None })
 }
 

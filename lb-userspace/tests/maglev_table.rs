@@ -37,7 +37,7 @@ fn counts(table: &[u16]) -> BTreeMap<u16, usize> {
 }
 
 #[test]
-fn golden_table() {
+fn b19_golden_table() {
     let mut candidates = vec![documentation(1, 21), documentation(2, 22), documentation(3, 23)];
     candidates[2].weight = 2;
     let table = build(&candidates);
@@ -48,7 +48,7 @@ fn golden_table() {
 }
 
 #[test]
-fn without_a_weight_all_slots_are_empty() {
+fn b21_without_a_weight_all_slots_are_empty() {
     let none = Candidate { weight: 0, ..documentation(1, 21) };
     for candidates in [&[] as &[Candidate], &[none]] {
         let table = build(candidates);
@@ -58,7 +58,7 @@ fn without_a_weight_all_slots_are_empty() {
 }
 
 #[test]
-fn equal_weights_get_equal_shares() {
+fn b20_equal_weights_get_equal_shares() {
     for (count, bound) in [(100, 1.002), (1000, 1.01)] {
         let counts = counts(&build(&set(0, count)));
         assert_eq!(counts.len(), usize::from(count));
@@ -74,9 +74,9 @@ fn avoidable(before: &[u16], after: &[u16], survives: impl Fn(u16) -> bool) -> f
     moved as f64 * 100.0 / SLOTS as f64
 }
 
-/// Scenario B20, over several sets of addresses, so that no lucky one decides.
+/// Over several sets of addresses, so that no lucky one decides.
 #[test]
-fn removal_moves_few_slots_of_the_others() {
+fn b20_removal_moves_few_slots_of_the_others() {
     for (count, removed, mean_bound, worst_bound) in [
         // Of 3 backends, a set's figure scatters around 0.076 (2,000 random sets: worst 0.19).
         (3, 1, 0.1, 0.2),
@@ -104,7 +104,7 @@ fn removal_moves_few_slots_of_the_others() {
 }
 
 #[test]
-fn a_changed_weight_moves_little_more_than_it_must() {
+fn b20_a_changed_weight_moves_little_more_than_it_must() {
     let mut all = set(0, 100);
     for one in &mut all {
         one.weight = 100;
@@ -136,7 +136,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
 
     #[test]
-    fn shares_follow_weights(candidates in weighted()) {
+    fn b21_shares_follow_weights(candidates in weighted()) {
         let table = build(&candidates);
         let counts = counts(&table);
         let total: u32 = candidates.iter().map(|one| u32::from(one.weight)).sum();
@@ -150,7 +150,7 @@ proptest! {
     }
 
     #[test]
-    fn order_does_not_matter(
+    fn b19_order_does_not_matter(
         (candidates, shuffled) in weighted().prop_flat_map(|all| (Just(all.clone()), Just(all).prop_shuffle()))
     ) {
         prop_assert!(build(&candidates) == build(&shuffled));

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use lb_common::{
     Address, BackendCounters, Bucket, Entry, NatSet, Reason, Settings, State, Trace, Word, flow::IdleLimits,
-    nat::PORTS_PER_GROUP,
+    hash::mix, nat::PORTS_PER_GROUP,
 };
 use lb_userspace::core::image::Image;
 
@@ -262,9 +262,9 @@ impl Verdict {
     }
 }
 
-/// The two groups of NAT ports of a client's flow, as design and `lb_common::nat` document them: the
-/// identity hash scaled to the number of groups; and, counted on from there, one of the others by the place
-/// hash with its halves swapped.
+/// The two groups of NAT ports of a client's flow, as `lb_common::nat` documents them: the stirred place
+/// hash scaled to the number of groups; and, counted on from there, one of the others by the same with its
+/// halves swapped.
 ///
 /// # Panics
 /// When the packet does not come from a client.
@@ -279,8 +279,9 @@ pub fn nat_groups(settings: &Settings, packet: &Packet) -> [u16; 2] {
     let hash = settings.hash_key.flow(&Address::from(packet.from.address), client, service, protocol);
     let scale = |hash: u32, to: u64| (u64::from(hash) * to) >> 32;
     let count = u64::from(settings.nat_groups);
-    let first = scale(hash.identity, count);
-    let second = (first + 1 + scale(hash.place.rotate_left(16), count - 1)) % count;
+    let stirred = mix(hash.place);
+    let first = scale(stirred, count);
+    let second = (first + 1 + scale(stirred.rotate_left(16), count - 1)) % count;
     [first as u16, second as u16]
 }
 

@@ -44,14 +44,14 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub enum Frame {
     /// A packet.
-    Packet(Packet),
+    Packet(Box<Packet>),
     /// Anything.
     Bytes(Vec<u8>),
 }
 
 impl From<Packet> for Frame {
     fn from(packet: Packet) -> Frame {
-        Frame::Packet(packet)
+        Frame::Packet(Box::new(packet))
     }
 }
 
@@ -62,7 +62,7 @@ pub enum Out {
     Untouched,
     /// It is this packet now, to the last byte. If it bears a NAT port that has not occurred before, that
     /// port is learned from the frame, and checked against the rule that limits the choice to 16.
-    Packet(Packet),
+    Packet(Box<Packet>),
 }
 
 /// What is done with a frame.

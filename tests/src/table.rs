@@ -62,7 +62,7 @@ fn via_kernel(packet: Packet, rewritten: Packet) -> Step {
 }
 
 fn sent(reason: Reason, verdict: Verdict, out: Packet, packet: Packet) -> Step {
-    Step::Packet { frame: packet.into(), verdict, reason, out: Out::Packet(out) }
+    Step::Packet { frame: packet.into(), verdict, reason, out: Out::Packet(Box::new(out)) }
 }
 
 /// The host's stack gets the frame as it came.
