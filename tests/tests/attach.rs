@@ -16,7 +16,7 @@ const NATIVE: &str = "usher-veth";
 const NOT_NATIVE: &str = "usher-bridge";
 
 fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip runs");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -38,10 +38,10 @@ fn dataplane() -> Option<Dataplane> {
         println!("skipped: attaching a BPF program needs root");
         return None;
     }
-    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
     ip(&format!("link add {NATIVE} type veth peer name usher-peer"));
     ip(&format!("link add {NOT_NATIVE} type bridge"));
-    Some(Dataplane::load(Sizes::new(1_000, false, 1)).unwrap())
+    Some(Dataplane::load(Sizes::new(1_000, false, 1)).expect("the kernel accepts the program"))
 }
 
 fn names(interfaces: &[&str]) -> Vec<String> {

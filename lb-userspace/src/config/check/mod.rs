@@ -49,7 +49,7 @@ pub(super) fn check(
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn flows(reader: &mut Reader<'_>, root: &Key, section: file::Value<file::Flows>) -> Flows {
-    /// A flow takes 16 bytes of flow table and about 85 of NAT records: 1.6 GiB at the most.
+    /// A flow takes 16 bytes of flow table and 128 of NAT records: 2.2 GiB at the most.
     const MAX: std::ops::RangeInclusive<i64> = 1_000..=16_000_000;
     /// Shorter, and a flow is forgotten between two packets; longer, and its 16-bit age wraps.
     const IDLE: std::ops::RangeInclusive<Duration> =
