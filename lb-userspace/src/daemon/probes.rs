@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    iter::once,
     net::{IpAddr, SocketAddr},
     ops::{Range, RangeInclusive},
     sync::Arc,
@@ -174,7 +175,7 @@ fn longest_free(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>]) -
     let Range { start, end } = half_open(range);
     let mut longest = start..start;
     let mut first = start;
-    for taken in reserved.iter().map(half_open).chain([end..end]) {
+    for taken in reserved.iter().map(half_open).chain(once(end..end)) {
         let run = first..taken.start.min(end);
         if run.len() > longest.len() {
             longest = run;

@@ -78,7 +78,7 @@ impl Netlink {
         let (connection, handle, _) = new_connection().map_err(NetError::Open)?;
         let unread = async move {
             let _open = connection;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         Ok(Self { handle, connection: tokio::spawn(unread) })
     }
