@@ -1,5 +1,7 @@
 //! Attaching the program to interfaces that can and cannot run it natively. Needs root.
 
+#![allow(clippy::unwrap_used)] // Clippy takes helper functions here for ordinary code.
+
 use std::{env, process::Command};
 
 use lb_userspace::{

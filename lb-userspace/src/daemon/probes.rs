@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    iter::once,
     net::{IpAddr, SocketAddr},
+    ops::{Range, RangeInclusive},
     sync::Arc,
     time::Duration,
 };
@@ -161,9 +163,26 @@ fn peer_probe(
 /// Chooses among the ports of the host's own connections: the configuration is refused if NAT ports are
 /// among them, whose answers the program would take.
 fn chooser(host: &HostFacts) -> PortChooser {
-    let ports = &host.ip_local_port_range;
-    let count = (ports.end() - ports.start()).saturating_add(1);
-    PortChooser::new(*ports.start(), count, rand::random())
+    let ports = longest_free(&host.ip_local_port_range, &host.ip_local_reserved_ports);
+    let count = u16::try_from(ports.len()).unwrap_or(u16::MAX);
+    PortChooser::new(ports.start as u16, count, rand::random())
+}
+
+/// The longest run of ports in `range` without any of `reserved`, which are ascending: NAT and services may
+/// have those.
+fn longest_free(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>]) -> Range<u32> {
+    let half_open = |ports: &RangeInclusive<u16>| u32::from(*ports.start())..u32::from(*ports.end()) + 1;
+    let Range { start, end } = half_open(range);
+    let mut longest = start..start;
+    let mut first = start;
+    for taken in reserved.iter().map(half_open).chain(once(end..end)) {
+        let run = first..taken.start.min(end);
+        if run.len() > longest.len() {
+            longest = run;
+        }
+        first = first.max(taken.end);
+    }
+    longest
 }
 
 /// Chooses source ports that lead to a backend which this node sees up, another one each time.
@@ -263,6 +282,21 @@ mod tests {
                 let port = chooser.choose(|_| 0, &[1]).expect("a backend is up");
                 assert!(range.contains(&port), "{port} of {range:?}");
             }
+        }
+    }
+
+    #[test]
+    fn probes_leave_reserved_ports_to_others() {
+        let cases: [(_, &[_], _); 6] = [
+            (1_000..=1_999, &[], 1_000..2_000),
+            (1_000..=1_999, &[80..=80, 1_500..=1_500, 3_000..=3_000], 1_000..1_500),
+            (1_000..=1_999, &[900..=1_100, 1_102..=1_105], 1_106..2_000),
+            (1_000..=1_999, &[1_100..=2_100], 1_000..1_100),
+            (1_000..=1_999, &[900..=2_100], 1_000..1_000),
+            (1..=u16::MAX, &[1..=1, u16::MAX..=u16::MAX], 2..65_535),
+        ];
+        for (range, reserved, free) in cases {
+            assert_eq!(longest_free(&range, reserved), free, "{range:?} without {reserved:?}");
         }
     }
 
