@@ -30,6 +30,8 @@ pub enum Port {
     Number(u16),
     /// The NAT port of the scenario's flow with this index, whichever it was given.
     Nat(usize),
+    /// The port that has the same place in the next group of eight.
+    NatNextGroup(usize),
 }
 
 impl From<SocketAddr> for Endpoint {
@@ -43,6 +45,7 @@ impl Endpoint {
         match self.port {
             Port::Number(number) => number,
             Port::Nat(flow) => nat_ports[&flow],
+            Port::NatNextGroup(flow) => nat_ports[&flow] + 8,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Scenario, Step, nat, nat_flows, nat_reply, nothing, passed, scenario
 use crate::{
     packet::{Endpoint, Ip, NatPorts, Packet, Port, flag},
     scenario::Frame,
-    world::{BACKEND_PORT, Case, Flow, NODE_FRONT, PORT, ROUTER, TCP4, TCP6, World},
+    world::{BACKEND_PORT, Case, Flow, NODE_FRONT, PORT, ROUTER, TCP4, TCP6, World, settings_of},
 };
 
 /// For every family and protocol.
@@ -52,8 +52,11 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         ),
         scenario("headers that contradict themselves", contradictions(&flow.opens())),
         Scenario {
-            id: super::scenario(case, "A5 only the very backend may answer a flow"),
-            world: World::service(case, Forward::Nat).with_backend(case, 3, 2),
+            id: super::scenario(case, "A5 only the very backend may answer a flow, and only to its port"),
+            // With one set for all, it is what the record says that keeps strangers out, not where it lies.
+            world: World::service(case, Forward::Nat)
+                .with_backend(case, 3, 2)
+                .with(|image| settings_of(image).nat_sets = 1),
             steps: strangers(&flow),
             after: nat_flows(&[(New, 1)]).with_nat(if case.udp { Proven } else { New }),
         },
@@ -109,6 +112,7 @@ fn answer_to(flow: &Flow, port: u16) -> Packet {
 fn strangers(flow: &Flow) -> Vec<Step> {
     let answer = flow.answered_by(1);
     let from = |address, port| Endpoint { address, port: Port::Number(port) };
+    let next_group = Endpoint { port: Port::NatNextGroup(flow.index), ..answer.to };
     let other_protocol = Flow { case: Case { udp: !flow.case.udp, ..flow.case }, ..*flow };
     let stranger = |from| passed(Packet { from, ..answer.clone() }, Reason::NotService);
     vec![
@@ -118,6 +122,7 @@ fn strangers(flow: &Flow) -> Vec<Step> {
         stranger(from(flow.case.client(0), BACKEND_PORT)),
         stranger(from(flow.case.backend(1), BACKEND_PORT + 1)),
         passed(other_protocol.answered_by(1), Reason::NotService),
+        passed(Packet { to: next_group, ..answer.clone() }, Reason::NotService),
         nat_reply(flow, flow.from_backend(1, flag::SYN | flag::ACK, b"")),
     ]
 }

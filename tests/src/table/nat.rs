@@ -328,7 +328,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             after: After { idle: Some(UDP_IDLE), flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
         },
         Scenario {
-            id: scenario(case, "an answer to another port of the group is not the flow's"),
+            id: scenario(case, "an answer to a flow whose record is gone is the node's own"),
             world: World::service(case, Forward::Nat),
             steps: vec![
                 nat(&flow, flow.opens(), 1),
