@@ -26,12 +26,20 @@ pub(crate) fn build_helpers() -> Result<()> {
     run::quietly("build the lab's helpers", &mut cargo(&["build", "--package", "usher-lab", "--bins"]))
 }
 
-/// Builds one test of the package `usher-tests` without running it.
+/// Builds all tests, and with them the programs that they run: beside the running program, like
+/// [`build_programs`], which would build half of the dependencies once more, with other features.
+pub(crate) fn build_tests() -> Result<()> {
+    run::quietly("build usher and the tests", &mut cargo(&["test", "--workspace", "--no-run"]))
+}
+
+/// Builds one test without running it.
 ///
 /// # Errors
 /// When it does not compile, or there is no such test.
 pub(crate) fn build_test(name: &str) -> Result<PathBuf> {
-    let arguments = ["test", "--package", "usher-tests", "--test", name, "--no-run"];
+    // The workspace and not the test's package: for that alone, dependencies have other features and
+    // would be built once more.
+    let arguments = ["test", "--workspace", "--test", name, "--no-run"];
     run::quietly(&format!("build the test {name}"), &mut cargo(&arguments))?;
     // Again, with nothing left to build, to be told the path.
     let messages = run::output(cargo(&arguments).arg("--message-format=json"))?;

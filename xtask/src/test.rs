@@ -24,7 +24,7 @@ pub(crate) fn add_to(report: &mut Report) {
     report.step("rules of the code", tidy::tidy);
     let built = report.step("build", || {
         build_ebpf::build_ebpf()?;
-        cargo::build_programs()?;
+        cargo::build_tests()?;
         Ok(String::new())
     });
     if !built {
