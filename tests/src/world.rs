@@ -25,10 +25,10 @@ pub const NODE_FRONT: Mac = [2, 0, 0, 0, 0, 2];
 /// The node on its back interface.
 pub const NODE_BACK: Mac = [2, 0, 0, 0, 0, 3];
 
-/// Size of the flow table.
-pub const BUCKETS: u32 = 1_024;
+/// Size of the flow table: small, because it is searched for changes at every step.
+pub const BUCKETS: u32 = 256;
 /// Size of the table of NAT records.
-pub const NAT_SETS: u32 = 8_192;
+pub const NAT_SETS: u32 = 256;
 /// Highest backend number.
 pub const BACKENDS: u32 = 15;
 

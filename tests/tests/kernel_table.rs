@@ -41,7 +41,7 @@ fn the_program_does_in_the_kernel_what_the_table_says() {
     path.configure(&race::world().image).unwrap();
     path.on_all_cpus();
     let dataplane = path.shared();
-    let tally = race::race(4, 2_000, &path.memory(), |frame| kernel::run(dataplane, frame).unwrap());
+    let tally = race::race(4, 500, &path.memory(), |frame| kernel::run(dataplane, frame).unwrap());
     println!("C31: {tally:?}");
     assert_eq!(Tally { busy: 0, ..tally }, Tally::default());
 }

@@ -8,7 +8,9 @@ use usher_tests::{
     host::{AlignedFrame, HostTables},
     packet::{Endpoint, Ip, NatPorts, Packet, Port, Transport, flag},
     run::nat_groups,
-    world::{Case, FRONT, Flow, NAT_SETS, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, settings_of},
+    world::{
+        BUCKETS, Case, FRONT, Flow, NAT_SETS, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, settings_of,
+    },
 };
 
 const CASES: [Case; 4] = [TCP4, TCP6, UDP4, UDP6];
@@ -27,7 +29,7 @@ fn tables(forward: Forward) -> HostTables {
             .with_slots(number, number as u16);
         image = world.image;
     }
-    HostTables::new(&image, 1_024, NAT_SETS).unwrap()
+    HostTables::new(&image, BUCKETS, NAT_SETS).unwrap()
 }
 
 /// Processes a frame between two fences; the frame afterwards.
@@ -168,7 +170,7 @@ impl Nat {
                 backend.address = Address::from(self.backend.ip());
                 backend.port = self.backend.port().to_be_bytes();
             });
-        HostTables::new(&world.image, 1_024, NAT_SETS).unwrap()
+        HostTables::new(&world.image, BUCKETS, NAT_SETS).unwrap()
     }
 
     fn packet(&self, from: Endpoint, to: Endpoint, payload: Vec<u8>) -> Packet {
