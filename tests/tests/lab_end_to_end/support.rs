@@ -169,7 +169,8 @@ pub(crate) fn growth<K: Ord + Clone>(
     before: &BTreeMap<K, u64>,
     after: &BTreeMap<K, u64>,
 ) -> BTreeMap<K, u64> {
-    let grown = |(key, &value): (&K, &u64)| (key.clone(), value - before.get(key).copied().unwrap_or(0));
+    let grown =
+        |(key, value): (&K, &u64)| (key.clone(), value.saturating_sub(before.get(key).copied().unwrap_or(0)));
     after.iter().map(grown).collect()
 }
 
