@@ -18,11 +18,11 @@
 
 use sha2::{Digest, Sha256};
 
-/// Slots of a table: a prime of the order that the paper recommends for hundreds of backends.
-pub const SLOTS: usize = 65_537;
+/// Slots of a table, as the data path has them.
+pub use lb_common::SLOTS;
 
 /// `SLOTS` as the arithmetic of the lists needs it.
-const P: u32 = 65_537;
+const P: u32 = SLOTS as u32;
 
 /// A backend that may get slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
