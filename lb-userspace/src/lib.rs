@@ -2,8 +2,8 @@
 //!
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
 //! (`cli`, `daemon`, `probe`, `dataplane`, `net`, `dns`, `api`) call the pure [`core`]; nothing in `core`
-//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`] and [`explain`] are what the
-//! control socket says, as data.
+//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`], [`explain`] and [`flows`] are
+//! what the control socket says, as data.
 
 pub mod api;
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod dns;
 pub mod explain;
+pub mod flows;
 pub mod net;
 pub mod probe;
 pub mod status;

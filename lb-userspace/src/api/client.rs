@@ -16,6 +16,7 @@ use tokio::{net::UnixStream, time::timeout};
 use super::ErrorBody;
 use crate::{
     explain::{ExplainQuery, Explanation},
+    flows::{Flows, FlowsQuery},
     status::Status,
 };
 
@@ -49,6 +50,15 @@ impl Client {
     pub async fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ClientError> {
         let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
         self.request(Method::POST, "/v1/explain", body.into()).await
+    }
+
+    /// Which flows there are.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, refuses or answers with something else.
+    pub async fn flows(&self, query: &FlowsQuery) -> Result<Flows, ClientError> {
+        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/flows", body.into()).await
     }
 
     async fn request<T: DeserializeOwned>(

@@ -7,9 +7,10 @@
 //! | --- | --- |
 //! | `GET /v1/status` | a [`Status`] |
 //! | `POST /v1/explain` with an [`ExplainQuery`] | an [`Explanation`] |
+//! | `POST /v1/flows` with a [`FlowsQuery`] | [`Flows`] |
 //!
-//! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query
-//! or one that no packet can be, 404 and 405 for what does not exist, 500 when the daemon tried and
+//! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query,
+//! that no packet can be, or that names what is not there, 404 and 405 for what does not exist, 500 when the daemon tried and
 //! failed, 503 when it is stopping, 504 when its loop does not answer.
 
 mod client;
@@ -17,6 +18,7 @@ mod server;
 mod socket;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::oneshot;
 
 pub use self::{
@@ -26,6 +28,7 @@ pub use self::{
 };
 use crate::{
     explain::{ExplainQuery, Explanation},
+    flows::{Flows, FlowsQuery},
     status::Status,
 };
 
@@ -37,6 +40,19 @@ pub enum Request {
     Status(oneshot::Sender<Result<Status, String>>),
     /// What would happen to a flow. An `Err` says, for people, why the data path could not be asked.
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
+    /// Which flows there are.
+    Flows(FlowsQuery, oneshot::Sender<Result<Flows, Refusal>>),
+}
+
+/// Why the daemon does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The question names what is not there.
+    #[error("{0}")]
+    Unknown(String),
+    /// It was tried in vain.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The body of every answer that is not a success.

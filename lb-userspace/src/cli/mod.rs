@@ -3,6 +3,7 @@
 pub mod check_config;
 mod completions;
 mod explain;
+mod flows;
 mod run;
 mod status;
 mod status_page;
@@ -61,6 +62,7 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     Status(status::StatusCommand),
     Explain(explain::ExplainCommand),
+    Flows(flows::FlowsCommand),
     /// Print the version
     Version,
     Completions(completions::Completions),
@@ -86,6 +88,7 @@ impl Cli {
             Command::CheckConfig(command) => command.run().await,
             Command::Status(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,
+            Command::Flows(command) => command.run(&client).await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),
         }

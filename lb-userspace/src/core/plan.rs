@@ -66,9 +66,17 @@ impl Numbers {
 
 /// Every service in every family that it has.
 pub fn pools(config: &Config) -> impl Iterator<Item = (&config::Service, PoolId)> {
-    config.services.iter().flat_map(|service| {
-        service.families().map(move |family| (service, PoolId { service: service.name.clone(), family }))
-    })
+    config.services.iter().flat_map(families)
+}
+
+/// A service in every family that it has.
+pub fn families(service: &config::Service) -> impl Iterator<Item = (&config::Service, PoolId)> {
+    service.families().map(move |family| (service, pool(service, family)))
+}
+
+/// A service in a family.
+pub fn pool(service: &config::Service, family: Family) -> PoolId {
+    PoolId { service: service.name.clone(), family }
 }
 
 /// A pool's backends and their addresses.

@@ -7,6 +7,8 @@
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
+//! - [`flows`]: the tables of flows as they are shown.
+//! - [`names`]: names in questions.
 //! - [`hops`]: next hops, from the watch to the plan.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
@@ -14,9 +16,11 @@
 //! - [`snapshot`]: the state as status and explanation show it.
 
 mod events;
+mod flows;
 mod hops;
 mod limits;
 mod links;
+mod names;
 mod probes;
 mod secret;
 mod snapshot;

@@ -7,12 +7,7 @@ use lb_common::{BackendCounters, Fate, Reason, Trace};
 use super::state::State;
 use crate::{
     config,
-    core::{
-        health::Checked,
-        ids::{BackendId, PoolId},
-        peers::PeerId,
-        plan,
-    },
+    core::{health::Checked, ids::BackendId, peers::PeerId, plan},
     dataplane::{AttachedMode, Dataplane, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
@@ -100,10 +95,7 @@ fn interface(interface: &super::state::Interface) -> status::Interface {
 fn service(state: &State, service: &config::Service, measured: &Measured, now: Instant) -> status::Service {
     let backends: Vec<status::Backend> = service
         .families()
-        .flat_map(|family| {
-            let pool = PoolId { service: service.name.clone(), family };
-            plan::backends(service, pool)
-        })
+        .flat_map(|family| plan::backends(service, plan::pool(service, family)))
         .map(|(one, id, address)| backend(state, one, &id, address, measured, now))
         .collect();
     status::Service {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
+    flows::Search,
     hops, links,
     probes::{self, Steering, Tables, Word},
     snapshot,
@@ -228,6 +229,11 @@ impl State {
                 let answer = snapshot::explain(self, &query).map_err(|error| format!("{error:#}"));
                 drop(reply.send(answer));
             }
+            Request::Flows(query, reply) => match Search::new(self, &query) {
+                // Beside the loop: a table may be gigabytes.
+                Ok(search) => drop(tokio::task::spawn_blocking(move || reply.send(Ok(search.run())))),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
         }
     }
 

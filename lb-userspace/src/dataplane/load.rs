@@ -1,6 +1,6 @@
 //! Loading the object into the kernel and attaching it to interfaces.
 
-use std::{error::Error, io};
+use std::{error::Error, io, sync::Arc};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -70,7 +70,7 @@ impl AttachedMode {
 /// The loaded program with its maps. Dropping it detaches and unloads everything.
 pub struct Dataplane {
     pub(super) ebpf: Ebpf,
-    pub(super) shared: SharedTables,
+    pub(super) shared: Arc<SharedTables>,
 }
 
 impl Dataplane {
@@ -86,7 +86,7 @@ impl Dataplane {
         for name in [program::USHER, program::EXPLAIN] {
             xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }
-        let shared = SharedTables::new(&ebpf, sizes)?;
+        let shared = Arc::new(SharedTables::new(&ebpf, sizes)?);
         Ok(Dataplane { ebpf, shared })
     }
 

@@ -12,7 +12,7 @@ use std::{io, net::IpAddr};
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 pub use explain::Query;
-pub use flows::FlowCounts;
+pub use flows::{FlowCounts, SharedTables};
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use test_run::TestRun;
 

@@ -90,6 +90,19 @@ async fn explain_passes_the_daemons_error_on() {
 }
 
 #[tokio::test]
+async fn flows_prints_the_answer() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let words =
+        ["flows", "--socket", socket, "--service", "web", "--client", "198.51.100.0/24", "--limit", "9"];
+    let page = "\
+Flow table: holds no client addresses; name one port to look into it: --client ADDRESS:PORT
+NAT records: 9 flows: 0 new, 9 proven, 0 closing
+";
+    assert_eq!(usher(&words).await, Outcome::success(page));
+}
+
+#[tokio::test]
 async fn missing_daemon_is_explained() {
     let directory = TempDir::new().expect("temporary directory");
     let socket = directory.path().join("usher.sock");
@@ -111,6 +124,10 @@ async fn mistakes_on_the_command_line_exit_with_2() {
         (&["explain", "--from", from, "--to", "www.example.test:80"], "names are not looked up"),
         (&["explain", "--from", "198.51.100.7", "--to", "192.0.2.11:80"], "write 198.51.100.7:80"),
         (&["explain", "--from", from, "--to", "[2001:db8:1::11]:80"], "both must be of one family"),
+        (&["flows", "--client", "nobody"], "`nobody` names no client; write 198.51.100.7"),
+        (&["flows", "--state", "old"], "[possible values: new, proven, closing]"),
+        (&["flows", "--limit", "0"], "0 is not in 1..=100000"),
+        (&["flows", "--limit", "5", "--count"], "cannot be used with"),
     ];
     for (words, expected) in cases {
         let outcome = usher(words).await;
