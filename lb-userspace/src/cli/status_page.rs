@@ -6,7 +6,8 @@ use crate::{
     cli::text::{Cell, Tone, age, bytes, check_duration, count, percent, printable, shorten, table},
     config::AllDown,
     status::{
-        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Peer, Service, State, Status,
+        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Memory, Peer, Service, State,
+        Status,
     },
 };
 
@@ -24,7 +25,7 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
         Some(found) => dns(found, colour),
         None => "DNS: not configured\n".to_owned(),
     });
-    sections.push(format!("{}{}", flow_table(status.flow_table), drops(status, colour)));
+    sections.push([flow_table(status.flow_table), memory(status.memory), drops(status, colour)].concat());
     sections.join("\n")
 }
 
@@ -164,6 +165,15 @@ fn flow_table(flows: FlowTable) -> String {
         count(flows.new),
         count(flows.proven),
         count(flows.closing)
+    )
+}
+
+fn memory(memory: Memory) -> String {
+    format!(
+        "Memory: flow table {}, NAT records {}, other maps {}\n",
+        bytes(memory.flow_table),
+        bytes(memory.nat),
+        bytes(memory.other)
     )
 }
 

@@ -52,9 +52,15 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             proven: measured.flows.proven,
             closing: measured.flows.closing,
         },
+        memory: memory(state)?,
         packets: packets(|_| true),
         drops: packets(|reason| reason.fate() == Fate::Drop),
     })
+}
+
+fn memory(state: &State) -> anyhow::Result<status::Memory> {
+    let memory = state.dataplane.memory(plan::pools(&state.config).count())?;
+    Ok(status::Memory { flow_table: memory.flow_table, nat: memory.nat, other: memory.other })
 }
 
 /// What was read from the kernel for one snapshot.

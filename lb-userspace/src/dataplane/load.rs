@@ -8,7 +8,7 @@ use aya::{
 };
 use lb_common::{flow, map, nat, program};
 
-use super::{DataplaneError, flows::SharedTables};
+use super::{DataplaneError, flows::SharedTables, memory::load_error};
 use crate::config::XdpMode;
 
 /// The object, aligned as the ELF parser wants it.
@@ -82,7 +82,7 @@ impl Dataplane {
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)
-            .map_err(DataplaneError::Load)?;
+            .map_err(|error| load_error(error, sizes))?;
         for name in [program::USHER, program::EXPLAIN] {
             xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }

@@ -3,6 +3,7 @@
 mod explain;
 mod flows;
 mod load;
+mod memory;
 mod sys;
 mod tables;
 mod test_run;
@@ -14,6 +15,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 pub use explain::Query;
 pub use flows::{FlowCounts, SharedTables};
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
+pub use memory::Memory;
 pub use test_run::TestRun;
 
 /// What can go wrong between the daemon and the kernel.
@@ -22,6 +24,17 @@ pub enum DataplaneError {
     /// The object could not be loaded: its maps could not be made, or it is not ours.
     #[error("the BPF object could not be loaded into the kernel")]
     Load(#[source] EbpfError),
+    /// There is not enough memory for the tables.
+    #[error(
+        "the flow table and the NAT records take {megabytes} MB, and the kernel has no memory for {map}; \
+         lower `max` in [flows]"
+    )]
+    NoMemory {
+        /// The map that did not fit.
+        map: String,
+        /// What both tables take together.
+        megabytes: u64,
+    },
     /// The object lacks a program or map.
     #[error("the BPF object has no {kind} named {name}; build both with the same version of usher")]
     Missing {
