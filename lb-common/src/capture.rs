@@ -1,6 +1,6 @@
 //! What the capturing program is told to look for, and what it sends.
 
-use crate::{Address, Reason};
+use crate::{Address, MAX_BACKENDS, MAX_SERVICES, Reason};
 
 /// Longest part of a frame that is captured: a whole one at an MTU of 9,000, with tags.
 pub const MOST_BYTES: usize = 9_216;
@@ -8,57 +8,50 @@ pub const MOST_BYTES: usize = 9_216;
 /// Bytes of a frame in which its addresses are looked for: Ethernet, two tags, an IPv6 header.
 pub const HEAD: usize = 64;
 
-/// Most backends that one capture can be about.
-pub const MOST_BACKENDS: usize = 16;
-
 /// Size of the ring in which records wait for the daemon: some thousand packets of 1,500 bytes.
 pub const RING_BYTES: u32 = 8 << 20;
 
-/// Which packets are captured, and how much of each: the one element of its map.
+/// Which packets are captured, and how much of each: the one element of its map. A bit for each service,
+/// backend and reason that is wanted, because the verifier follows every comparison, but no bit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct Filter {
+    services: [u64; MAX_SERVICES / 64],
+    backends: [u64; MAX_BACKENDS / 64],
+    reasons: u64,
     network: [u64; 2],
     mask: [u64; 2],
-    /// A bit for each [`Reason`].
-    reasons: u64,
-    services: [u32; 2],
-    backends: [u16; MOST_BACKENDS],
-    /// 1 when it does not matter.
-    any_service: u8,
-    any_backend: u8,
-    zero: [u8; 2],
     /// Bytes of each frame, [`MOST_BYTES`] at most.
-    pub bytes: u32,
+    pub bytes: u64,
 }
 
-const _: () = assert!(size_of::<Filter>() == 88);
 const _: () = assert!(Reason::COUNT <= 64, "a reason is a bit of a word");
 
 impl Filter {
     /// Every packet, and this much of each.
     pub fn all(bytes: u32) -> Filter {
         Filter {
+            services: [u64::MAX; MAX_SERVICES / 64],
+            backends: [u64::MAX; MAX_BACKENDS / 64],
+            reasons: u64::MAX,
             network: [0; 2],
             mask: [0; 2],
-            reasons: u64::MAX,
-            services: [0; 2],
-            backends: [0; MOST_BACKENDS],
-            any_service: 1,
-            any_backend: 1,
-            zero: [0; 2],
-            bytes: bytes.min(MOST_BYTES as u32),
+            bytes: (bytes as u64).min(MOST_BYTES as u64),
         }
     }
 
-    /// Only packets of one of these services: a service has a number for each address family.
-    pub fn of_services(self, services: [u32; 2]) -> Filter {
-        Filter { services, any_service: 0, ..self }
+    /// Only packets of these services.
+    pub fn of_services(mut self, services: impl IntoIterator<Item = u32>) -> Filter {
+        self.services = [0; MAX_SERVICES / 64];
+        services.into_iter().for_each(|number| set(&mut self.services, number as usize));
+        self
     }
 
-    /// Only packets of the flows of one of these backends; 0 fills up.
-    pub fn of_backends(self, backends: [u16; MOST_BACKENDS]) -> Filter {
-        Filter { backends, any_backend: 0, ..self }
+    /// Only packets of the flows of these backends.
+    pub fn of_backends(mut self, backends: impl IntoIterator<Item = u16>) -> Filter {
+        self.backends = [0; MAX_BACKENDS / 64];
+        backends.into_iter().for_each(|number| set(&mut self.backends, number as usize));
+        self
     }
 
     /// Only packets that end with this reason.
@@ -75,24 +68,34 @@ impl Filter {
     }
 
     /// Whether a packet is captured. `source` is where it came from, `target` where it goes in the end.
-    ///
-    /// Without branches, because the verifier would follow each.
     #[inline(always)]
     pub fn matches(&self, service: u32, backend: u16, reason: u8, source: Address, target: Address) -> bool {
-        let service_fits = self.any_service != 0
-            || ((self.services[0] == service) | (self.services[1] == service)) & (service != 0);
-        let mut backend_fits = self.any_backend != 0;
-        for one in self.backends {
-            backend_fits |= (one == backend) & (backend != 0);
-        }
-        let reason_fits = (self.reasons >> (reason & 63)) & 1 != 0;
-        service_fits & backend_fits & reason_fits & (self.within(source) | self.within(target))
+        let wanted = bit(&self.services, service as usize % MAX_SERVICES)
+            & bit(&self.backends, backend as usize)
+            & (self.reasons >> (reason & 63))
+            & (self.holds(source) | self.holds(target));
+        wanted & 1 != 0
     }
 
+    /// 1 for an address of the network, else 0.
     #[inline(always)]
-    fn within(&self, address: Address) -> bool {
+    fn holds(&self, address: Address) -> u64 {
         let [a, b] = address.words();
-        ((a & self.mask[0]) ^ self.network[0]) | ((b & self.mask[1]) ^ self.network[1]) == 0
+        let different = ((a & self.mask[0]) ^ self.network[0]) | ((b & self.mask[1]) ^ self.network[1]);
+        // Only of 0 is the highest bit of both set.
+        (different.wrapping_sub(1) & !different) >> 63
+    }
+}
+
+/// The bit with this number, and others above it.
+#[inline(always)]
+fn bit<const WORDS: usize>(words: &[u64; WORDS], number: usize) -> u64 {
+    words[(number / 64) % WORDS] >> (number % 64)
+}
+
+fn set(words: &mut [u64], number: usize) {
+    if let Some(word) = words.get_mut(number / 64) {
+        *word |= 1 << (number % 64);
     }
 }
 
@@ -213,10 +216,9 @@ mod tests {
 
     #[test]
     fn everything_that_is_asked_must_fit() {
-        let mut backends = [0; MOST_BACKENDS];
-        backends[15] = 9;
-        let filter = Filter::all(64).of_services([7, 0]).of_backends(backends).with_reason(Reason::Nat);
+        let filter = Filter::all(64).of_services([7, 65]).of_backends([9, 200]).with_reason(Reason::Nat);
         assert!(takes(&filter, 7, 9, Reason::Nat));
+        assert!(takes(&filter, 65, 200, Reason::Nat));
         assert!(!takes(&filter, 8, 9, Reason::Nat));
         assert!(!takes(&filter, 0, 9, Reason::Nat), "0 is no service");
         assert!(!takes(&filter, 7, 8, Reason::Nat));

@@ -8,7 +8,7 @@ use lb_common::{
 };
 
 use crate::{
-    Frame,
+    Frame, Outcome,
     flow_table::{self, Found, Place},
     parse::{Packet, TCP},
     select::Choice,
@@ -57,7 +57,12 @@ pub fn forward<T: Tables>(
 /// Translates a backend's answer back; where it goes next. Anything else that comes to the node's NAT
 /// address is the host's own.
 #[inline(always)]
-pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Result<Hop, Reason> {
+pub fn reply<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    tables: &T,
+    outcome: &mut Outcome,
+) -> Result<Hop, Reason> {
     let settings = tables.settings().ok_or(Reason::NotService)?;
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
@@ -85,6 +90,7 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
     if !is_answer {
         return Err(Reason::NotService);
     }
+    (outcome.service, outcome.backend, outcome.known) = (backend.service, entry.backend(), true);
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }

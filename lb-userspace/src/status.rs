@@ -87,6 +87,8 @@ pub struct Service {
     pub forward: Forward,
     /// Flows in the flow table now, all backends together.
     pub flows: u64,
+    /// Its packets by reason, every reason, zeros too.
+    pub packets: BTreeMap<String, u64>,
     /// One entry per backend and family, in the configuration's order.
     pub backends: Vec<Backend>,
 }

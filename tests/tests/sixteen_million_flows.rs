@@ -4,7 +4,7 @@
 
 use std::{env, net::SocketAddr};
 
-use lb_common::{Forward, flow::IdleLimits};
+use lb_common::{Features, Forward, flow::IdleLimits};
 use lb_userspace::{
     core::image::{Image, diff},
     dataplane::{Dataplane, DataplaneError, Sizes},
@@ -32,8 +32,8 @@ fn sixteen_million_flows_load_run_and_show_their_memory() {
     if !is_root() {
         return;
     }
-    let sizes = Sizes::new(FLOWS, true, 2);
-    let mut dataplane = Dataplane::load(sizes).unwrap();
+    let sizes = Sizes::new(FLOWS, true, 1, 2);
+    let mut dataplane = Dataplane::load(sizes, Features::NAT).unwrap();
     let world = World::service(TCP4, Forward::Nat).with(|image| {
         let settings = settings_of(image);
         (settings.buckets, settings.nat_sets) = (sizes.buckets, sizes.nat_sets);
@@ -62,8 +62,8 @@ fn tables_without_memory_are_refused_with_their_size() {
         return;
     }
     // More memory than any machine has.
-    let sizes = Sizes { nat_sets: u32::MAX - 7, ..Sizes::new(FLOWS, true, 2) };
-    let error = Dataplane::load(sizes).map(drop).unwrap_err();
+    let sizes = Sizes { nat_sets: u32::MAX - 7, ..Sizes::new(FLOWS, true, 1, 2) };
+    let error = Dataplane::load(sizes, Features::NAT).map(drop).unwrap_err();
     assert!(matches!(&error, DataplaneError::NoMemory { map, .. } if map == "NAT"), "{error:?}");
     assert_eq!(
         error.to_string(),

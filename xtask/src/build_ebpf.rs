@@ -12,11 +12,39 @@ use crate::{places, run, setup, toolchain::Toolchain};
 const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
+/// The map through which aya-log tells of every packet: no object for use may have it.
+const LOGS: &str = "AYA_LOGS";
+
 /// Builds the object with whichever toolchain is there, after installing one if need be.
 ///
 /// # Errors
-/// When it does not build, or could panic.
+/// When it does not build, could panic, or logs.
 pub(crate) fn build_ebpf() -> Result<PathBuf> {
+    let path = build("target/ebpf", "bpf")?;
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let names = symbols(&bytes)?;
+    ensure!(
+        !names.iter().any(|name| name == LOGS),
+        "the XDP program logs packets: it was built with debug-log"
+    );
+    Ok(path)
+}
+
+/// Builds an object that logs every decision, beside the ordinary one.
+///
+/// # Errors
+/// When it does not build, or could panic.
+pub(crate) fn build_with_log() -> Result<()> {
+    let path = build("target/ebpf-debug-log", "bpf,debug-log")?;
+    println!(
+        "    for an usher that prints every decision with USHER_LOG=trace:\n    \
+         USHER_EBPF_OBJECT={} cargo build --package lb-userspace",
+        path.display()
+    );
+    Ok(())
+}
+
+fn build(folder: &str, features: &str) -> Result<PathBuf> {
     let toolchain = match Toolchain::find() {
         Some(toolchain) => toolchain,
         None => {
@@ -25,10 +53,10 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
         }
     };
     let mut cargo = toolchain.cargo_build();
-    cargo.args(["--package", "lb-ebpf", "--bin", "usher-xdp", "--features", "bpf", "--release"]);
-    cargo.args(["--target", "bpfel-unknown-none", "--target-dir", "target/ebpf"]);
+    cargo.args(["--package", "lb-ebpf", "--bin", "usher-xdp", "--features", features, "--release"]);
+    cargo.args(["--target", "bpfel-unknown-none", "--target-dir", folder]);
     run::quietly("build the XDP program", &mut cargo)?;
-    let path = places::root().join("target/ebpf/bpfel-unknown-none/release/usher-xdp");
+    let path = places::root().join(folder).join("bpfel-unknown-none/release/usher-xdp");
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let panics = panic_symbols(&bytes).with_context(|| format!("{}", path.display()))?;
     ensure!(
@@ -47,9 +75,14 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
 
 /// Names of symbols that betray a reachable panic.
 fn panic_symbols(bytes: &[u8]) -> Result<Vec<String>> {
+    let mut names = symbols(bytes)?;
+    names.retain(|name| PANIC_SYMBOLS.iter().any(|part| name.contains(part)));
+    Ok(names)
+}
+
+fn symbols(bytes: &[u8]) -> Result<Vec<String>> {
     let object = object::File::parse(bytes).context("not an object file")?;
-    let names = object.symbols().filter_map(|symbol| symbol.name().ok().map(str::to_owned));
-    Ok(names.filter(|name| PANIC_SYMBOLS.iter().any(|part| name.contains(part))).collect())
+    Ok(object.symbols().filter_map(|symbol| symbol.name().ok().map(str::to_owned)).collect())
 }
 
 #[cfg(test)]

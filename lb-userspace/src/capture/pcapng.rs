@@ -109,6 +109,46 @@ pub fn statistics(interface: u32, time_ns: u64, received: u64, dropped: u64) -> 
     block.finish()
 }
 
+/// What a stream of blocks held so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Packets, each as often as interfaces saw it.
+    pub packets: u64,
+    /// What the statistics of an interface said was left out.
+    pub dropped: u64,
+}
+
+impl Tally {
+    /// Takes the whole blocks from the front of a stream, and counts them. What remains is the beginning of a
+    /// block.
+    pub fn take_blocks(&mut self, stream: &mut Vec<u8>) -> Vec<u8> {
+        let mut whole = 0;
+        while let Some((kind, block)) = first_block(&stream[whole..]) {
+            match kind {
+                PACKET => self.packets += 1,
+                STATISTICS => self.dropped = dropped(block).unwrap_or(self.dropped),
+                _ => {}
+            }
+            whole += block.len();
+        }
+        let rest = stream.split_off(whole);
+        std::mem::replace(stream, rest)
+    }
+}
+
+/// The type and the bytes of the block that a stream begins with, if it is there as a whole.
+fn first_block(stream: &[u8]) -> Option<(u32, &[u8])> {
+    let number = |at: usize| Some(u32::from_le_bytes(*stream.get(at..)?.first_chunk()?));
+    let (kind, length) = (number(0)?, number(4)?);
+    // A shorter one would be no block at all, and never end.
+    Some((kind, stream.get(..(length as usize).max(12))?))
+}
+
+/// [`IF_DROPPED`] as [`statistics`] writes it: behind the interface's number, the time and [`IF_RECEIVED`].
+fn dropped(block: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(*block.get(36..)?.first_chunk()?))
+}
+
 /// A block under construction: type and length, then what the caller adds.
 struct Block(Vec<u8>);
 
@@ -222,5 +262,15 @@ mod tests {
         assert_eq!(options[0], EnhancedPacketOption::Comment(Cow::Borrowed("after: nat")));
         assert_eq!(options[1], EnhancedPacketOption::Flags(2));
         assert_eq!(dropped, Some(2));
+
+        let mut tally = Tally::default();
+        let mut stream = Vec::new();
+        let mut copy = Vec::new();
+        for byte in &file {
+            stream.push(*byte);
+            copy.extend(tally.take_blocks(&mut stream));
+        }
+        assert_eq!((copy, stream), (file, vec![]), "whole blocks, however the stream is cut");
+        assert_eq!(tally, Tally { packets: 1, dropped: 2 });
     }
 }

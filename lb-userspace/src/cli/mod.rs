@@ -1,5 +1,6 @@
 //! The command line: `usher run` is the daemon, the other verbs talk to it. One file per verb.
 
+mod capture;
 pub mod check_config;
 mod completions;
 mod explain;
@@ -63,6 +64,7 @@ enum Command {
     Status(status::StatusCommand),
     Explain(explain::ExplainCommand),
     Flows(flows::FlowsCommand),
+    Capture(capture::CaptureCommand),
     /// Print the version
     Version,
     Completions(completions::Completions),
@@ -89,6 +91,7 @@ impl Cli {
             Command::Status(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,
             Command::Flows(command) => command.run(&client).await,
+            Command::Capture(command) => command.run(&client).await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),
         }

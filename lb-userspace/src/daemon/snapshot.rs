@@ -22,8 +22,9 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
         counters: state.dataplane.counters(numbers.backends())?,
         slots: count_slots(state),
         names: interface_names(),
+        reasons: reasons(state)?,
     };
-    let reasons = state.dataplane.reasons()?;
+    let reasons = measured.reasons.values().fold(vec![0; Reason::COUNT], |all, of_pool| sum(&all, of_pool));
     let packets = |wanted: fn(Reason) -> bool| {
         let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| wanted(**reason));
         counted.map(|(reason, &count)| (reason.label().to_owned(), count)).collect()
@@ -70,6 +71,18 @@ struct Measured {
     /// Maglev slots by backend number.
     slots: BTreeMap<u16, u32>,
     names: BTreeMap<u32, String>,
+    /// Packets by pool number and reason. Pool 0: packets of no service.
+    reasons: BTreeMap<u32, Vec<u64>>,
+}
+
+fn reasons(state: &State) -> anyhow::Result<BTreeMap<u32, Vec<u64>>> {
+    let pools = [0].into_iter().chain(state.planner.numbers().pools());
+    pools.map(|pool| Ok((pool, state.dataplane.reasons_of(pool)?))).collect()
+}
+
+/// Counters by reason, added up.
+fn sum(one: &[u64], other: &[u64]) -> Vec<u64> {
+    one.iter().zip(other).map(|(a, b)| a + b).collect()
 }
 
 fn count_slots(state: &State) -> BTreeMap<u16, u32> {
@@ -82,7 +95,7 @@ fn count_slots(state: &State) -> BTreeMap<u16, u32> {
     slots
 }
 
-fn interface_names() -> BTreeMap<u32, String> {
+pub(super) fn interface_names() -> BTreeMap<u32, String> {
     let interfaces = nix::net::if_::if_nameindex().ok();
     let names = interfaces.iter().flat_map(|interfaces| interfaces.iter());
     names.map(|interface| (interface.index(), interface.name().to_string_lossy().into_owned())).collect()
@@ -104,6 +117,9 @@ fn service(state: &State, service: &config::Service, measured: &Measured, now: I
         .flat_map(|family| plan::backends(service, plan::pool(service, family)))
         .map(|(one, id, address)| backend(state, one, &id, address, measured, now))
         .collect();
+    let pools = plan::families(service).map(|(_, pool)| state.planner.numbers().pool(&pool));
+    let packets = pools.filter_map(|pool| measured.reasons.get(&pool));
+    let packets = packets.fold(vec![0; Reason::COUNT], |all, of_pool| sum(&all, of_pool));
     status::Service {
         name: service.name.to_string(),
         dns_name: service.dns_name.as_ref().map(ToString::to_string),
@@ -112,6 +128,7 @@ fn service(state: &State, service: &config::Service, measured: &Measured, now: I
         addresses: service.addresses.clone(),
         forward: service.forward,
         flows: backends.iter().map(|backend| backend.flows).sum(),
+        packets: Reason::ALL.iter().map(|reason| reason.label().to_owned()).zip(packets).collect(),
         backends,
     }
 }
@@ -234,7 +251,7 @@ pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result
         backend,
         next_hop: next_hop.map(|hop| shown(&hop, &interface_names())),
         verdict: match reason.fate() {
-            Fate::Pass => Verdict::Pass,
+            Fate::Pass | Fate::Odd => Verdict::Pass,
             Fate::Forward => Verdict::Forward,
             Fate::Drop => Verdict::Drop,
         },

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, os::fd::AsFd as _, sync::Arc};
 
-use aya::{Ebpf, maps::Map};
+use aya::maps::Map;
 use lb_common::{
     Bucket, Entry, FlowHash, NatSet, NatTuple, State, Word,
     flow::{self, IdleLimits},
     map,
 };
 
-use super::{Dataplane, DataplaneError, Sizes, sys::Mapped};
+use super::{Dataplane, DataplaneError, Sizes, object::Maps, sys::Mapped};
 
 /// What the flow table holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,13 +32,13 @@ pub struct SharedTables {
 }
 
 impl SharedTables {
-    pub(super) fn new(ebpf: &Ebpf, sizes: Sizes) -> Result<SharedTables, DataplaneError> {
+    pub(super) fn new(maps: &Maps, sizes: Sizes) -> Result<SharedTables, DataplaneError> {
         // SAFETY: the object declares both maps as mmapable arrays of these types, and they were made
         // with these sizes; the types are words that are only used atomically.
         unsafe {
             Ok(SharedTables {
-                flows: mapped(ebpf, map::FLOWS, sizes.buckets)?,
-                nat: mapped(ebpf, map::NAT, sizes.nat_sets)?,
+                flows: mapped(maps, map::FLOWS, sizes.buckets)?,
+                nat: mapped(maps, map::NAT, sizes.nat_sets)?,
             })
         }
     }
@@ -84,8 +84,8 @@ impl SharedTables {
 
 /// # Safety
 /// As for [`Mapped::new`].
-unsafe fn mapped<T>(ebpf: &Ebpf, name: &'static str, length: u32) -> Result<Mapped<T>, DataplaneError> {
-    let Some(Map::Array(data)) = ebpf.map(name) else {
+unsafe fn mapped<T>(maps: &Maps, name: &'static str, length: u32) -> Result<Mapped<T>, DataplaneError> {
+    let Map::Array(data) = maps.get(name)? else {
         return Err(DataplaneError::Missing { kind: "map", name });
     };
     // SAFETY: passed on to the caller.

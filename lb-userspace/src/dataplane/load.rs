@@ -1,18 +1,16 @@
-//! Loading the object into the kernel and attaching it to interfaces.
+//! Loading the object into the kernel, and attaching it to interfaces.
 
 use std::{error::Error, io, sync::Arc};
 
-use aya::{
-    Ebpf, EbpfLoader,
-    programs::{ProgramError, ProgramInfo, Xdp, XdpMode as AyaMode, xdp::XdpLinkId},
+use aya::programs::{ProgramError, ProgramInfo, XdpMode as AyaMode, xdp::XdpLinkId};
+use lb_common::{Features, flow, nat, program};
+
+use super::{
+    DataplaneError,
+    flows::SharedTables,
+    object::{self, Maps, Programs},
 };
-use lb_common::{flow, map, nat, program};
-
-use super::{DataplaneError, flows::SharedTables, memory::load_error};
 use crate::config::XdpMode;
-
-/// The object, aligned as the ELF parser wants it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/usher-xdp"));
 
 /// How large the tables are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,16 +19,19 @@ pub struct Sizes {
     pub buckets: u32,
     /// Sets of NAT records; 1 when no service uses NAT.
     pub nat_sets: u32,
+    /// Highest service number plus one.
+    pub services: u32,
     /// Highest backend number plus one.
     pub backends: u32,
 }
 
 impl Sizes {
-    /// Tables for a number of flows, with or without NAT, and a number of backends.
-    pub fn new(flows: u32, nat: bool, backends: u32) -> Sizes {
+    /// Tables for a number of flows, with or without NAT, and numbers of services and backends.
+    pub fn new(flows: u32, nat: bool, services: u32, backends: u32) -> Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            services: services + 1,
             backends: backends + 1,
         }
     }
@@ -67,27 +68,25 @@ impl AttachedMode {
     }
 }
 
-/// The loaded program with its maps. Dropping it detaches and unloads everything.
+/// The loaded programs with their maps. Dropping it detaches and unloads everything.
 pub struct Dataplane {
-    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+    pub(super) programs: Programs,
+    /// The attached program's links, one for each interface.
+    pub(super) links: Vec<XdpLinkId>,
+    pub(super) features: Features,
     pub(super) shared: Arc<SharedTables>,
+    /// Highest service number plus one.
+    pub(super) services: u32,
 }
 
 impl Dataplane {
-    /// Loads the object with tables of these sizes. Nothing is attached yet.
-    pub fn load(sizes: Sizes) -> Result<Dataplane, DataplaneError> {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries(map::FLOWS, sizes.buckets)
-            .map_max_entries(map::NAT, sizes.nat_sets)
-            .map_max_entries(map::BACKENDS, sizes.backends)
-            .map_max_entries(map::COUNTERS, sizes.backends)
-            .load(OBJECT)
-            .map_err(|error| load_error(error, sizes))?;
-        for name in [program::USHER, program::EXPLAIN] {
-            xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
-        }
-        let shared = Arc::new(SharedTables::new(&ebpf, sizes)?);
-        Ok(Dataplane { ebpf, shared })
+    /// Loads the object with tables of these sizes and these features. Nothing is attached yet.
+    pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
+        let (programs, maps) = object::load(sizes, features)?;
+        let shared = Arc::new(SharedTables::new(&maps, sizes)?);
+        let services = sizes.services;
+        Ok(Dataplane { maps, programs, links: Vec::new(), features, shared, services })
     }
 
     /// Attaches the program to all of these interfaces, or to none; an interface that has another program
@@ -128,7 +127,7 @@ impl Dataplane {
             match self.attach_as(interface, mode) {
                 Ok(link) => links.push(link),
                 Err(error) => {
-                    let program = xdp(&mut self.ebpf, program::USHER)?;
+                    let program = self.programs.get_mut(program::USHER)?;
                     for link in links {
                         program
                             .detach(link)
@@ -138,6 +137,7 @@ impl Dataplane {
                 }
             }
         }
+        self.links.extend(links);
         Ok(mode)
     }
 
@@ -146,7 +146,7 @@ impl Dataplane {
             AttachedMode::Native => AyaMode::Driver,
             AttachedMode::Generic => AyaMode::Skb,
         };
-        xdp(&mut self.ebpf, program::USHER)?.attach(interface, aya_mode).map_err(|source| {
+        self.programs.get_mut(program::USHER)?.attach(interface, aya_mode).map_err(|source| {
             let interface = interface.to_owned();
             match is_occupied(&source) {
                 true => DataplaneError::Occupied { interface },
@@ -157,25 +157,18 @@ impl Dataplane {
 
     /// Instructions that the verifier walked through to accept one of the [`program`]s; 0 where the
     /// kernel does not tell (before 5.16).
-    pub fn verified_instructions(&mut self, name: &'static str) -> Result<u32, DataplaneError> {
+    pub fn verified_instructions(&self, name: &'static str) -> Result<u32, DataplaneError> {
         Ok(self.info(name)?.verified_instruction_count().unwrap_or(0))
     }
 
     /// The id under which the kernel knows the program that is attached.
-    pub fn program_id(&mut self) -> Result<u32, DataplaneError> {
+    pub fn program_id(&self) -> Result<u32, DataplaneError> {
         Ok(self.info(program::USHER)?.id())
     }
 
-    fn info(&mut self, name: &'static str) -> Result<ProgramInfo, DataplaneError> {
-        xdp(&mut self.ebpf, name)?.info().map_err(|source| DataplaneError::Program { name, source })
+    fn info(&self, name: &'static str) -> Result<ProgramInfo, DataplaneError> {
+        self.programs.get(name)?.info().map_err(|source| DataplaneError::Program { name, source })
     }
-}
-
-/// One of the object's XDP programs.
-pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(DataplaneError::Missing { kind: "program", name })
 }
 
 /// Whether the interface has an XDP program already: EBUSY, or EEXIST from drivers that tell modes apart.

@@ -5,13 +5,10 @@ use std::{
     os::fd::{AsFd, AsRawFd as _},
 };
 
-use aya::{
-    EbpfError,
-    maps::{Map, MapData, MapError},
-};
+use aya::{EbpfError, maps::MapError};
 use lb_common::{Bucket, NatSet, SlotTable, map};
 
-use super::{Dataplane, DataplaneError, Sizes};
+use super::{Dataplane, DataplaneError, Sizes, object::data};
 
 /// Bytes of kernel memory that the maps take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,7 +29,7 @@ impl Dataplane {
     pub fn memory(&self, pools: usize) -> Result<Memory, DataplaneError> {
         // The kernel does not count the inner maps to the outer one.
         let mut memory = Memory { other: (pools * size_of::<SlotTable>()) as u64, ..Memory::default() };
-        for (name, map) in self.ebpf.maps() {
+        for (name, map) in self.maps.iter() {
             let Some(map) = data(map) else { continue };
             let bytes = kernel_memory(map.fd()).map_err(|source| DataplaneError::System {
                 what: "ask for the size of a",
@@ -69,23 +66,4 @@ fn kernel_memory(map: impl AsFd) -> io::Result<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     let bytes = line.and_then(|bytes| bytes.trim().parse().ok());
     bytes.ok_or_else(|| io::Error::other("no line `memlock:`"))
-}
-
-/// The map behind any of the kinds of map that the object has.
-pub(super) fn data(map: &Map) -> Option<&MapData> {
-    match map {
-        Map::Array(data)
-        | Map::ArrayOfMaps(data)
-        | Map::DevMap(data)
-        | Map::HashMap(data)
-        | Map::HashOfMaps(data)
-        | Map::LpmTrie(data)
-        | Map::LruHashMap(data)
-        | Map::PerCpuArray(data)
-        | Map::PerCpuHashMap(data)
-        | Map::PerCpuLruHashMap(data)
-        | Map::ProgramArray(data)
-        | Map::RingBuf(data) => Some(data),
-        _ => None,
-    }
 }

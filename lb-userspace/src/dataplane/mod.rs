@@ -1,9 +1,13 @@
 //! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
 
+mod capture;
+mod debug_log;
 mod explain;
 mod flows;
 mod load;
 mod memory;
+mod object;
+mod replace;
 mod sys;
 mod tables;
 mod test_run;
@@ -12,6 +16,7 @@ use std::{io, net::IpAddr};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
+pub use capture::{Capture, Captured};
 pub use explain::Query;
 pub use flows::{FlowCounts, SharedTables};
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
@@ -90,6 +95,15 @@ pub enum DataplaneError {
         what: &'static str,
         /// The map.
         map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A map could not be handed from one load to the next.
+    #[error("cannot load the BPF object again over the map {map}")]
+    NotShared {
+        /// The map.
+        map: String,
         /// The kernel's answer.
         #[source]
         source: io::Error,

@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, map};
+use lb_common::{
+    Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, capture::Filter,
+    map,
+};
 
 use super::{Dataplane, DataplaneError, sys};
 use crate::core::image::Operation;
@@ -28,7 +31,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace);
+pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace, Filter);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
@@ -76,7 +79,7 @@ impl Dataplane {
         Pod<T>: aya::Pod,
     {
         let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
-        let mut array: Array<_, Pod<T>> = self.map_mut(name)?.try_into().map_err(error)?;
+        let mut array: Array<_, Pod<T>> = self.maps.get_mut(name)?.try_into().map_err(error)?;
         array.set(index, Pod(value), 0).map_err(error)
     }
 
@@ -85,7 +88,7 @@ impl Dataplane {
         change: impl FnOnce(&mut HashMap<&mut MapData, Pod<ServiceKey>, Pod<Service>>) -> Result<(), MapError>,
     ) -> Result<(), DataplaneError> {
         let error = |source| DataplaneError::Map { what: "change a service", map: map::SERVICES, source };
-        let mut services = self.map_mut(map::SERVICES)?.try_into().map_err(error)?;
+        let mut services = self.maps.get_mut(map::SERVICES)?.try_into().map_err(error)?;
         change(&mut services).map_err(error)
     }
 
@@ -104,7 +107,7 @@ impl Dataplane {
             .map_err(error("fill a table of"))?;
         let numbers: Vec<u32> = tables.iter().map(|(number, _)| *number).collect();
         let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
-        let Map::ArrayOfMaps(outer) = self.map_mut(name)? else {
+        let Map::ArrayOfMaps(outer) = self.maps.get_mut(name)? else {
             return Err(DataplaneError::Missing { kind: "map", name });
         };
         sys::update_batch(outer.fd().as_fd(), &numbers, &fds).map_err(|source| DataplaneError::System {
@@ -119,14 +122,26 @@ impl Dataplane {
         self.set_tables(&[(number, &vec![0; SLOTS_PADDED].into())])
     }
 
-    /// Packets by reason, over all CPUs, in the order of [`Reason::ALL`].
-    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
+    /// Packets of a service by reason, over all CPUs, in the order of [`Reason::ALL`]. Service 0 stands for
+    /// packets of none.
+    pub fn reasons_of(&self, service: u32) -> Result<Vec<u64>, DataplaneError> {
         let name = map::REASONS;
         let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
-        let counters: PerCpuArray<_, u64> = self.map(name)?.try_into().map_err(error)?;
-        (0..Reason::COUNT as u32)
-            .map(|index| Ok(counters.get(&index, 0).map_err(error)?.iter().sum()))
-            .collect()
+        let counters: PerCpuArray<_, u64> = self.maps.get(name)?.try_into().map_err(error)?;
+        let sum = |reason: &Reason| -> Result<u64, MapError> {
+            Ok(counters.get(&reason.counter(service), 0)?.iter().sum())
+        };
+        Reason::ALL.iter().map(|reason| sum(reason).map_err(error)).collect()
+    }
+
+    /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
+    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
+        let mut sums = vec![0; Reason::COUNT];
+        for service in 0..self.services {
+            let counted = self.reasons_of(service)?;
+            sums.iter_mut().zip(counted).for_each(|(sum, count)| *sum += count);
+        }
+        Ok(sums)
     }
 
     /// What was sent to each of these backends, over all CPUs.
@@ -136,7 +151,8 @@ impl Dataplane {
     ) -> Result<BTreeMap<u16, BackendCounters>, DataplaneError> {
         let name = map::COUNTERS;
         let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
-        let counters: PerCpuArray<_, Pod<BackendCounters>> = self.map(name)?.try_into().map_err(error)?;
+        let counters: PerCpuArray<_, Pod<BackendCounters>> =
+            self.maps.get(name)?.try_into().map_err(error)?;
         numbers
             .into_iter()
             .map(|number| {
@@ -148,14 +164,6 @@ impl Dataplane {
                 Ok((number, sum))
             })
             .collect()
-    }
-
-    pub(super) fn map(&self, name: &'static str) -> Result<&Map, DataplaneError> {
-        self.ebpf.map(name).ok_or(DataplaneError::Missing { kind: "map", name })
-    }
-
-    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
-        self.ebpf.map_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use aya::{
     TestRun as _,
     maps::{Array, Map, MapData},
-    programs::{TestRunOptions, Xdp},
+    programs::TestRunOptions,
 };
 use lb_common::{Trace, map, program};
 
@@ -36,7 +36,7 @@ impl Dataplane {
     pub fn explain_frame(&mut self, frame: &[u8]) -> Result<Trace, DataplaneError> {
         self.run(program::EXPLAIN, frame)?;
         let error = |source| DataplaneError::Map { what: "read the trace", map: map::TRACE, source };
-        let traces: Array<&MapData, Pod<Trace>> = self.map(map::TRACE)?.try_into().map_err(error)?;
+        let traces: Array<&MapData, Pod<Trace>> = self.maps.get(map::TRACE)?.try_into().map_err(error)?;
         Ok(traces.get(&0, 0).map_err(error)?.0)
     }
 
@@ -45,15 +45,14 @@ impl Dataplane {
     /// # Errors
     /// When the object has no such array.
     pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
-        match self.map(name)? {
+        match self.maps.get(name)? {
             Map::Array(data) => Ok(data.fd().as_fd()),
             _ => Err(DataplaneError::Missing { kind: "array", name }),
         }
     }
 
     fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
-        let missing = DataplaneError::Missing { kind: "program", name };
-        let program: &Xdp = self.ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
+        let program = self.programs.get(name)?;
         let mut out = vec![0; frame.len()];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
