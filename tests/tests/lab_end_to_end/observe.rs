@@ -159,7 +159,8 @@ pub(crate) fn f64_capture_sees_curls_packets_before_and_after(lab: &Lab) -> Resu
         for pair in packets.chunks(2) {
             let [before, after] = pair else { bail!("a packet without its other half: {pair:?}") };
             expect_equal("interfaces", &(before.interface, after.interface), &(0, 1))?;
-            let said = format!("{}, service web/{family}, backend {backend}, from front", sent(lab));
+            let word = if family == Family::V4 { "v4" } else { "v6" };
+            let said = format!("{}, service web/{word}, backend {backend}, from front", sent(lab));
             expect_equal("before", &before.comment, &format!("before: {said} to back"))?;
             expect_equal("after", &after.comment, &format!("after: {said} to back"))?;
             expect_equal("client's ports", &tcp_ports(&before.data)?, &(port, WEB))?;
