@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod bench;
 pub mod flow;
 pub mod hash;
 pub mod hop;
