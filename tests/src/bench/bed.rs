@@ -17,7 +17,7 @@ use lb_userspace::{
 
 use super::{
     frames::{Order, frames},
-    matrix::{FEW, MOST_KNOWN, Row, Traffic},
+    matrix::{self, FEW, MOST_KNOWN, Row, Traffic},
 };
 use crate::{
     kernel::Mapping,
@@ -57,8 +57,8 @@ impl Bed {
     /// Loads the data path and fills its tables: a flow table at its configured size with proven flows,
     /// half of them the known ones, and new flows in all other places.
     pub(super) fn new(forward: Forward, case: Case, wrapper: &mut Wrapper) -> Result<Bed> {
-        let sizes = Sizes::new(FLOWS, forward == Forward::Nat, u32::from(BACKENDS));
-        let mut dataplane = Dataplane::load(sizes)?;
+        let sizes = Sizes::new(FLOWS, forward == Forward::Nat, SERVICE, u32::from(BACKENDS));
+        let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
         dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.

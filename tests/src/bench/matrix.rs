@@ -2,12 +2,20 @@
 
 use std::fmt;
 
-use lb_common::{Forward, Reason};
+use lb_common::{Features, Forward, Reason};
 
 use crate::world::{Case, TCP4, TCP6, UDP4, UDP6};
 
 /// Every way to forward there is.
 const FORWARDS: &[Forward] = &[Forward::Nat, Forward::DsrL2];
+
+/// What the program is loaded with: nothing that this way to forward does not need.
+pub(super) fn features(forward: Forward) -> Features {
+    match forward {
+        Forward::Nat => Features::NAT,
+        Forward::DsrL2 => Features::DSR_L2,
+    }
+}
 
 /// Known flows: how many share the packets.
 pub(super) const MOST_KNOWN: u32 = 500_000;
