@@ -1,6 +1,9 @@
-//! `cargo xtask build-ebpf`: the XDP program's object.
+//! `cargo xtask build-ebpf`: the objects of the XDP programs.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSymbol};
@@ -12,39 +15,44 @@ use crate::{places, run, setup, toolchain::Toolchain};
 const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
+/// The data path, and the programs that measure it.
+const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
+
 /// The map through which aya-log tells of every packet: no object for use may have it.
 const LOGS: &str = "AYA_LOGS";
 
-/// Builds the object with whichever toolchain is there, after installing one if need be.
+/// Where objects are built, from the workspace's folder.
+const FOLDER: &str = "target/ebpf";
+
+/// Builds the objects with whichever toolchain is there, after installing one if need be.
 ///
 /// # Errors
-/// When it does not build, could panic, or logs.
-pub(crate) fn build_ebpf() -> Result<PathBuf> {
-    let path = build("target/ebpf", "bpf")?;
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let names = symbols(&bytes)?;
-    ensure!(
-        !names.iter().any(|name| name == LOGS),
-        "the XDP program logs packets: it was built with debug-log"
-    );
-    Ok(path)
+/// When one does not build, could panic, or logs packets.
+pub(crate) fn build_ebpf() -> Result<()> {
+    build(OBJECTS, "bpf", FOLDER)?;
+    for name in OBJECTS {
+        let names = inspect(&object(name))?;
+        ensure!(!names.iter().any(|name| name == LOGS), "{name} logs packets: built with debug-log");
+    }
+    Ok(())
 }
 
-/// Builds an object that logs every decision, beside the ordinary one.
+/// Builds a data path that logs every decision, beside the ordinary one.
 ///
 /// # Errors
 /// When it does not build, or could panic.
 pub(crate) fn build_with_log() -> Result<()> {
-    let path = build("target/ebpf-debug-log", "bpf,debug-log")?;
-    println!(
-        "    for an usher that prints every decision with USHER_LOG=trace:\n    \
-         USHER_EBPF_OBJECT={} cargo build --package lb-userspace",
-        path.display()
-    );
+    const FOLDER: &str = "target/ebpf-debug-log";
+    let name = OBJECTS[0];
+    build(&[name], "bpf,debug-log", FOLDER)?;
+    let path = object_in(FOLDER, name);
+    inspect(&path)?;
+    println!("    for an usher that prints every decision with USHER_LOG=trace:");
+    println!("    USHER_EBPF_OBJECT={} cargo build --package lb-userspace", path.display());
     Ok(())
 }
 
-fn build(folder: &str, features: &str) -> Result<PathBuf> {
+fn build(names: &[&str], features: &str, folder: &str) -> Result<()> {
     let toolchain = match Toolchain::find() {
         Some(toolchain) => toolchain,
         None => {
@@ -53,31 +61,41 @@ fn build(folder: &str, features: &str) -> Result<PathBuf> {
         }
     };
     let mut cargo = toolchain.cargo_build();
-    cargo.args(["--package", "lb-ebpf", "--bin", "usher-xdp", "--features", features, "--release"]);
+    cargo.args(["--package", "lb-ebpf", "--features", features, "--release"]);
+    cargo.args(names.iter().flat_map(|name| ["--bin", name]));
     cargo.args(["--target", "bpfel-unknown-none", "--target-dir", folder]);
-    run::quietly("build the XDP program", &mut cargo)?;
-    let path = places::root().join(folder).join("bpfel-unknown-none/release/usher-xdp");
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let panics = panic_symbols(&bytes).with_context(|| format!("{}", path.display()))?;
+    run::quietly("build the XDP programs", &mut cargo)
+}
+
+/// Where the object with this name is built.
+pub(crate) fn object(name: &str) -> PathBuf {
+    object_in(FOLDER, name)
+}
+
+fn object_in(folder: &str, name: &str) -> PathBuf {
+    places::root().join(folder).join("bpfel-unknown-none/release").join(name)
+}
+
+/// Refuses an object that could panic; gives the names of its symbols.
+fn inspect(path: &Path) -> Result<Vec<String>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let names = symbols(&bytes).with_context(|| format!("{}", path.display()))?;
+    let panics = panic_symbols(&names);
+    let shown = path.strip_prefix(places::root()).unwrap_or(path).display();
     ensure!(
         panics.is_empty(),
-        "the XDP program can panic, which the verifier refuses: {}. Look for an index, slice, division \
-         or unwrap that the compiler cannot prove, and use a checked form of it",
+        "{shown} can panic, which the verifier refuses: {}. Look for an index, slice, division or unwrap \
+         that the compiler cannot prove, and use a checked form of it",
         panics.join(", ")
     );
-    println!(
-        "    {} ({} kB)",
-        path.strip_prefix(places::root()).unwrap_or(&path).display(),
-        bytes.len() / 1000
-    );
-    Ok(path)
+    eprintln!("    {shown} ({} kB)", bytes.len() / 1000);
+    Ok(names)
 }
 
 /// Names of symbols that betray a reachable panic.
-fn panic_symbols(bytes: &[u8]) -> Result<Vec<String>> {
-    let mut names = symbols(bytes)?;
-    names.retain(|name| PANIC_SYMBOLS.iter().any(|part| name.contains(part)));
-    Ok(names)
+fn panic_symbols(names: &[String]) -> Vec<&str> {
+    let betrays = |name: &&str| PANIC_SYMBOLS.iter().any(|part| name.contains(part));
+    names.iter().map(String::as_str).filter(betrays).collect()
 }
 
 fn symbols(bytes: &[u8]) -> Result<Vec<String>> {
@@ -93,6 +111,7 @@ mod tests {
     fn a_program_that_can_panic_is_found_out() {
         // This very test program is one.
         let own = std::env::current_exe().and_then(fs::read).expect("own program");
-        assert!(panic_symbols(&own).expect("an object file").iter().any(|name| name.contains("panicking")));
+        let names = symbols(&own).expect("an object file");
+        assert!(panic_symbols(&names).iter().any(|name| name.contains("panicking")));
     }
 }

@@ -11,6 +11,7 @@ mod replace;
 mod sys;
 mod tables;
 mod test_run;
+mod wrapper;
 
 use std::{io, net::IpAddr};
 
@@ -22,6 +23,7 @@ pub use flows::{FlowCounts, SharedTables};
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use memory::Memory;
 pub use test_run::TestRun;
+pub use wrapper::{Run, Wrapper};
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -87,7 +87,8 @@ impl Programs {
     }
 }
 
-fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
+/// One of an object's XDP programs.
+pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
     let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
     program.ok_or(DataplaneError::Missing { kind: "program", name })
 }

@@ -9,8 +9,8 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::{
-    Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, capture::Filter,
-    map,
+    Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, bench::Plan,
+    capture::Filter, map,
 };
 
 use super::{Dataplane, DataplaneError, sys};
@@ -31,7 +31,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace, Filter);
+pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace, Filter, Plan);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
