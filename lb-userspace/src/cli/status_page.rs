@@ -262,13 +262,13 @@ mod tests {
     #[test]
     fn packets_are_shown_by_service_and_reason() {
         let page = "  \
-  SERVICE  REASON         PACKETS
-  web      nat          1,235,547
-  web      nat_reply    1,180,211
-  web      no_backend          17
-  -        forwarded    1,235,547
-  -        no-backend          17
-  -        not-ours        52,310
+  SERVICE  REASON        PACKETS
+  web      nat         1,235,547
+  web      nat_reply   1,180,211
+  web      no_backend         17
+  -        forwarded   1,235,547
+  -        no-backend         17
+  -        not-ours       52,310
 ";
         assert_eq!(reasons(&example()), page);
     }
