@@ -68,6 +68,13 @@ impl Address {
         Address(words)
     }
 
+    /// The address with these bits added to its last 32, in network order.
+    #[inline(always)]
+    pub fn with_last_bits(self, bits: [u8; 4]) -> Address {
+        let upper = (u32::from_le_bytes(bits) as u64) << 32;
+        Address([self.0[0], self.0[1] | upper.to_le()])
+    }
+
     /// Whether this is the mapped form of an IPv4 address.
     #[inline(always)]
     pub fn is_mapped(&self) -> bool {

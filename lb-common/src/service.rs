@@ -124,6 +124,10 @@ pub enum Forward {
     Nat = 1,
     /// Only MAC addresses are rewritten; the backend answers the client itself.
     DsrL2 = 2,
+    /// The packet travels in another IP packet (RFC 2003, RFC 2473); the backend answers the client itself.
+    DsrIpip = 3,
+    /// The packet travels in a UDP datagram (GUE version 1, draft-ietf-intarea-gue); likewise.
+    DsrGue = 4,
 }
 
 /// A service in one address family.

@@ -217,7 +217,7 @@ pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result
     let backend = numbers.backend_of(trace.backend).and_then(|id| {
         let service = state.config.services.iter().find(|service| service.name == id.pool.service)?;
         let backend = service.backends.iter().find(|backend| backend.name == id.backend)?;
-        let address = backend.address(id.pool.family)?;
+        let address = service.backend_address(backend, id.pool.family)?;
         Some(ChosenBackend { name: backend.name.to_string(), address, port: backend.port })
     });
     let forwarded = reason.fate() == Fate::Forward;

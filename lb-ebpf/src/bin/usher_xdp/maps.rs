@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
     btf_maps::{Array, ArrayOfMaps, PerCpuArray, ProgramArray},
-    helpers::generated::{bpf_fib_lookup, bpf_jiffies64},
+    helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_xdp_adjust_head},
     macros::btf_map,
     programs::XdpContext,
 };
@@ -122,6 +122,16 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
         let mut hop = Hop::default();
         fib_lookup(self.ctx.ctx, &mut hop);
         hop
+    }
+
+    #[inline(always)]
+    fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
+        // SAFETY: the context is this call's. The helper moves the packet's start, so the frame is made anew.
+        unsafe {
+            let moved = bpf_xdp_adjust_head(self.ctx.ctx, -(bytes as i32)) == 0;
+            *frame = Frame::from_raw(self.ctx.data(), self.ctx.data_end());
+            moved
+        }
     }
 }
 
