@@ -1,0 +1,122 @@
+//! G65, G66: the basics of usher in a small lab, for every way to forward, natively and in generic mode.
+//!
+//! `cargo xtask test --kernels` runs this program inside other kernels too, emulated and therefore slow: it
+//! asks little, and bounds nothing that a slow machine could miss. Without root its tests are ignored; with
+//! `USHER_NO_SKIP=1` they fail.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use lb_userspace::status::Status;
+use libtest_mimic::{Arguments, Trial};
+use usher_lab::{Family, Forward, Host, Lab, Options, XdpMode, can_raise};
+
+/// The only node.
+const NODE: u8 = 1;
+
+/// Requests by name in each family.
+const REQUESTS: usize = 4;
+
+/// Segments enough that a window opens, and a last one that is not full.
+const DOWNLOAD: u64 = 300_001;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // The lab belongs to one thread.
+    arguments.test_threads = Some(1);
+    let ignored = !arguments.list && !can_raise();
+    let trials = Forward::ALL.into_iter().flat_map(|forward| {
+        XdpMode::ALL.map(|xdp_mode| {
+            let options = Options { nodes: 1, backends: 2, forward, xdp_mode, ..Options::default() };
+            let name = format!("g65_g66_{xdp_mode}::{forward}").replace('-', "_");
+            Trial::test(name, move || basics(&options).map_err(|error| format!("{error:#}").into()))
+        })
+    });
+    let trials = trials.map(|trial| trial.with_ignored_flag(ignored)).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn basics(options: &Options) -> Result<()> {
+    let lab = Lab::up(options)?;
+    let result = serves(&lab).and_then(|()| leaves_nothing(&lab));
+    result.map_err(|error| {
+        anyhow!("{error:#}\nlog of usher on node{NODE}:\n{}", lab.node_log(NODE).unwrap_or_default())
+    })?;
+    lab.down()?;
+    ensure!(Lab::attach().is_err(), "the lab is removed, but still there");
+    Ok(())
+}
+
+/// The program is attached as configured, and carries everything; its counters say so.
+fn serves(lab: &Lab) -> Result<()> {
+    let (forward, mode) = (lab.options().forward, lab.options().xdp_mode);
+    let reason = forward.to_string().replace('-', "_");
+    for interface in &lab.status(NODE)?.interfaces {
+        ensure!(interface.xdp_mode == mode.to_string(), "{} runs {}", interface.name, interface.xdp_mode);
+    }
+    let shown = match mode {
+        XdpMode::Native => " xdp ",
+        XdpMode::Generic => " xdpgeneric ",
+    };
+    ensure!(attached(lab, shown)? == 2, "the kernel shows `{shown}` otherwise than on two interfaces");
+    for family in Family::ALL {
+        let before = packets(lab, &reason)?;
+        requests(lab, family)?;
+        download(lab, family)?;
+        echo(lab, family)?;
+        let grown = packets(lab, &reason)? - before;
+        // SYN, ACK, request, FIN and its ACK each; the datagram.
+        let least = 5 * (REQUESTS as u64 + 1) + 1;
+        ensure!(grown >= least, "{family}: {reason} counts {grown} packets, of {least} at least");
+    }
+    Ok(())
+}
+
+fn requests(lab: &Lab, family: Family) -> Result<()> {
+    let tally = lab.fetch(family, REQUESTS)?;
+    ensure!(tally.failures.is_empty(), "{family}: {:?}", tally.failures);
+    ensure!(tally.total == REQUESTS, "{family}: {} requests of {REQUESTS} ended", tally.total);
+    Ok(())
+}
+
+fn download(lab: &Lab, family: Family) -> Result<()> {
+    let file = lab.big_file("basics", DOWNLOAD)?;
+    let (flag, file) = (family.flag(), file.display());
+    let fetch = format!("curl -sSf {flag} -m 60 http://www.example.test/big/basics | cmp - {file}");
+    lab.run(Host::Client, &["sh", "-c", &fetch]).map(drop)
+}
+
+fn echo(lab: &Lab, family: Family) -> Result<()> {
+    let payload = "x".repeat(1_300);
+    let answer = lab.ask_udp(&format!("{}:7", bracketed(lab, family)?), &payload, None)?;
+    let (backend, echoed) = answer.split_once(' ').unwrap_or_default();
+    ensure!(backend.starts_with("backend") && echoed == payload, "{family}: the echo is `{answer}`");
+    Ok(())
+}
+
+/// The node's address as it stands before a port.
+fn bracketed(lab: &Lab, family: Family) -> Result<String> {
+    let address = lab.address(Host::Node(NODE))?.of(family);
+    Ok(if address.is_ipv4() { address.to_string() } else { format!("[{address}]") })
+}
+
+/// Stopped, usher leaves no program attached and no socket that answers.
+fn leaves_nothing(lab: &Lab) -> Result<()> {
+    lab.stop_usher(NODE)?;
+    ensure!(attached(lab, "prog/xdp")? == 0, "a program is attached although usher has stopped");
+    let gone = lab.output(Host::Node(NODE), &["usher", "status"])?;
+    ensure!(gone.code == Some(1) && gone.stderr.contains("is `usher run` running"), "{gone:?}");
+    Ok(())
+}
+
+/// How often the kernel shows a text among the node's interfaces.
+fn attached(lab: &Lab, shown: &str) -> Result<usize> {
+    Ok(lab.run(Host::Node(NODE), &["ip", "link", "show"])?.matches(shown).count())
+}
+
+/// Packets that ended with a reason.
+fn packets(lab: &Lab, reason: &str) -> Result<u64> {
+    let json = lab.run(Host::Node(NODE), &["usher", "status", "--json"])?;
+    let status: Status = serde_json::from_str(&json).context("`usher status --json` is not a status")?;
+    status.packets.get(reason).copied().with_context(|| format!("no reason {reason}"))
+}
