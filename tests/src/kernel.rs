@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, NAT_SETS},
+    world::{BACKENDS, BUCKETS, FEATURES, NAT_SETS, SERVICES},
 };
 
 /// The program in the kernel with its maps.
@@ -45,8 +45,9 @@ impl KernelPath {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes = Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, backends: BACKENDS + 1 };
-        let dataplane = Dataplane::load(sizes)?;
+        let sizes =
+            Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, services: SERVICES + 1, backends: BACKENDS + 1 };
+        let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.
         let (buckets, nat_sets) = unsafe {

@@ -16,7 +16,7 @@ const MOST_INSTRUCTIONS: u32 = 900_000;
 #[test]
 fn the_program_does_in_the_kernel_what_the_table_says() {
     let Some(mut path) = KernelPath::load().unwrap() else { return };
-    for name in [program::USHER, program::EXPLAIN] {
+    for name in program::ALL {
         let count = path.dataplane().verified_instructions(name).unwrap();
         println!("insns: {name} {count}");
         assert!(count < MOST_INSTRUCTIONS, "{name}: the verifier walks {count} instructions");
