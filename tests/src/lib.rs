@@ -10,8 +10,10 @@
     reason = "a test's own packets and tables are well-formed; if not, it shall fail there"
 )]
 
+pub mod fuzz;
 pub mod host;
 pub mod kernel;
+pub mod oracle;
 pub mod packet;
 pub mod race;
 pub mod run;
