@@ -16,7 +16,7 @@ use crate::host::AlignedFrame;
 /// Which headers beyond Ethernet, IPv4 with options and plain IPv6 the parser reads.
 ///
 /// The one place that says so: what it does not read, it must leave to the host's stack.
-pub const PARSER: Reads = Reads { vlan_tags: false, ipv6_extensions: false, fragments: false };
+pub const PARSER: Reads = Reads { vlan_tags: false, ipv6_extensions: false };
 
 /// Kinds of headers.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +25,6 @@ pub struct Reads {
     pub vlan_tags: bool,
     /// IPv6 extension headers before TCP or UDP.
     pub ipv6_extensions: bool,
-    /// First fragments, which have ports, as packets; later ones need a table.
-    pub fragments: bool,
 }
 
 /// What parsers must agree about.
@@ -100,7 +98,7 @@ pub fn read(frame: &[u8]) -> Read {
     let fields = match &sliced.transport {
         Some(TransportSlice::Tcp(tcp)) => fields(TCP, tcp.header_slice(), addresses, hops),
         Some(TransportSlice::Udp(udp)) => fields(UDP, udp.header_slice(), addresses, hops),
-        // The first fragment of a packet holds its ports, though etherparse does not look.
+        // The first fragment holds its packet's ports, though etherparse does not look: ours may read them.
         None if payload.fragmented && is_first_fragment(net) => return Read::Unclear,
         _ => return Read::Other,
     };

@@ -29,7 +29,7 @@ fn run(inputs: &BTreeMap<String, Vec<u8>>, mut target: impl FnMut(&[u8])) {
 
 #[test]
 fn kept_and_new_inputs_of_packet_hold_and_reach_most_of_the_data_path() {
-    let mut counts = vec![0; Reason::COUNT];
+    let mut counts = [0; Reason::COUNT];
     for inputs in [corpus("packet"), seeds::packet()] {
         assert!(inputs.len() > 20, "only {} inputs", inputs.len());
         run(&inputs, |data| fuzz::packet(data).into_iter().for_each(|reason| counts[reason as usize] += 1));
