@@ -2,6 +2,7 @@
 
 mod explain;
 mod flows;
+mod kernel;
 mod load;
 mod sys;
 mod tables;
@@ -13,6 +14,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 pub use explain::Query;
 pub use flows::FlowCounts;
+pub use kernel::kernel;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use test_run::TestRun;
 
