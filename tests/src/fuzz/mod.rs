@@ -7,7 +7,9 @@ mod check;
 mod script;
 pub mod seeds;
 
-use lb_common::{Address, Backend, Fate, Hop, Reason};
+use std::sync::{Arc, OnceLock};
+
+use lb_common::{Address, Backend, Fate, Hop, Reason, SLOTS};
 
 pub use script::Operation;
 use script::{Reader, Start};
@@ -15,11 +17,14 @@ use script::{Reader, Start};
 use crate::{
     host::HostTables,
     oracle,
-    world::{BUCKETS, Case, NAT_SETS, TCP4, TCP6, UDP4, UDP6, World, backend, set_slots},
+    world::{Case, TCP4, TCP6, UDP4, UDP6, World, backend, settings_of},
 };
 
 /// The services of the world, numbered from 1. Service n has the backends 2n - 1 and 2n.
 pub(crate) const CASES: [Case; 4] = [TCP4, TCP6, UDP4, UDP6];
+
+/// Buckets and NAT sets: so few that flows meet.
+const TABLE: u32 = 8;
 
 /// How many parts of the configuration [`Operation::Configure`] changes.
 pub(crate) const CONFIGURATIONS: u8 = 9;
@@ -71,9 +76,11 @@ impl Run {
             for backend in script::backends_of(number) {
                 world = world.with_backend(case, backend, number);
             }
-            set_slots(&mut world.image, number, script::backends_of(number)[0]);
+            world.image.tables.insert(number, slots(script::backends_of(number)[0]));
         }
-        let mut tables = HostTables::new(&world.image, BUCKETS, NAT_SETS).unwrap();
+        let settings = settings_of(&mut world.image);
+        (settings.buckets, settings.nat_sets) = (TABLE, TABLE);
+        let mut tables = HostTables::new(&world.image, TABLE, TABLE).unwrap();
         tables.tick = start.tick;
         Run { world, tables, sent: None }
     }
@@ -119,26 +126,31 @@ impl Run {
         let image = &mut self.world.image;
         match what % CONFIGURATIONS {
             0 => backend(image, number).flags ^= Backend::UP,
-            1 => set_slots(image, service, number),
-            2 => set_slots(image, service, 0),
+            1 => drop(image.tables.insert(service, slots(number))),
+            2 => drop(image.tables.insert(service, slots(0))),
             3 => {
                 let entry = image.services.values_mut().find(|entry| entry.number == service);
                 entry.unwrap().forward = script::forward(value) as u8;
             }
             4 => backend(image, number).hop = Hop::default(),
-            5 => image.settings.as_mut().unwrap().reply_by_route ^= 1,
-            6 => {
-                image.tables.remove(&service);
-            }
-            7 => image.settings.as_mut().unwrap().nat_source = [Address::NONE; 2],
+            5 => settings_of(image).reply_by_route ^= 1,
+            6 => drop(image.tables.remove(&service)),
+            7 => settings_of(image).nat_source = [Address::NONE; 2],
             _ => {
-                let ports = image.settings.as_mut().unwrap();
+                let ports = settings_of(image);
                 ports.nat_groups = u16::from(value);
                 ports.nat_port_first = 1_024 + 8 * u16::from(value);
             }
         }
         self.tables.configure(image).unwrap();
     }
+}
+
+/// A Maglev table that leads to one backend. Made once: filling it takes longer than all packets of a script.
+fn slots(backend: u16) -> Arc<[u16]> {
+    static TABLES: [OnceLock<Arc<[u16]>>; 2 * CASES.len() + 1] =
+        [const { OnceLock::new() }; 2 * CASES.len() + 1];
+    TABLES[usize::from(backend)].get_or_init(|| vec![backend; SLOTS].into()).clone()
 }
 
 /// Whether a packet leaves the data path other than it came.

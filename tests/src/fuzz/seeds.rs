@@ -1,6 +1,6 @@
 //! Inputs to begin with: the scenario table as scripts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use lb_common::Forward;
 
@@ -9,7 +9,7 @@ use crate::{
     packet::{NatPorts, Packet, Port, Transport, flag},
     scenario::{Frame, Scenario, Step},
     table::scenarios,
-    world::Case,
+    world::{Case, Flow},
 };
 
 /// The clock when a scenario begins; in half of them it wraps.
@@ -38,12 +38,14 @@ pub fn packet() -> BTreeMap<String, Vec<u8>> {
 /// A flow before and after a change of the configuration; `backend` counts from 0 here.
 fn reconfigured(case: Case, forward: Forward, what: u8, backend: u8) -> Vec<u8> {
     let flow = case.flow(0);
-    let [opens, goes_on] = [flow.opens(), flow.goes_on()].map(|packet| packet.bytes(&NatPorts::new()));
+    let client = SocketAddr::new(flow.client.ip(), flow.client.port() + 1);
+    let other = Flow { client, ..flow };
+    let frames = [flow.opens(), flow.goes_on(), other.opens()].map(|packet| packet.bytes(&NatPorts::new()));
     let mut writer = Writer::new(forward, 0);
-    writer.add(Operation::Frame(&opens));
+    writer.add(Operation::Frame(&frames[0]));
     writer.add(Operation::Answer { flags: flag::SYN | flag::ACK });
     writer.add(Operation::Configure { what, value: backend << 4 });
-    for frame in [&opens, &goes_on, &opens] {
+    for frame in &frames {
         writer.add(Operation::Mended(frame));
         writer.add(Operation::Later(2));
     }
