@@ -20,9 +20,9 @@ pub(crate) use package::{install, missing};
 /// long-term one after it.
 const SERIES: &[&str] = &["6.1", "6.12"];
 
-/// The tests of `usher-tests` that run in them, in this order: every packet, attaching, and the basics in
-/// a small lab.
-const TESTS: &[&str] = &["kernel_table", "attach", "lab_basics"];
+/// The tests of `usher-tests` that run in them, in this order: loading every program, every packet,
+/// attaching, and the basics in a small lab.
+const TESTS: &[&str] = &["objects", "kernel_table", "attach", "lab_basics"];
 
 /// What init prints after each test: `TEST exit code: 0`.
 const EXIT_CODE: &str = " exit code: ";
@@ -33,7 +33,7 @@ const SHOWN: &str = "insns:";
 /// `cargo xtask test --kernels`.
 pub(crate) fn test() -> Result<()> {
     let mut report = Report::default();
-    let built = report.step("the XDP program", || build_ebpf::build_ebpf().map(|_| String::new()))
+    let built = report.step("the XDP programs", || build_ebpf::build_ebpf().map(|()| String::new()))
         && report.step("build", || cargo::build_tests().map(|()| String::new()));
     if built {
         add_to(&mut report);
@@ -117,6 +117,8 @@ mod tests {
 
     const GOOD: &str = "\
 boot
+test result: ok. 1 passed; 0 failed
+objects exit code: 0
 test result: ok. 3 passed; 0 failed
 kernel_table exit code: 0
 test result: ok. 4 passed; 0 failed
@@ -131,7 +133,7 @@ lab_basics exit code: 0
 
     #[test]
     fn only_tests_that_all_ran_and_passed_are_good() {
-        assert_eq!(judged(GOOD).expect("good"), 15);
+        assert_eq!(judged(GOOD).expect("good"), 16);
         let refused = |text: String| judged(&text).expect_err(&text).to_string();
         assert_eq!(
             refused(GOOD.replace("attach exit code: 0", "attach exit code: 101")),
@@ -139,11 +141,8 @@ lab_basics exit code: 0
         );
         assert_eq!(refused(GOOD.replace("8 passed", "0 passed")), "lab_basics: no test was run");
         assert_eq!(refused(GOOD.replace("lab_basics exit", "")), "the machine ended before lab_basics did");
-        assert_eq!(
-            refused("Kernel panic - not syncing".to_owned()),
-            "the machine ended before kernel_table did"
-        );
+        assert_eq!(refused("Kernel panic - not syncing".to_owned()), "the machine ended before objects did");
         let silent = TESTS.iter().map(|test| format!("{test}{EXIT_CODE}0\n")).collect();
-        assert_eq!(refused(silent), "kernel_table printed no result");
+        assert_eq!(refused(silent), "objects printed no result");
     }
 }

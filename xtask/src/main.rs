@@ -1,5 +1,6 @@
 //! usher's chores: `cargo xtask VERB`.
 
+mod bench;
 mod build_ebpf;
 mod cargo;
 mod ci;
@@ -56,6 +57,9 @@ enum Verb {
         #[arg(long, conflicts_with_all = ["target", "seconds"])]
         seeds: bool,
     },
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Verb),
     /// Check what must hold before a change is merged; `.ci/run` calls it
     Ci {
         /// How long to fuzz, in seconds
@@ -73,7 +77,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup => setup::setup(),
-        Verb::BuildEbpf => build_ebpf::build_ebpf().map(drop),
+        Verb::BuildEbpf => build_ebpf::build_ebpf(),
         Verb::Lab(verb) => lab::lab(&verb),
         Verb::Demo => demo::demo(),
         Verb::Test { kernels: false } => test::test(),
@@ -81,6 +85,7 @@ fn main() -> ExitCode {
         Verb::Fuzz { seeds: true, .. } => fuzz::add_seeds(),
         Verb::Fuzz { target, seconds, .. } => fuzz::fuzz(target.as_deref(), seconds),
         Verb::Ci { fuzz_seconds } => ci::ci(fuzz_seconds),
+        Verb::Bench(verb) => bench::bench(&verb),
         Verb::Guard { pid } => demo::guard(pid),
     };
     match result {

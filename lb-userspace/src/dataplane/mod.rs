@@ -7,6 +7,7 @@ mod load;
 mod sys;
 mod tables;
 mod test_run;
+mod wrapper;
 
 use std::{io, net::IpAddr};
 
@@ -17,6 +18,7 @@ pub use flows::FlowCounts;
 pub use kernel::kernel;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use test_run::TestRun;
+pub use wrapper::{Run, Wrapper};
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -13,13 +13,16 @@ use super::{
     EXIT_CODE,
     package::{Kernel, MODULES},
 };
-use crate::{places, run};
+use crate::{build_ebpf, places, run};
 
 /// Programs of the lab that busybox does not replace.
 const PROGRAMS: &[&str] = &["ip", "ethtool", "nginx", "unbound", "dig", "curl"];
 
 /// Where the tests are, and beside them what they run: the lab looks there.
 const TESTS: &str = "tests";
+
+/// Where the BPF objects are; the test `objects` is told so.
+const OBJECTS: &str = "objects";
 
 /// Files of /etc: the accounts that nginx looks for, and those that namespaces replace by their own, which
 /// must exist for that.
@@ -48,6 +51,9 @@ pub(super) fn pack(tests: &[(&str, PathBuf)], kernels: &[Kernel]) -> Result<Path
         root.add_program(path, &target)?;
         // Symbols are most of it, and the emulated machine has to unpack them.
         let _ = run::output(Command::new("strip").arg(root.path(&target)));
+    }
+    for name in build_ebpf::OBJECTS {
+        root.copy(&build_ebpf::object(name), &format!("{OBJECTS}/{name}"))?;
     }
     for kernel in kernels {
         for module in MODULES {
@@ -130,7 +136,7 @@ fn init_script(tests: &[&str]) -> String {
     format!(
         r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/usr/bin:/bin USHER_NO_SKIP=1
+export PATH=/usr/bin:/bin USHER_NO_SKIP=1 USHER_OBJECTS=/{OBJECTS}
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
