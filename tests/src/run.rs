@@ -98,7 +98,7 @@ impl<'a> Memory<'a> {
     }
 
     /// Every word that is not free, of both tables, with its position.
-    fn snapshot(&self) -> Vec<(usize, u64)> {
+    pub fn snapshot(&self) -> Vec<(usize, u64)> {
         let words = flow_words(self.buckets).chain(nat_words(self.nat_sets)).map(Word::load);
         words.enumerate().filter(|(_, word)| *word != 0).collect()
     }

@@ -16,7 +16,7 @@ const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
 /// The data path, and the programs that measure it.
-const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
+pub(crate) const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
 
 /// Builds the objects with whichever toolchain is there, after installing one if need be.
 ///

@@ -3,6 +3,7 @@
 mod clock;
 mod explain;
 mod flows;
+mod kernel;
 mod load;
 mod services;
 mod sys;
@@ -16,6 +17,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 pub use explain::Query;
 pub use flows::FlowCounts;
+pub use kernel::kernel;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};

@@ -214,7 +214,7 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
             service: SERVICE,
             port: BACKEND_PORT.to_be_bytes(),
             flags: Backend::UP,
-            zero: [0],
+            ..Backend::default()
         };
         image.backends.insert(number, backend);
     }
