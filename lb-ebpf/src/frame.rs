@@ -33,6 +33,8 @@ unsafe impl Header for [u8; 2] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 4] {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 8] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 20] {}
@@ -56,6 +58,21 @@ impl<'a> Frame<'a> {
     #[inline(always)]
     pub unsafe fn from_raw(start: usize, end: usize) -> Frame<'a> {
         Frame { start, end, memory: PhantomData }
+    }
+
+    /// The frame has been given other bounds: room in front of it, or bytes of it, were taken in or given up.
+    ///
+    /// # Safety
+    /// As for [`Frame::from_raw`]; or both lie within the memory of [`Frame::new`].
+    #[inline(always)]
+    pub unsafe fn moved(&mut self, start: usize, end: usize) {
+        (self.start, self.end) = (start, end);
+    }
+
+    /// Where it begins and ends in memory.
+    #[inline(always)]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
     }
 
     /// The header of type `H` that begins `offset` bytes into the frame, if all of it is there.

@@ -164,12 +164,19 @@ fn other_protocol(case: Case) -> Case {
     Case { udp: !case.udp, ..case }
 }
 
-/// The packet, cut after every byte of its headers, with IPv4 options too.
+/// The packet, cut after every byte of its headers, with tags, options and extension headers too.
 fn cut_anywhere(packet: &Packet) -> Vec<Step> {
-    let with_options = Packet { ip: Ip { options: vec![1; 40], ..Ip::default() }, ..packet.clone() };
-    let packets = [packet.clone(), with_options];
+    let v6 = packet.from.address.is_ipv6();
+    let ip = Ip {
+        options: if v6 { vec![] } else { vec![1; 40] },
+        extensions: if v6 { vec![(0, vec![0; 8]), (60, [vec![0, 1], vec![0; 14]].concat())] } else { vec![] },
+        ..Ip::default()
+    };
+    let odd = Packet { ip, tags: vec![(0x88a8, 7), (0x8100, 5)], ..packet.clone() };
+    let fragment = Packet { payload: vec![0; 64], ..odd.clone() }.cut(1, &[40]).swap_remove(0);
+    let packets = [packet.clone(), odd, fragment];
     let steps = packets.iter().flat_map(|packet| {
-        let headers = 14 + packet.ip_length() as usize - packet.payload.len();
+        let headers = packet.l4() + if matches!(packet.transport, Transport::Udp { .. }) { 8 } else { 20 };
         (0..headers).map(|length| passed(cut(packet, length), Reason::Malformed))
     });
     steps.collect()

@@ -2,16 +2,17 @@
 
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray},
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray},
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head},
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Features, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES,
-    NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT, program,
+    Address, Backend, BackendCounters, Bucket, Features, FragmentKey, FragmentPath, Hop, MAX_BACKENDS,
+    MAX_SERVICE_KEYS, MAX_SERVICES, NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace,
+    flow::TICK_SHIFT, program,
 };
-use lb_ebpf::{Frame, Tables, parse::L3};
+use lb_ebpf::{Frame, Tables, parse::Packet};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is configured: set before the object is loaded, and so a constant to the verifier, which removes the
@@ -38,6 +39,11 @@ pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 pub static FLOWS: Array<Bucket, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NAT: Array<NatSet, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPath, 1> = LruHashMap::new();
+/// The odd packet that a CPU is just treating; and the one that is explained.
+#[btf_map]
+pub static PACKETS: PerCpuArray<Packet, 2> = PerCpuArray::new();
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = PerCpuArray::new();
 #[btf_map]
@@ -100,10 +106,55 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
-    fn route(&self, _: &mut Frame) -> Hop {
+    fn keep(&self, packet: Packet) -> Option<&Packet> {
+        let place = PACKETS.get_ptr_mut(DRY_RUN as u32)?;
+        // SAFETY: a per-CPU element, of which nobody else holds a reference while this packet is treated.
+        unsafe {
+            place.write(packet);
+            Some(&*place)
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentPath> {
+        // SAFETY: read at once. An element that another packet takes over meanwhile sends one fragment astray.
+        unsafe { FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, path: &FragmentPath) {
+        // A full map gives up its oldest elements; should it fail all the same, the rest is dropped.
+        let _ = FRAGMENTS.insert(key, path, 0);
+    }
+
+    #[inline(always)]
+    fn route(&self, _: &mut Frame, l3: usize) -> Hop {
         let mut hop = Hop::default();
-        fib_lookup(self.ctx.ctx, &mut hop);
+        fib_lookup(self.ctx.ctx, l3, &mut hop);
         hop
+    }
+
+    #[inline(always)]
+    fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
+        self.adjust(frame, -(bytes as i32))
+    }
+
+    #[inline(always)]
+    fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool {
+        self.adjust(frame, bytes as i32)
+    }
+}
+
+impl<const DRY_RUN: bool> Maps<'_, DRY_RUN> {
+    /// Moves the frame's start by this many bytes.
+    #[inline(always)]
+    fn adjust(&self, frame: &mut Frame, by: i32) -> bool {
+        // SAFETY: the context is this call's; all pointers into the packet are taken anew.
+        unsafe {
+            let moved = bpf_xdp_adjust_head(self.ctx.ctx, by) == 0;
+            frame.moved(self.ctx.data(), self.ctx.data_end());
+            moved
+        }
     }
 }
 
@@ -132,15 +183,15 @@ struct FibQuery {
 const _: () = assert!(size_of::<FibQuery>() == 64);
 
 /// Asks the kernel's routing tables about the packet as it now is. A function of its own that takes no
-/// more than the context: its 64-byte query, and whatever was passed to it, would take stack from the
+/// more than the context and an offset: its 64-byte query, and whatever was passed to it, would take stack from the
 /// whole program, and 512 bytes are all there is.
 #[inline(never)]
-fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
+fn fib_lookup(ctx: *mut xdp_md, l3: usize, hop: &mut Hop) {
     let ctx = XdpContext::new(ctx);
     // SAFETY: data and data_end of this call's packet; nothing below moves them.
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
     let mut query = FibQuery { interface: ctx.ingress_ifindex() as u32, ..FibQuery::default() };
-    if let Ok(ip) = frame.at::<Ipv4Hdr>(L3)
+    if let Ok(ip) = frame.at::<Ipv4Hdr>(l3)
         && ip.version() == 4
     {
         query.family = AF_INET;
@@ -148,7 +199,7 @@ fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
         query.length = ip.tot_len();
         query.source[0] = u32::from_ne_bytes(ip.src_addr);
         query.destination[0] = u32::from_ne_bytes(ip.dst_addr);
-    } else if let Ok(ip) = frame.at::<Ipv6Hdr>(L3) {
+    } else if let Ok(ip) = frame.at::<Ipv6Hdr>(l3) {
         query.family = AF_INET6;
         query.protocol = ip.next_hdr;
         query.length = ip.payload_len().saturating_add(Ipv6Hdr::LEN as u16);
@@ -158,7 +209,7 @@ fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
     let size = size_of::<FibQuery>() as i32;
     // SAFETY: the context is this call's; the struct has the kernel's layout and size.
     let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), (&raw mut query).cast(), size, 0) };
-    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 && query.interface <= Hop::MAX_INTERFACE {
         let [a, b, c] = query.macs.map(u64::from);
         *hop = Hop::from_macs(query.interface, b >> 16 | c << 16, a | (b & 0xffff) << 32);
     }

@@ -56,6 +56,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
         flows: Flows {
             max: 1000,
+            fragments: 16_384,
             tcp_timeout: Duration::from_secs(60),
             udp_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(60),
