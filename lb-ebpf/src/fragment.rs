@@ -1,6 +1,6 @@
 //! Later fragments have no ports: they follow the first one of their packet.
 
-use lb_common::{Address, Fate, FragmentKey, FragmentPath, Hop, Reason, ServiceKey};
+use lb_common::{Address, FragmentKey, FragmentPath, Hop, Reason, ServiceKey};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{Frame, Outcome, Tables, parse::Packet, translate::translate_rest};
@@ -44,10 +44,26 @@ pub fn follow<T: Tables>(
 /// gets is remembered where its rest would be taken for a service's.
 ///
 /// A function of its own in BPF: key and path would take stack from the whole program.
+#[inline(always)]
+pub fn remember<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    hop: &Hop,
+    reason: Reason,
+    tables: &T,
+    outcome: &Outcome,
+) {
+    if !T::DRY_RUN {
+        let what = (outcome.service as u64) << 32 | (outcome.backend as u64) << 16 | reason as u64;
+        store(frame, packet, hop, tables, what);
+    }
+}
+
+/// `what` holds service, backend and reason: an outcome that is passed on in memory is written there with
+/// misaligned stores, which the verifier refuses.
 #[inline(never)]
-pub fn remember<T: Tables>(frame: &mut Frame, packet: &Packet, hop: &Hop, tables: &T, outcome: &Outcome) {
-    let passed = outcome.reason.fate() == Fate::Pass;
-    if T::DRY_RUN || (passed && !is_ours(packet, tables)) {
+fn store<T: Tables>(frame: &mut Frame, packet: &Packet, hop: &Hop, tables: &T, what: u64) {
+    if !is_sent(what as u8) && !is_ours(packet, tables) {
         return;
     }
     let Ok((source, destination)) = addresses(frame, packet) else { return };
@@ -55,19 +71,24 @@ pub fn remember<T: Tables>(frame: &mut Frame, packet: &Packet, hop: &Hop, tables
         source,
         destination,
         hop: *hop,
-        service: outcome.service,
-        backend: outcome.backend,
+        service: (what >> 32) as u32,
+        backend: (what >> 16) as u16,
         tick: tables.tick(),
-        reason: outcome.reason as u8,
+        reason: what as u8,
         zero: [0; 7],
     };
     tables.remember_fragment(&key(packet), &path);
 }
 
+#[inline(always)]
+fn is_sent(reason: u8) -> bool {
+    reason == Reason::Nat as u8 || reason == Reason::NatReply as u8 || reason == Reason::DsrL2 as u8
+}
+
 /// The addresses that the frame has now.
 #[inline(always)]
 fn addresses(frame: &mut Frame, packet: &Packet) -> Result<(Address, Address), Reason> {
-    if packet.v6 {
+    if packet.v6() {
         let ip = frame.at::<Ipv6Hdr>(packet.l3())?;
         Ok((Address::v6(ip.src_addr), Address::v6(ip.dst_addr)))
     } else {
@@ -84,6 +105,6 @@ fn is_ours<T: Tables>(packet: &Packet, tables: &T) -> bool {
 
 #[inline(always)]
 fn key(packet: &Packet) -> FragmentKey {
-    let protocol = if packet.v6 { 0 } else { packet.protocol };
+    let protocol = if packet.v6() { 0 } else { packet.protocol };
     FragmentKey::new(packet.source, packet.destination, packet.id, protocol)
 }

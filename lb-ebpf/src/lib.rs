@@ -124,8 +124,7 @@ fn steps<T: Tables, const ODD: bool>(
         Err(reason) => (Hop::default(), reason),
     };
     if packet.part == Part::First && reason.fate() != Fate::Drop {
-        outcome.reason = reason;
-        fragment::remember(frame, packet, &hop, tables, outcome);
+        fragment::remember(frame, packet, &hop, reason, tables, outcome);
     }
     treated?;
     if hop.is_known() {

@@ -33,7 +33,7 @@ pub fn forward<T: Tables>(
     tables: &T,
 ) -> Result<Hop, Reason> {
     let settings = choice.settings;
-    let source = settings.nat_source[packet.v6 as usize];
+    let source = settings.nat_source[packet.family()];
     if source == Address::NONE {
         return Err(Reason::NoNatSource);
     }
@@ -68,7 +68,7 @@ pub fn reply<T: Tables, const ODD: bool>(
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
     let way = (offset % PORTS_PER_GROUP) as usize;
-    if packet.destination != settings.nat_source[packet.v6 as usize] || group >= settings.nat_groups {
+    if packet.destination != settings.nat_source[packet.family()] || group >= settings.nat_groups {
         return Err(Reason::NotService);
     }
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
@@ -87,7 +87,7 @@ pub fn reply<T: Tables, const ODD: bool>(
         && u16::from_be_bytes(backend.port) == packet.source_port
         && tuple.protocol == packet.protocol
         && tuple.group == group
-        && tuple.client.is_mapped() != packet.v6;
+        && tuple.client.is_mapped() != packet.v6();
     if !is_answer {
         return Err(Reason::NotService);
     }

@@ -73,8 +73,8 @@ const FLAGS: usize = 13;
 /// A TCP or UDP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
-    /// Whether it is IPv6.
-    pub v6: bool,
+    /// 1 for IPv6, 0 for IPv4.
+    family: u8,
     /// IP protocol number: [`TCP`] or [`UDP`].
     pub protocol: u8,
     /// TCP flags; 0 for UDP.
@@ -150,10 +150,21 @@ impl Packet {
         self.protocol == TCP && !self.flags.starts()
     }
 
-    /// Where the IP header begins, in bytes from the frame's start.
+    /// Whether it is IPv6.
+    #[inline(always)]
+    pub fn v6(&self) -> bool {
+        self.family() != 0
+    }
+
+    /// 1 for IPv6, 0 for IPv4. An odd packet is read from a map, and the verifier wants to see a bound.
+    #[inline(always)]
+    pub fn family(&self) -> usize {
+        (self.family & 1) as usize
+    }
+
+    /// Where the IP header begins, in bytes from the frame's start. (The bound as above.)
     #[inline(always)]
     pub fn l3(&self) -> usize {
-        // An odd packet is read from a map, and the verifier wants to see a bound.
         self.l3 & LAST_L3
     }
 
@@ -240,7 +251,7 @@ fn packet(
         return Err(Reason::Malformed);
     }
     Ok(Packet {
-        v6,
+        family: v6 as u8,
         protocol,
         flags,
         hops,

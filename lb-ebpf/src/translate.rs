@@ -62,7 +62,7 @@ fn network(
     destination: &Address,
     addresses: Change,
 ) -> Result<(), Reason> {
-    if packet.v6 {
+    if packet.v6() {
         let ip = frame.at::<Ipv6Hdr>(packet.l3())?;
         ip.src_addr = source.octets_v6();
         ip.dst_addr = destination.octets_v6();

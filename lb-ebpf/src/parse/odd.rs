@@ -76,7 +76,7 @@ pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
         return Err(Reason::Malformed);
     }
     Ok(Packet {
-        v6: ip.v6,
+        family: ip.v6 as u8,
         protocol: what.protocol,
         flags: TcpFlags(flags),
         hops: ip.hops,
