@@ -46,10 +46,9 @@ pub struct FragmentPath {
     pub backend: u16,
     /// When.
     pub tick: u16,
-    /// The [`Reason`] as its number: why it was forwarded or left to the host's stack.
-    pub reason: u8,
-    /// Zero.
-    pub zero: [u8; 7],
+    /// The [`Reason`] as its number: why it was forwarded or left to the host's stack. A whole word, because
+    /// the BPF compiler clears bytes that are left over by a call.
+    pub reason: u64,
 }
 
 const _: () = assert!(size_of::<FragmentPath>() == 64);
@@ -64,6 +63,6 @@ impl FragmentPath {
     /// Whether the first fragment was treated so.
     #[inline(always)]
     pub fn is(&self, reason: Reason) -> bool {
-        self.reason == reason as u8
+        self.reason == reason as u64
     }
 }

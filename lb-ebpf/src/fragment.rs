@@ -53,7 +53,7 @@ pub fn remember<T: Tables>(
     tables: &T,
     outcome: &Outcome,
 ) {
-    if !T::DRY_RUN {
+    if !T::DRY_RUN && (is_sent(reason) || is_ours(packet, tables)) {
         let what = (outcome.service as u64) << 32 | (outcome.backend as u64) << 16 | reason as u64;
         store(frame, packet, hop, tables, what);
     }
@@ -63,9 +63,8 @@ pub fn remember<T: Tables>(
 /// misaligned stores, which the verifier refuses.
 #[inline(never)]
 fn store<T: Tables>(frame: &mut Frame, packet: &Packet, hop: &Hop, tables: &T, what: u64) {
-    if !is_sent(what as u8) && !is_ours(packet, tables) {
-        return;
-    }
+    // Asked first, so that nothing has to be kept meanwhile: each word of stack counts.
+    let tick = tables.tick();
     let Ok((source, destination)) = addresses(frame, packet) else { return };
     let path = FragmentPath {
         source,
@@ -73,16 +72,15 @@ fn store<T: Tables>(frame: &mut Frame, packet: &Packet, hop: &Hop, tables: &T, w
         hop: *hop,
         service: (what >> 32) as u32,
         backend: (what >> 16) as u16,
-        tick: tables.tick(),
-        reason: what as u8,
-        zero: [0; 7],
+        tick,
+        reason: what & 0xff,
     };
     tables.remember_fragment(&key(packet), &path);
 }
 
 #[inline(always)]
-fn is_sent(reason: u8) -> bool {
-    reason == Reason::Nat as u8 || reason == Reason::NatReply as u8 || reason == Reason::DsrL2 as u8
+fn is_sent(reason: Reason) -> bool {
+    matches!(reason, Reason::Nat | Reason::NatReply | Reason::DsrL2)
 }
 
 /// The addresses that the frame has now.
@@ -97,8 +95,9 @@ fn addresses(frame: &mut Frame, packet: &Packet) -> Result<(Address, Address), R
     }
 }
 
-/// Whether packets to this address may be for a service, or answers to one.
-#[inline(always)]
+/// Whether packets to this address may be for a service, or answers to one. A function of its own, for the
+/// stack that its key takes.
+#[inline(never)]
 fn is_ours<T: Tables>(packet: &Packet, tables: &T) -> bool {
     tables.service(&ServiceKey::any(packet.destination)).is_some()
 }

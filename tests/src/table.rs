@@ -25,6 +25,7 @@ pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
     for case in [TCP4, TCP6, UDP4, UDP6] {
         all.extend(deliver::scenarios(case));
+        all.extend(deliver::cut_anywhere(case));
         all.extend(fragments::scenarios(case));
         all.extend(leave_alone::scenarios(case));
         all.extend(nat::scenarios(case));

@@ -1,5 +1,7 @@
 //! The maps, and the library's view of them.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, ProgramArray},
@@ -163,8 +165,7 @@ const AF_INET6: u8 = 10;
 
 /// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) in words: reading its unaligned MAC addresses as
 /// such is refused on the stack.
-#[repr(C)]
-#[derive(Default)]
+#[repr(C, align(8))]
 struct FibQuery {
     family: u8,
     protocol: u8,
@@ -182,6 +183,27 @@ struct FibQuery {
 
 const _: () = assert!(size_of::<FibQuery>() == 64);
 
+impl FibQuery {
+    /// Makes it all zero, in place and word by word: the compiler makes of `Default` a call of memset, which is
+    /// a loop over bytes and one more frame on the stack.
+    #[inline(always)]
+    fn zero(place: &mut MaybeUninit<FibQuery>) -> &mut FibQuery {
+        let words: *mut u64 = place.as_mut_ptr().cast();
+        // SAFETY: eight aligned words are all of it, and zero is a value of each of its fields.
+        unsafe {
+            words.write_volatile(0);
+            words.add(1).write_volatile(0);
+            words.add(2).write_volatile(0);
+            words.add(3).write_volatile(0);
+            words.add(4).write_volatile(0);
+            words.add(5).write_volatile(0);
+            words.add(6).write_volatile(0);
+            words.add(7).write_volatile(0);
+            place.assume_init_mut()
+        }
+    }
+}
+
 /// Asks the kernel's routing tables about the packet as it now is. A function of its own that takes no
 /// more than the context and an offset: its 64-byte query, and whatever was passed to it, would take stack from the
 /// whole program, and 512 bytes are all there is.
@@ -190,7 +212,9 @@ fn fib_lookup(ctx: *mut xdp_md, l3: usize, hop: &mut Hop) {
     let ctx = XdpContext::new(ctx);
     // SAFETY: data and data_end of this call's packet; nothing below moves them.
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
-    let mut query = FibQuery { interface: ctx.ingress_ifindex() as u32, ..FibQuery::default() };
+    let mut place = MaybeUninit::uninit();
+    let query = FibQuery::zero(&mut place);
+    query.interface = ctx.ingress_ifindex() as u32;
     if let Ok(ip) = frame.at::<Ipv4Hdr>(l3)
         && ip.version() == 4
     {
@@ -208,7 +232,7 @@ fn fib_lookup(ctx: *mut xdp_md, l3: usize, hop: &mut Hop) {
     }
     let size = size_of::<FibQuery>() as i32;
     // SAFETY: the context is this call's; the struct has the kernel's layout and size.
-    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), (&raw mut query).cast(), size, 0) };
+    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), (&raw mut *query).cast(), size, 0) };
     if found == BPF_FIB_LKUP_RET_SUCCESS as i64 && query.interface <= Hop::MAX_INTERFACE {
         let [a, b, c] = query.macs.map(u64::from);
         *hop = Hop::from_macs(query.interface, b >> 16 | c << 16, a | (b & 0xffff) << 32);
