@@ -6,6 +6,7 @@ mod load;
 mod sys;
 mod tables;
 mod test_run;
+mod wrapper;
 
 use std::{io, net::IpAddr};
 
@@ -15,6 +16,7 @@ pub use explain::Query;
 pub use flows::FlowCounts;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use test_run::TestRun;
+pub use wrapper::{Run, Wrapper};
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]
