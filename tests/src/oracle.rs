@@ -8,24 +8,10 @@ use etherparse::{
 use lb_common::{Address, Reason};
 use lb_ebpf::{
     Frame,
-    parse::{self, Packet, TCP, UDP},
+    parse::{self, Packet, Part, TCP, UDP},
 };
 
 use crate::host::AlignedFrame;
-
-/// Which headers beyond Ethernet, IPv4 with options and plain IPv6 the parser reads.
-///
-/// The one place that says so: what it does not read, it must leave to the host's stack.
-pub const PARSER: Reads = Reads { vlan_tags: false, ipv6_extensions: false };
-
-/// Kinds of headers.
-#[derive(Debug, Clone, Copy)]
-pub struct Reads {
-    /// Up to two VLAN tags.
-    pub vlan_tags: bool,
-    /// IPv6 extension headers before TCP or UDP.
-    pub ipv6_extensions: bool,
-}
 
 /// What parsers must agree about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +40,6 @@ const FLAGS: u8 = 0x17;
 pub enum Read {
     /// TCP or UDP with its ports.
     Packet(Fields),
-    /// The same, but the parser does not read such headers yet: see [`PARSER`].
-    Beyond(Fields),
     /// Valid, but neither TCP nor UDP, or a fragment without ports: never a packet.
     Other,
     /// Not valid as far as the ports, or of a kind on which parsers may differ.
@@ -67,7 +51,7 @@ pub fn read(frame: &[u8]) -> Read {
     let Ok(sliced) = SlicedPacket::from_ethernet(frame) else { return Read::Unclear };
     let Some(net) = &sliced.net else { return Read::Other };
     let Some(payload) = net.ip_payload_ref() else { return Read::Other };
-    let (addresses, hops, header, beyond) = match net {
+    let (addresses, hops, header) = match net {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
             let addresses: [IpAddr; 2] = [header.source_addr().into(), header.destination_addr().into()];
@@ -75,7 +59,7 @@ pub fn read(frame: &[u8]) -> Read {
             if !ip.extensions().is_empty() {
                 return Read::Unclear;
             }
-            (addresses, header.ttl(), header.slice().len(), false)
+            (addresses, header.ttl(), header.slice().len())
         }
         NetSlice::Ipv6(ip) => {
             let header = ip.header();
@@ -85,7 +69,7 @@ pub fn read(frame: &[u8]) -> Read {
             if header.payload_length() == 0 {
                 return Read::Unclear;
             }
-            (addresses, header.hop_limit(), header.slice().len() + extended, extended != 0)
+            (addresses, header.hop_limit(), header.slice().len() + extended)
         }
         NetSlice::Arp(_) => return Read::Other,
     };
@@ -103,10 +87,6 @@ pub fn read(frame: &[u8]) -> Read {
         _ => return Read::Other,
     };
     let fields = Fields { l4, length, ..fields };
-    let tags = !sliced.link_exts.is_empty();
-    if tags && !PARSER.vlan_tags || beyond && !PARSER.ipv6_extensions {
-        return Read::Beyond(fields);
-    }
     Read::Packet(fields)
 }
 
@@ -140,6 +120,10 @@ pub fn parsed(frame: &[u8]) -> Result<Fields, Reason> {
         Err(Reason::Odd) => parse::odd(&mut frame)?,
         other => other?,
     };
+    // Its ports are in the first fragment.
+    if packet.part == Part::Later {
+        return Err(Reason::Fragment);
+    }
     Ok(our_fields(&packet))
 }
 
@@ -152,7 +136,7 @@ fn our_fields(packet: &Packet) -> Fields {
         flags: packet.flags.0 & FLAGS,
         hops: packet.hops,
         length: usize::from(packet.length),
-        l4: packet.l4,
+        l4: packet.l4(),
     }
 }
 
@@ -165,7 +149,6 @@ pub fn compare(frame: &[u8]) -> Result<(), String> {
     let agree = match (&theirs, &ours) {
         (Read::Packet(expected), Ok(found)) => found == expected,
         (Read::Packet(_), Err(_)) => false,
-        (Read::Beyond(_), ours) => ours.is_err(),
         (Read::Other, ours) => ours.is_err(),
         // Headers are right as far as ours reads; what lies behind need not be.
         (Read::Unclear, Ok(found)) => agrees_with_lax(frame, found),

@@ -7,8 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, Map, MapError, PerCpuArray};
-use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan, map};
+use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
+use lb_common::{
+    Backend, BackendCounters, FragmentKey, FragmentPath, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan,
+    map,
+};
 
 use super::{Dataplane, DataplaneError, sys};
 use crate::core::image::Operation;
@@ -28,7 +31,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, Backend, BackendCounters, Trace, Plan);
+pod!(Settings, Backend, BackendCounters, FragmentKey, FragmentPath, Trace, Plan);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
