@@ -56,4 +56,10 @@ impl Service {
     pub fn new(number: u32, forward: Forward) -> Service {
         Service { number, forward: forward as u8, zero: [0; 3] }
     }
+
+    /// What stands under the key of a VIP itself, with port 0 and the number of ICMP or ICMPv6: no service, but the
+    /// address is ours.
+    pub fn vip() -> Service {
+        Service { number: 0, forward: 0, zero: [0; 3] }
+    }
 }

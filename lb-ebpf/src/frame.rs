@@ -29,9 +29,13 @@ unsafe impl Header for network_types::ip::Ipv6Hdr {}
 // SAFETY: as above.
 unsafe impl Header for network_types::udp::UdpHdr {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 1] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 2] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 4] {}
+// SAFETY: as above.
+unsafe impl Header for [u8; 8] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.

@@ -13,6 +13,10 @@ use crate::Frame;
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
 
 /// Where the IP header of a plain packet begins.
 pub const L3: usize = EthHdr::LEN;
@@ -64,10 +68,20 @@ pub struct Packet {
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// A connection begins.
+    pub const SYN: u8 = 0x02;
+    /// A connection is broken off.
+    pub const RST: u8 = 0x04;
+    /// Data was received.
+    pub const ACK: u8 = 0x10;
+
+    /// Whether any of these flags is set.
+    #[inline(always)]
+    pub fn has(self, flags: u8) -> bool {
+        self.0 & flags != 0
+    }
 
     /// A connection begins: SYN without ACK.
     #[inline(always)]
@@ -139,6 +153,38 @@ pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
     transport(frame, &ip)
 }
 
+/// Bytes of an ICMP header.
+pub const ICMP_HEADER: usize = 8;
+
+/// Reads the headers of an ICMP packet, which has no flags and no ports.
+#[inline(always)]
+pub fn icmp(frame: &mut Frame) -> Result<Packet, Reason> {
+    let ip = match frame.at::<EthHdr>(0)?.ether_type {
+        ETHERTYPE_IPV4 => ipv4(frame)?,
+        ETHERTYPE_IPV6 => ipv6(frame)?,
+        _ => return Err(Reason::NotIp),
+    };
+    if ip.protocol != if ip.v6 { ICMPV6 } else { ICMP } {
+        return Err(Reason::NotTcpUdp);
+    }
+    if (ip.length as usize) < ip.header + ICMP_HEADER {
+        return Err(Reason::Malformed);
+    }
+    Ok(Packet {
+        v6: ip.v6,
+        protocol: ip.protocol,
+        flags: TcpFlags(0),
+        hops: ip.hops,
+        length: ip.length,
+        l3: L3,
+        l4: L3 + ip.header,
+        source: ip.source,
+        destination: ip.destination,
+        source_port: 0,
+        destination_port: 0,
+    })
+}
+
 /// Reads the TCP or UDP header. Everything is checked against the IP packet's own length too: a short
 /// packet in a padded frame has no ports in the padding.
 #[inline(always)]
@@ -150,6 +196,8 @@ fn transport(frame: &mut Frame, ip: &Ip) -> Result<Packet, Reason> {
             frame.at::<UdpHdr>(l4)?;
             (UDP_HEADER, TcpFlags(0))
         }
+        ICMP if !ip.v6 => return Err(Reason::Icmp),
+        ICMPV6 if ip.v6 => return Err(Reason::Icmp),
         _ => return Err(Reason::NotTcpUdp),
     };
     if ip.length < ip.header as u16 + needed {

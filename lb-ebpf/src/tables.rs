@@ -1,6 +1,6 @@
 //! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
 
-use lb_common::{Backend, Bucket, Features, Hop, NatSet, Service, ServiceKey, Settings};
+use lb_common::{Backend, Bucket, Budget, Features, Hop, NatSet, Service, ServiceKey, Settings, Word};
 
 use crate::Frame;
 
@@ -41,4 +41,10 @@ pub trait Tables {
     /// Puts `bytes` bytes before the frame, of any content; whether there was room. Every header must be
     /// read anew after that.
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool;
+
+    /// Cuts the frame to `length` bytes; whether it was that long. Every header must be read anew after that.
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool;
+
+    /// What this CPU has sent of a kind.
+    fn budget(&self, kind: Budget) -> Option<&Word>;
 }

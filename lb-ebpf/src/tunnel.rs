@@ -68,6 +68,21 @@ pub fn forward<T: Tables>(
     tunnel: &Tunnel,
     outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
+    let hop = carry(frame, packet, choice, tables, tunnel, outcome)?;
+    choice.remember::<T>(packet, choice.is_from_earlier_tick());
+    Ok(hop)
+}
+
+/// The same for any packet, which says nothing of the flow.
+#[inline(always)]
+pub fn carry<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    choice: &Choice,
+    tables: &T,
+    tunnel: &Tunnel,
+    outcome: &mut Outcome,
+) -> Result<Hop, Reason> {
     let backend = choice.backend;
     let hop = backend.hop;
     // The host's stack would take the packet for its own, since the VIP is the node's address.
@@ -81,7 +96,6 @@ pub fn forward<T: Tables>(
     }
     if !T::DRY_RUN {
         encapsulate(frame, packet, &backend.address, &choice.hash, choice.settings, tables, tunnel)?;
-        choice.remember::<T>(packet, choice.is_from_earlier_tick());
     }
     Ok(hop)
 }
@@ -92,6 +106,21 @@ fn longest(mtu: u16, overhead: u16, v6: bool) -> u16 {
     let mtu = if mtu == 0 { u16::MAX } else { mtu };
     let most = mtu.saturating_sub(overhead);
     if v6 && most < IPV6_LEAST_MTU { IPV6_LEAST_MTU } else { most }
+}
+
+/// Makes room for a header before the IP header, which begins at `l3`. VLAN tags keep their place; the MAC addresses
+/// and the type after the tags are to be written.
+#[inline(always)]
+pub fn make_room<T: Tables>(frame: &mut Frame, l3: usize, bytes: usize, tables: &T) -> Result<(), Reason> {
+    if !tables.grow(frame, bytes) {
+        return Err(Reason::NoHeadroom);
+    }
+    let mut at = TAGS;
+    while at + 2 < l3 {
+        *frame.at::<[u8; TAG]>(at)? = *frame.at::<[u8; TAG]>(at + bytes)?;
+        at += TAG;
+    }
+    Ok(())
 }
 
 /// What the outer header takes from the inner one.
@@ -129,14 +158,7 @@ fn encapsulate<T: Tables>(
 ) -> Result<(), Reason> {
     let inner = inner(frame, packet)?;
     let overhead = tunnel.overhead(to);
-    if !tables.grow(frame, overhead) {
-        return Err(Reason::NoHeadroom);
-    }
-    let mut at = TAGS;
-    while at + 2 < packet.l3 {
-        *frame.at::<[u8; TAG]>(at)? = *frame.at::<[u8; TAG]>(at + overhead)?;
-        at += TAG;
-    }
+    make_room(frame, packet.l3, overhead, tables)?;
     let v6 = !to.is_mapped();
     let ether_type = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
     *frame.at::<[u8; 2]>(packet.l3 - 2)? = ether_type.to_ne_bytes();
@@ -153,7 +175,8 @@ fn encapsulate<T: Tables>(
         packet.l3 + Ipv6Hdr::LEN
     } else {
         let id = if inner.fragments == 0 { (hash.identity >> 16) as u16 } else { 0 };
-        let ip = ipv4(&from, to, &Inner { protocol, ..inner }, id, length + Ipv4Hdr::LEN as u16);
+        let length = length + Ipv4Hdr::LEN as u16;
+        let ip = ipv4(&from, to, inner.class, inner.fragments, protocol, id, length);
         *frame.at::<Ipv4Hdr>(packet.l3)? = ip;
         packet.l3 + Ipv4Hdr::LEN
     };
@@ -169,26 +192,34 @@ fn encapsulate<T: Tables>(
     Ok(())
 }
 
-/// An IPv4 header. `length` is the whole packet's.
+/// An IPv4 header. `length` is the whole packet's; `fragments` are its flags and fragment offset.
 #[inline(always)]
-fn ipv4(from: &Address, to: &Address, inner: &Inner, id: u16, length: u16) -> Ipv4Hdr {
+pub fn ipv4(
+    from: &Address,
+    to: &Address,
+    class: u8,
+    fragments: u16,
+    protocol: u8,
+    id: u16,
+    length: u16,
+) -> Ipv4Hdr {
     const VERSION_AND_WORDS: u8 = 0x45;
     let (from, to) = (from.octets_v4(), to.octets_v4());
-    let sum = ((VERSION_AND_WORDS as u64) << 8 | inner.class as u64)
+    let sum = ((VERSION_AND_WORDS as u64) << 8 | class as u64)
         + length as u64
         + id as u64
-        + inner.fragments as u64
-        + ((HOPS as u64) << 8 | inner.protocol as u64)
+        + fragments as u64
+        + ((HOPS as u64) << 8 | protocol as u64)
         + u32::from_be_bytes(from) as u64
         + u32::from_be_bytes(to) as u64;
     Ipv4Hdr {
         vihl: VERSION_AND_WORDS,
-        tos: inner.class,
+        tos: class,
         tot_len: length.to_be_bytes(),
         id: id.to_be_bytes(),
-        frags: inner.fragments.to_be_bytes(),
+        frags: fragments.to_be_bytes(),
         ttl: HOPS,
-        proto: inner.protocol,
+        proto: protocol,
         check: (!fold(sum)).to_be_bytes(),
         src_addr: from,
         dst_addr: to,
@@ -197,7 +228,7 @@ fn ipv4(from: &Address, to: &Address, inner: &Inner, id: u16, length: u16) -> Ip
 
 /// An IPv6 header. `length` is that of what follows.
 #[inline(always)]
-fn ipv6(from: &Address, to: &Address, class: u8, protocol: u8, length: u16) -> Ipv6Hdr {
+pub fn ipv6(from: &Address, to: &Address, class: u8, protocol: u8, length: u16) -> Ipv6Hdr {
     Ipv6Hdr {
         vcf: [6 << 4 | class >> 4, class << 4, 0, 0],
         payload_len: length.to_be_bytes(),

@@ -417,6 +417,7 @@ fn config(peers: u8) -> Config {
             addresses,
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
+            icmp_rate: 1_000,
         },
     }
 }

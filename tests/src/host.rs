@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendCounters, Bucket, Fate, Features, Hop, NatSet, Reason, Service, ServiceKey, Settings,
-    Trace,
+    Backend, BackendCounters, Bucket, Budget, Fate, Features, Hop, NatSet, Reason, Service, ServiceKey,
+    Settings, Trace, Word,
 };
-use lb_ebpf::{Frame, Outcome, Tables, process, process_odd};
+use lb_ebpf::{Frame, Outcome, Tables, answer, process, process_icmp, process_odd};
 use lb_userspace::core::image::Image;
 
 use crate::{
@@ -34,6 +34,8 @@ pub struct HostTables {
     pub tick: u16,
     /// What the kernel's routing would answer.
     pub route: Hop,
+    /// What was sent of each kind of answer.
+    pub budgets: [Word; Budget::COUNT],
 }
 
 impl HostTables {
@@ -51,6 +53,7 @@ impl HostTables {
             nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
             tick: 0,
             route: Hop::default(),
+            budgets: Default::default(),
         };
         tables.configure(image)?;
         Ok(tables)
@@ -84,7 +87,11 @@ impl HostTables {
     pub fn treat(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
         let room = frame.room();
         let mut view = Frame::new(frame.bytes());
-        let outcome = run(&mut view, ingress, &View::<false> { tables: self, room: room.clone() });
+        let tables = View::<false> { tables: self, room: room.clone() };
+        let mut outcome = run(&mut view, ingress, &tables);
+        if is_answered(outcome.reason) {
+            outcome = answer(&mut view, &outcome, &tables);
+        }
         let (start, end) = view.bounds();
         frame.place = start - room.start..end - room.start;
         outcome
@@ -105,11 +112,19 @@ impl HostTables {
 
 /// All programs that a frame goes through.
 fn run(frame: &mut Frame, ingress: u32, tables: &impl Tables) -> Outcome {
-    let outcome = process(frame, ingress, tables);
-    match outcome.reason.fate() {
-        Fate::Odd => process_odd(frame, ingress, tables),
-        _ => outcome,
+    let mut outcome = process(frame, ingress, tables);
+    if outcome.reason.fate() == Fate::Odd {
+        outcome = process_odd(frame, ingress, tables);
     }
+    if outcome.reason.fate() == Fate::Icmp {
+        outcome = process_icmp(frame, ingress, tables);
+    }
+    outcome
+}
+
+/// Whether the program for answers goes on.
+fn is_answered(reason: Reason) -> bool {
+    matches!(reason.fate(), Fate::Refuse | Fate::TooBig | Fate::Expired)
 }
 
 /// The tables, with or without leave to write them.
@@ -167,6 +182,20 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         *frame = unsafe { Frame::from_raw(start - bytes, end) };
         true
     }
+
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool {
+        let (start, end) = frame.bounds();
+        if start + length > end {
+            return false;
+        }
+        // SAFETY: as above.
+        *frame = unsafe { Frame::from_raw(start, start + length) };
+        true
+    }
+
+    fn budget(&self, kind: Budget) -> Option<&Word> {
+        self.tables.budgets.get(kind as usize)
+    }
 }
 
 /// The host's data path with its counters, for the scenario table.
@@ -204,7 +233,8 @@ impl DataPath for HostPath {
             counters.bytes += u64::from(outcome.length);
         }
         let ran = match outcome.reason.fate() {
-            Fate::Pass | Fate::Odd => Ran::Pass,
+            Fate::Pass | Fate::Odd | Fate::Icmp => Ran::Pass,
+            Fate::Refuse | Fate::TooBig | Fate::Expired => Ran::Tx,
             Fate::Drop => Ran::Drop,
             Fate::Forward if outcome.interface == FRONT => Ran::Tx,
             Fate::Forward => Ran::Redirect,

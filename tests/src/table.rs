@@ -5,12 +5,15 @@
 //! to the last byte; each step also checks that exactly its reason is counted and that the dry run
 //! foretells it. Numbers such as A5 are those of the project's list of acceptance scenarios.
 
+mod answer;
 mod deliver;
+mod icmp;
 mod leave_alone;
 mod nat;
 mod remember;
 mod tunnel;
 
+use answer::{refused, too_big};
 use lb_common::{BackendCounters, Reason, State};
 
 use crate::{
@@ -28,6 +31,8 @@ pub fn scenarios() -> Vec<Scenario> {
         all.extend(nat::scenarios(case));
         all.extend(remember::scenarios(case));
         all.extend(tunnel::scenarios(case));
+        all.extend(answer::scenarios(case));
+        all.extend(icmp::scenarios(case));
     }
     for case in [TCP4, TCP6] {
         all.extend(nat::tcp_scenarios(case));

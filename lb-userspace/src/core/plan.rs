@@ -158,6 +158,8 @@ impl Planner {
             for address in service.addresses.iter().filter(|&&vip| Family::of(vip) == pool.family) {
                 let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
                 image.services.insert(key, Service::new(number, forward(service.forward)));
+                let icmp = if address.is_ipv4() { 1 } else { 58 };
+                image.services.insert(ServiceKey::new((*address).into(), 0, icmp), Service::vip());
             }
         }
         image
@@ -236,9 +238,10 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
+        icmp_limit: per_tick(config.node.icmp_rate),
         gue_port: config.tunnel.gue_port,
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 3],
+        zero: [0; 7],
     }
 }
 
@@ -269,6 +272,11 @@ pub fn features(config: &Config) -> Features {
 pub fn idle_limits(config: &Config) -> IdleLimits {
     let flows = &config.flows;
     IdleLimits::new(ticks(flows.tcp_timeout.max(flows.udp_timeout)), ticks(flows.closing_timeout))
+}
+
+/// A rate per second as one per tick, rounded up.
+fn per_tick(rate: u32) -> u32 {
+    (u64::from(rate) << TICK_SHIFT).div_ceil(1_000_000_000) as u32
 }
 
 /// A duration in ticks of the data path's clock, rounded up.
@@ -356,7 +364,7 @@ address = "203.0.113.21"
         assert_eq!(service("192.0.2.12", 80, 6), Some(Service::new(1, Forward::Nat)));
         assert_eq!(service("2001:db8:1::11", 80, 6), Some(Service::new(2, Forward::Nat)));
         assert_eq!(service("192.0.2.11", 7, 17), Some(Service::new(3, Forward::DsrL2)));
-        assert_eq!(image.services.len(), 4);
+        assert_eq!(image.services.len(), 4 + 3, "and the three VIPs, for ICMP");
     }
 
     #[test]

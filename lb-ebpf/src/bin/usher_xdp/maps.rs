@@ -3,13 +3,17 @@
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
     btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray},
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len,
+    },
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Features, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES,
-    NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT, program,
+    Address, Backend, BackendCounters, Bucket, Budget, Features, Handoff, Hop, MAX_BACKENDS,
+    MAX_SERVICE_KEYS, MAX_SERVICES, NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, Word,
+    flow::TICK_SHIFT, program,
 };
 use lb_ebpf::{Frame, Tables, parse::L3};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -44,6 +48,10 @@ pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = P
 pub static COUNTERS: PerCpuArray<BackendCounters, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static PROGRAMS: ProgramArray<{ program::NEXT.len() }> = ProgramArray::new();
+#[btf_map]
+pub static HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
+#[btf_map]
+pub static BUDGETS: PerCpuArray<Word, { Budget::COUNT }> = PerCpuArray::new();
 #[btf_map]
 pub static TRACE: Array<Trace, 1> = Array::new();
 
@@ -114,6 +122,22 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
             *frame = Frame::from_raw(self.ctx.data(), self.ctx.data_end());
             moved
         }
+    }
+
+    #[inline(always)]
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool {
+        // SAFETY: as above; this one moves the end.
+        unsafe {
+            let change = length as i64 - bpf_xdp_get_buff_len(self.ctx.ctx) as i64;
+            let cut = change <= 0 && bpf_xdp_adjust_tail(self.ctx.ctx, change as i32) == 0;
+            *frame = Frame::from_raw(self.ctx.data(), self.ctx.data_end());
+            cut
+        }
+    }
+
+    #[inline(always)]
+    fn budget(&self, kind: Budget) -> Option<&Word> {
+        BUDGETS.get(kind as u32)
     }
 }
 
