@@ -103,6 +103,8 @@ pub struct KnownHop {
     pub hop: Hop,
     /// `None` when the backend is on the link.
     pub gateway: Option<IpAddr>,
+    /// The longest IP packet in bytes that goes this way; 0 when not known.
+    pub mtu: u16,
 }
 
 impl KnownHop {
@@ -147,8 +149,7 @@ impl Planner {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let hop = known.map(|known| known.hop).unwrap_or_default();
-                let record = backend_record(address, backend.port, number, up, hop);
+                let record = backend_record(address, backend.port, number, up, known);
                 if up {
                     candidates.push(candidate(backend_number, &record, backend.weight));
                 }
@@ -199,13 +200,13 @@ fn forward(forward: config::Forward) -> Forward {
     }
 }
 
-fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, hop: Hop) -> Backend {
+fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, known: Option<&KnownHop>) -> Backend {
     Backend {
         address: address.into(),
-        hop,
+        hop: known.map(|known| known.hop).unwrap_or_default(),
         service,
         port: port.to_be_bytes(),
-        mtu: 0,
+        mtu: known.map_or(0, |known| known.mtu),
         flags: if up { Backend::UP } else { 0 },
         zero: [0; 7],
     }
@@ -339,7 +340,7 @@ address = "203.0.113.21"
         let is_up = |id: &BackendId| up.contains(&id.to_string().as_str());
         let hop = Hop::new(3, [2; 6], [4; 6]);
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
-        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway })]);
+        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway, mtu: 1_400 })]);
         planner.image(config, &Situation { is_up: &is_up, hops: &hops })
     }
 
@@ -402,6 +403,7 @@ address = "203.0.113.21"
         let backend = &image.backends[&1];
         assert_eq!((backend.service, u16::from_be_bytes(backend.port)), (1, 8080));
         assert_eq!(backend.hop, Hop::new(3, [2; 6], [4; 6]));
+        assert_eq!(backend.mtu, 1_400);
         assert!(!image.backends[&2].hop.is_known(), "no neighbour has answered yet");
     }
 
