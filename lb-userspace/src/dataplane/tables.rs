@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, HashMap, Map, MapError, PerCpuArray};
+use aya::maps::{Array, Map, MapError, PerCpuArray};
 use lb_common::{
     Backend, BackendCounters, FragmentKey, FragmentPath, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan,
     map,
