@@ -31,8 +31,14 @@ fn dataplane() -> Option<Dataplane> {
         return None;
     }
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
-    let sizes =
-        Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, services: SERVICES + 1, backends: BACKENDS + 1 };
+    let sizes = Sizes {
+        buckets: BUCKETS,
+        nat_sets: NAT_SETS,
+        fragments: 1_000,
+        services: SERVICES + 1,
+        service_bits: 5,
+        backends: BACKENDS + 1,
+    };
     Some(Dataplane::load(sizes, FEATURES).unwrap())
 }
 
@@ -207,7 +213,7 @@ fn f64_a_capture_leaves_nothing_behind() {
     assert_eq!(read(&mut capture), [], "no records when it is over");
 
     // Tables and counters went on all the while.
-    let (now, limits) = (Dataplane::tick(), IdleLimits::new(1_000, 1_000));
+    let (now, limits) = (dataplane.tick().unwrap(), IdleLimits::new(1_000, 1_000));
     assert_eq!(dataplane.count_flows(now, &limits).by_backend.into_iter().collect::<Vec<_>>(), [(1, 1)]);
     assert_eq!(dataplane.reasons_of(1).unwrap()[Reason::Nat as usize], 3);
     assert_eq!(dataplane.counters([1]).unwrap()[&1].packets, 3);

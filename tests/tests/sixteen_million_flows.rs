@@ -32,7 +32,7 @@ fn sixteen_million_flows_load_run_and_show_their_memory() {
     if !is_root() {
         return;
     }
-    let sizes = Sizes::new(FLOWS, true, 1, 2);
+    let sizes = Sizes::new(FLOWS, 1_000, true, 1, 1, 2);
     let mut dataplane = Dataplane::load(sizes, Features::NAT).unwrap();
     let world = World::service(TCP4, Forward::Nat).with(|image| {
         let settings = settings_of(image);
@@ -46,7 +46,7 @@ fn sixteen_million_flows_load_run_and_show_their_memory() {
         let syn = Flow { client, ..TCP4.flow(0) }.opens().bytes(&NatPorts::new());
         dataplane.test_run(&syn).unwrap();
     }
-    let (now, limits) = (Dataplane::tick(), IdleLimits::new(1_000, 1_000));
+    let (now, limits) = (dataplane.tick().unwrap(), IdleLimits::new(1_000, 1_000));
     assert_eq!(dataplane.count_flows(now, &limits).new, u64::from(CLIENTS));
     assert_eq!(dataplane.shared_tables().nat(now, &limits).count(), usize::from(CLIENTS));
 
@@ -62,7 +62,7 @@ fn tables_without_memory_are_refused_with_their_size() {
         return;
     }
     // More memory than any machine has.
-    let sizes = Sizes { nat_sets: u32::MAX - 7, ..Sizes::new(FLOWS, true, 1, 2) };
+    let sizes = Sizes { nat_sets: u32::MAX - 7, ..Sizes::new(FLOWS, 1_000, true, 1, 1, 2) };
     let error = Dataplane::load(sizes, Features::NAT).map(drop).unwrap_err();
     assert!(matches!(&error, DataplaneError::NoMemory { map, .. } if map == "NAT"), "{error:?}");
     assert_eq!(

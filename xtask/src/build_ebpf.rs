@@ -16,7 +16,7 @@ const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
 /// The data path, and the programs that measure it.
-const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
+pub(crate) const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
 
 /// The map through which aya-log tells of every packet: no object for use may have it.
 const LOGS: &str = "AYA_LOGS";

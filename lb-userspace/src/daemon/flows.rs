@@ -23,13 +23,15 @@ use crate::{
         ids::{BackendId, Family},
         plan,
     },
-    dataplane::{Dataplane, SharedTables},
+    dataplane::SharedTables,
     flows::{Clients, Counts, Flow, Flows, FlowsQuery, MOST_FLOWS, Stage},
 };
 
 /// A question, and all that is needed to answer it beside the loop.
 pub(super) struct Search {
     tables: Arc<SharedTables>,
+    /// The data path's tick.
+    now: u16,
     limits: IdleLimits,
     /// The backends that are meant, by number.
     backends: BTreeMap<u16, Found>,
@@ -58,7 +60,7 @@ struct Place {
 
 impl Search {
     /// # Errors
-    /// When the question names a service or backend that is not there.
+    /// When the question names a service or backend that is not there, or the kernel refuses to run the clock.
     pub(super) fn new(state: &State, query: &FlowsQuery) -> Result<Search, Refusal> {
         let services = super::names::services(&state.config, query.service.as_deref())?;
         super::names::check_backend(&services, query.backend.as_deref())?;
@@ -77,8 +79,13 @@ impl Search {
             }
             _ => Vec::new(),
         };
+        let now = state
+            .dataplane
+            .tick()
+            .map_err(|error| Refusal::Failed(format!("{:#}", anyhow::Error::from(error))))?;
         Ok(Search {
             tables: state.dataplane.shared_tables(),
+            now,
             limits: plan::idle_limits(&state.config),
             backends: backends.collect(),
             clients: query.client,
@@ -91,7 +98,7 @@ impl Search {
 
     /// Reads the tables.
     pub(super) fn run(&self) -> Flows {
-        let now = Dataplane::tick();
+        let now = self.now;
         let mut answer =
             Flows { flow_table: None, nat: Counts::default(), flows: Vec::new(), truncated: false };
         for (entry, tuple, way) in self.tables.nat(now, &self.limits) {

@@ -3,12 +3,13 @@
 use std::{error::Error, io, sync::Arc};
 
 use aya::programs::{ProgramError, ProgramInfo, XdpMode as AyaMode, xdp::XdpLinkId};
-use lb_common::{Features, flow, nat, program};
+use lb_common::{Features, flow, map, nat, program, service::place_bits};
 
 use super::{
     DataplaneError,
-    flows::SharedTables,
+    flows::{SharedTables, mapped},
     object::{self, Maps, Programs},
+    services::{ServiceTable, places_for},
 };
 use crate::config::XdpMode;
 
@@ -19,19 +20,26 @@ pub struct Sizes {
     pub buckets: u32,
     /// Sets of NAT records; 1 when no service uses NAT.
     pub nat_sets: u32,
+    /// First fragments that are remembered.
+    pub fragments: u32,
     /// Highest service number plus one.
     pub services: u32,
+    /// log2 of the first places in the table of services.
+    pub service_bits: u32,
     /// Highest backend number plus one.
     pub backends: u32,
 }
 
 impl Sizes {
-    /// Tables for a number of flows, with or without NAT, and numbers of services and backends.
-    pub fn new(flows: u32, nat: bool, services: u32, backends: u32) -> Sizes {
+    /// Tables for numbers of flows and fragments, with or without NAT, with `keys` ports of addresses that
+    /// lead to services, and these numbers of services and backends.
+    pub fn new(flows: u32, fragments: u32, nat: bool, keys: u32, services: u32, backends: u32) -> Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            fragments,
             services: services + 1,
+            service_bits: place_bits(keys),
             backends: backends + 1,
         }
     }
@@ -77,7 +85,8 @@ pub struct Dataplane {
     pub(super) features: Features,
     pub(super) shared: Arc<SharedTables>,
     /// Highest service number plus one.
-    pub(super) services: u32,
+    pub(super) service_count: u32,
+    pub(super) services: ServiceTable,
 }
 
 impl Dataplane {
@@ -85,8 +94,11 @@ impl Dataplane {
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
         let (programs, maps) = object::load(sizes, features)?;
         let shared = Arc::new(SharedTables::new(&maps, sizes)?);
-        let services = sizes.services;
-        Ok(Dataplane { maps, programs, links: Vec::new(), features, shared, services })
+        // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
+        let places = unsafe { mapped(&maps, map::SERVICES, places_for(sizes.service_bits)) }?;
+        let services = ServiceTable::new(places, sizes.service_bits);
+        let service_count = sizes.services;
+        Ok(Dataplane { maps, programs, links: Vec::new(), features, shared, service_count, services })
     }
 
     /// Attaches the program to all of these interfaces, or to none; an interface that has another program

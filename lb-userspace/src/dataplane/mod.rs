@@ -1,13 +1,16 @@
 //! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
 
 mod capture;
+mod clock;
 mod debug_log;
 mod explain;
 mod flows;
+mod kernel;
 mod load;
 mod memory;
 mod object;
 mod replace;
+mod services;
 mod sys;
 mod tables;
 mod test_run;
@@ -20,6 +23,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 pub use capture::{Capture, Captured};
 pub use explain::Query;
 pub use flows::{FlowCounts, SharedTables};
+pub use kernel::kernel;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use memory::Memory;
 pub use test_run::TestRun;
@@ -109,6 +113,14 @@ pub enum DataplaneError {
         /// The kernel's answer.
         #[source]
         source: io::Error,
+    },
+    /// A map has no room for another element.
+    #[error("map {map} has no room for more {what}")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// What it holds.
+        what: &'static str,
     },
     /// A flow to be explained mixes address families.
     #[error("{from} and {to} are not of the same address family")]

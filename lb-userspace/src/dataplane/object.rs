@@ -7,10 +7,10 @@ use aya::{
     maps::{Map, MapData, ProgramArray},
     programs::Xdp,
 };
-use lb_common::{Features, Reason, capture, map, program};
+use lb_common::{Features, Reason, capture, constants, map, program};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{DataplaneError, Sizes, debug_log, memory::load_error, sys};
+use super::{DataplaneError, Sizes, clock, debug_log, memory::load_error, services::places_for, sys};
 
 /// The object, aligned as the ELF parser wants it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/usher-xdp"));
@@ -27,19 +27,23 @@ const OWN: &[&str] = &[
 ];
 
 /// The maps that all loads share, by name.
-pub(super) struct Maps(BTreeMap<String, Map>);
+pub(super) struct Maps {
+    by_name: BTreeMap<String, Map>,
+    /// What the programs have to know of the table of services.
+    service_bits: u32,
+}
 
 impl Maps {
     pub(super) fn get(&self, name: &'static str) -> Result<&Map, DataplaneError> {
-        self.0.get(name).ok_or(DataplaneError::Missing { kind: "map", name })
+        self.by_name.get(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
 
     pub(super) fn get_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
-        self.0.get_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
+        self.by_name.get_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Map)> {
-        self.0.iter().map(|(name, map)| (name.as_str(), map))
+        self.by_name.iter().map(|(name, map)| (name.as_str(), map))
     }
 }
 
@@ -95,39 +99,58 @@ pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 
 /// Loads the object for the first time: makes the maps.
 pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps), DataplaneError> {
+    let constants = Constants::new(features, sizes.service_bits);
     let mut loader = EbpfLoader::new();
     loader
+        .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
         .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
         .map_max_entries(map::FLOWS, sizes.buckets)
         .map_max_entries(map::NAT, sizes.nat_sets)
+        .map_max_entries(map::FRAGMENTS, sizes.fragments)
         .map_max_entries(map::BACKENDS, sizes.backends)
         .map_max_entries(map::COUNTERS, sizes.backends);
-    let mut ebpf = parse(&mut loader, &features).map_err(|error| load_error(error, sizes))?;
+    let mut ebpf = parse(&mut loader, &constants).map_err(|error| load_error(error, sizes))?;
     let shared: Vec<String> =
         ebpf.maps().map(|(name, _)| name).filter(is_shared).map(str::to_owned).collect();
     let maps = shared.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map)));
-    let maps = Maps(maps.collect());
+    let maps = Maps { by_name: maps.collect(), service_bits: sizes.service_bits };
     Ok((Programs::new(ebpf)?, maps))
 }
 
 /// Loads the object again, over the same maps.
 pub(super) fn load_again(maps: &Maps, features: Features) -> Result<Programs, DataplaneError> {
+    let constants = Constants::new(features, maps.service_bits);
     let mut loader = EbpfLoader::new();
     for (name, _) in maps.iter() {
         // The loader makes a map for each name. They are replaced at once, and should cost nothing.
         loader.map_max_entries(name, 1);
     }
-    let ebpf = parse(&mut loader, &features).map_err(DataplaneError::Load)?;
+    let ebpf = parse(&mut loader, &constants).map_err(DataplaneError::Load)?;
     for (name, map) in maps.iter() {
         share(&ebpf, name, map)?;
     }
     Programs::new(ebpf)
 }
 
-fn parse<'a>(loader: &mut EbpfLoader<'a>, features: &'a Features) -> Result<Ebpf, aya::EbpfError> {
-    let ring = if features.has(Features::CAPTURE) { capture::RING_BYTES } else { 1 };
+/// The constants of a load.
+struct Constants {
+    features: Features,
+    service_bits: u32,
+    jiffy: u64,
+}
+
+impl Constants {
+    fn new(features: Features, service_bits: u32) -> Constants {
+        Constants { features, service_bits, jiffy: clock::jiffy() }
+    }
+}
+
+fn parse<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants) -> Result<Ebpf, aya::EbpfError> {
+    let ring = if constants.features.has(Features::CAPTURE) { capture::RING_BYTES } else { 1 };
     loader
-        .override_global(Features::SYMBOL, &features.0, true)
+        .override_global(Features::SYMBOL, &constants.features.0, true)
+        .override_global(constants::SERVICE_BITS, &constants.service_bits, true)
+        .override_global(constants::JIFFY, &constants.jiffy, true)
         .map_max_entries(map::CAPTURE_RING, ring)
         .load(OBJECT)
 }

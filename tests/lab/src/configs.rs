@@ -123,7 +123,7 @@ pub(crate) fn usher(node: Host, options: &Options) -> String {
 [node]
 name = "{node}"
 interfaces = ["front", "back"]
-xdp_mode = "native"
+xdp_mode = "{mode}"
 addresses = {addresses}
 socket = "{socket}"
 secret_file = "{secret}"
@@ -134,6 +134,7 @@ listen = {listen}
 ttl = "1s"
 negative_ttl = "1s"
 "#,
+        mode = options.xdp_mode,
         addresses = list(addresses(node)),
         listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
         socket = socket.display(),
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(text.matches("[[peer]]").count(), 2);
         assert_eq!(text.matches("address = [\"203.0.113.22\", \"2001:db8:2::22\"]").count(), 2);
         assert!(text.contains("port = 8080"));
+        assert!(text.contains("xdp_mode = \"native\""));
     }
 
     #[test]
