@@ -22,6 +22,7 @@ use usher_tests::{
 // enum xdp_action, include/uapi/linux/bpf.h.
 const DROP: u8 = 1;
 const PASS: u8 = 2;
+const TX: u8 = 3;
 const REDIRECT: u8 = 4;
 
 fn dataplane() -> Option<Dataplane> {
@@ -126,9 +127,11 @@ fn f64_packets_that_are_not_sent_on_are_captured_as_they_are() {
     let arp = [&[0xff; 12][..], &[0x08, 0x06], &[0; 46]].concat();
     let mut last_hop = TCP4.flow(0).opens();
     last_hop.hops = 1;
-    let last_hop = frame(&last_hop);
+    // An answer would go to the loopback network.
+    let mut unanswered = frame(&last_hop);
+    unanswered[26] = 127;
     for (frame, reason, action, service, backend) in
-        [(arp, Reason::NotIp, PASS, 0, 0), (last_hop, Reason::HopLimit, DROP, 1, 1)]
+        [(arp, Reason::NotIp, PASS, 0, 0), (unanswered, Reason::Unanswered, DROP, 1, 1)]
     {
         dataplane.test_run(&frame).unwrap();
         let length = frame.len() as u32;
@@ -137,6 +140,19 @@ fn f64_packets_that_are_not_sent_on_are_captured_as_they_are() {
         let lengths = [length, length];
         assert_eq!(read(&mut capture), [Seen { reason, service, backend, action, lengths, before, after }]);
     }
+}
+
+#[test]
+fn f64_answers_of_our_own_are_captured_with_what_they_answer() {
+    let Some(mut dataplane) = dataplane() else { return };
+    configure(&mut dataplane, &World::service(TCP4, Forward::Nat).image);
+    let mut capture = dataplane.start_capture(Filter::all(9_000)).unwrap();
+    let mut last_hop = TCP4.flow(0).opens();
+    last_hop.hops = 1;
+    let last_hop = frame(&last_hop);
+    let run = dataplane.test_run(&last_hop).unwrap();
+    assert_eq!(run.action as u8, TX);
+    assert_eq!(read(&mut capture), [forwarded(&last_hop, run, Reason::HopLimit)]);
 }
 
 #[test]
