@@ -18,6 +18,8 @@ impl Features {
     pub const NAT: Features = Features(1);
     /// Services forwarded by direct server return on the link.
     pub const DSR_L2: Features = Features(1 << 1);
+    /// More than one NAT source address in a family.
+    pub const NAT_SOURCES: Features = Features(1 << 2);
 
     /// Whether all features of `other` are in this set.
     #[inline(always)]

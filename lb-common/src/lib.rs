@@ -28,7 +28,7 @@ pub use hop::{Hop, Mac};
 pub use nat::{NatRecord, NatSet, NatTuple};
 pub use reason::{Fate, Reason};
 pub use service::{Forward, Service, ServiceKey};
-pub use settings::Settings;
+pub use settings::{MAX_NAT_SOURCES, Settings};
 pub use trace::Trace;
 pub use word::Word;
 

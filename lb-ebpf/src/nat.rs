@@ -2,7 +2,7 @@
 //! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
 
 use lb_common::{
-    Address, Entry, Hop, NatSet, NatTuple, Reason, State, Word,
+    Address, Entry, Features, Hop, MAX_NAT_SOURCES, NatSet, NatTuple, Reason, Settings, State, Word,
     flow::{IdleLimits, Seen, WAYS, rank},
     nat::{self, PORTS_PER_GROUP},
 };
@@ -32,8 +32,8 @@ pub fn forward<T: Tables>(
     tables: &T,
 ) -> Result<Hop, Reason> {
     let settings = choice.settings;
-    let source = settings.nat_source[packet.v6 as usize];
-    if source == Address::NONE {
+    let sources = &settings.nat_sources[packet.v6 as usize];
+    if sources[0] == Address::NONE {
         return Err(Reason::NoNatSource);
     }
     if packet.hops <= 1 {
@@ -43,10 +43,11 @@ pub fn forward<T: Tables>(
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
 
+    let (source, group) = source_of(seat.group, settings, tables.features());
     let to = Translation {
-        source,
+        source: sources[source & (MAX_NAT_SOURCES - 1)],
         destination: choice.backend.address,
-        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
+        source_port: settings.nat_port_first + group * PORTS_PER_GROUP + seat.found.way as u16,
         destination_port: u16::from_be_bytes(choice.backend.port),
     };
     translate(frame, packet, &to)?;
@@ -62,9 +63,11 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
     let way = (offset % PORTS_PER_GROUP) as usize;
-    if packet.destination != settings.nat_source[packet.v6 as usize] || group >= settings.nat_groups {
+    if group >= settings.nat_groups {
         return Err(Reason::NotService);
     }
+    let source = source_index(packet, settings, tables.features()).ok_or(Reason::NotService)?;
+    let group = source * settings.nat_groups + group;
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
     let set = tables.nat_set(nat::set_of(endpoint, group, settings.nat_sets)).ok_or(Reason::NotService)?;
     let (word, record) = (&set.words.0[way & 7], &set.records[way & 7]);
@@ -101,6 +104,26 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
     Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { last_hop })
 }
 
+/// The source address that a group of ports belongs to, by its index, and which of the address's groups it is.
+#[inline(always)]
+fn source_of(group: u16, settings: &Settings, features: Features) -> (usize, u16) {
+    if !features.has(Features::NAT_SOURCES) || settings.nat_groups == 0 {
+        return (0, group);
+    }
+    ((group / settings.nat_groups) as usize, group % settings.nat_groups)
+}
+
+/// Which of the NAT source addresses the packet was sent to.
+#[inline(always)]
+fn source_index(packet: &Packet, settings: &Settings, features: Features) -> Option<u16> {
+    let sources = &settings.nat_sources[packet.v6 as usize];
+    if !features.has(Features::NAT_SOURCES) {
+        return (packet.destination == sources[0]).then_some(0);
+    }
+    let index = nat::source_index(sources, &packet.destination);
+    (index < MAX_NAT_SOURCES as u32).then_some(index as u16)
+}
+
 /// A flow's place among the NAT records.
 struct Seat<'a> {
     set: &'a NatSet,
@@ -119,7 +142,7 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
     let backend = choice.backend;
     let port = u16::from_be_bytes(backend.port);
     let endpoint = settings.hash_key.endpoint(&backend.address, port, packet.protocol);
-    let [first, second] = nat::groups(choice.hash, settings.nat_groups);
+    let [first, second] = nat::groups(choice.hash, settings.nat_groups_of_all[packet.v6 as usize]);
 
     let set = tables.nat_set(nat::set_of(endpoint, first, settings.nat_sets)).ok_or(Reason::NatFull)?;
     if let Some(found) = own(set, choice, &tuple(packet, first), &limits)? {

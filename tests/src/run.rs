@@ -222,7 +222,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         let at = 14 + header;
         let port = after.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
         let allowed = nat_groups(settings, client).map(|group| {
-            let first = settings.nat_port_first + group * PORTS_PER_GROUP;
+            let first = settings.nat_port_first + group % settings.nat_groups * PORTS_PER_GROUP;
             first..first + PORTS_PER_GROUP
         });
         ensure!(
@@ -278,7 +278,7 @@ pub fn nat_groups(settings: &Settings, packet: &Packet) -> [u16; 2] {
     };
     let hash = settings.hash_key.flow(&Address::from(packet.from.address), client, service, protocol);
     let scale = |hash: u32, to: u64| (u64::from(hash) * to) >> 32;
-    let count = u64::from(settings.nat_groups);
+    let count = u64::from(settings.nat_groups_of_all[usize::from(packet.from.address.is_ipv6())]);
     let stirred = mix(hash.place);
     let first = scale(stirred, count);
     let second = (first + 1 + scale(stirred.rotate_left(16), count - 1)) % count;

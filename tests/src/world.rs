@@ -1,14 +1,14 @@
 //! Who is who in the scenarios: addresses, interfaces, what is configured.
 
 use std::{
-    fmt,
+    array, fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use lb_common::{
-    Address, Backend, Features, Forward, HashKey, Hop, Mac, SLOTS, Service, ServiceKey, Settings,
-    hash::KEY_BYTES,
+    Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, Mac, SLOTS, Service, ServiceKey,
+    Settings, hash::KEY_BYTES,
 };
 use lb_userspace::core::image::Image;
 
@@ -31,7 +31,7 @@ pub const BUCKETS: u32 = 256;
 /// Size of the table of NAT records.
 pub const NAT_SETS: u32 = 256;
 /// What is configured.
-pub const FEATURES: Features = Features(Features::NAT.0 | Features::DSR_L2.0);
+pub const FEATURES: Features = Features(Features::NAT.0 | Features::DSR_L2.0 | Features::NAT_SOURCES.0);
 /// Highest service number.
 pub const SERVICES: u32 = 7;
 /// Highest backend number.
@@ -95,6 +95,11 @@ impl Case {
         self.address([203, 0, 113, 11], 2)
     }
 
+    /// Another NAT address of the node.
+    pub fn other_nat(self) -> IpAddr {
+        self.address([203, 0, 113, 12], 2)
+    }
+
     /// The address of a backend.
     pub fn backend(self, number: u16) -> IpAddr {
         self.address([203, 0, 113, 20 + number as u8], 2)
@@ -117,7 +122,7 @@ impl Case {
     /// The first client's flow to the service, as the scenario's flow with this index.
     pub fn flow(self, index: usize) -> Flow {
         let client = SocketAddr::new(self.client(0), 40_001);
-        Flow { case: self, index, client, service: SocketAddr::new(self.vip(), PORT) }
+        Flow { case: self, index, client, service: SocketAddr::new(self.vip(), PORT), nat: self.nat() }
     }
 }
 
@@ -132,6 +137,8 @@ pub struct Flow {
     pub client: SocketAddr,
     /// The service.
     pub service: SocketAddr,
+    /// The node's address towards the backends, under NAT.
+    pub nat: IpAddr,
 }
 
 impl Flow {
@@ -196,7 +203,7 @@ impl Flow {
     }
 
     fn nat_end(&self) -> Endpoint {
-        Endpoint { address: self.case.nat(), port: Port::Nat(self.index) }
+        Endpoint { address: self.nat, port: Port::Nat(self.index) }
     }
 
     fn packet(&self, from: Endpoint, to: Endpoint, flags: u8, payload: &[u8]) -> Packet {
@@ -301,21 +308,35 @@ pub fn settings_of(image: &mut Image) -> &mut Settings {
     image.settings.as_mut().expect("settings")
 }
 
+/// NAT source addresses as the settings hold them.
+pub fn nat_sources(addresses: &[IpAddr]) -> [Address; MAX_NAT_SOURCES] {
+    array::from_fn(|index| addresses.get(index).map_or(Address::NONE, |&address| address.into()))
+}
+
+/// Gives each NAT source address this many groups of eight ports.
+pub fn set_nat_groups(settings: &mut Settings, groups: u16) {
+    let count =
+        |sources: [Address; MAX_NAT_SOURCES]| sources.iter().filter(|one| **one != Address::NONE).count();
+    settings.nat_groups = groups;
+    settings.nat_groups_of_all = settings.nat_sources.map(|sources| groups * count(sources) as u16);
+}
+
 /// The settings of all scenarios.
 pub fn settings() -> Settings {
     Settings {
         hash_key: hash_key(1),
-        nat_source: [TCP4.nat(), TCP6.nat()].map(Address::from),
+        nat_sources: [TCP4, TCP6].map(|case| nat_sources(&[case.nat()])),
         buckets: BUCKETS,
         nat_sets: NAT_SETS,
         nat_port_first: 1_024,
         // Ports 1024 to 32767.
         nat_groups: 3_968,
+        nat_groups_of_all: [3_968; 2],
         tcp_idle: TCP_IDLE,
         udp_idle: UDP_IDLE,
         closing_idle: CLOSING_IDLE,
         reply_by_route: 0,
-        zero: [0; 5],
+        zero: [0; 1],
     }
 }
 

@@ -101,7 +101,7 @@ pub struct NodeAddress {
 /// Source addresses and ports for NAT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nat {
-    /// At most one per family; empty when no service uses NAT.
+    /// At most eight per family; empty when no service uses NAT.
     pub source: Vec<IpAddr>,
     /// A whole number of groups of 8 ports, starting at a multiple of 8.
     pub ports: RangeInclusive<u16>,

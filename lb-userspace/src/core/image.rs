@@ -98,16 +98,17 @@ mod tests {
         option::of((0_u64..3).prop_map(|seed| {
             Box::new(Settings {
                 hash_key: HashKey { first: [seed; 7], second: [seed; 7] },
-                nat_source: Default::default(),
+                nat_sources: Default::default(),
                 buckets: 1,
                 nat_sets: 1,
                 nat_port_first: 1024,
                 nat_groups: 1,
+                nat_groups_of_all: [1; 2],
                 tcp_idle: 1,
                 udp_idle: 1,
                 closing_idle: 1,
                 reply_by_route: 0,
-                zero: [0; 5],
+                zero: [0; 1],
             })
         }))
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use lb_common::{
-    Address, Backend, Features, Forward, HashKey, Hop, Service, ServiceKey, Settings,
+    Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, Service, ServiceKey, Settings,
     flow::{self, IdleLimits, MAX_IDLE_TICKS, TICK_SHIFT},
     nat::{self, PORTS_PER_GROUP},
 };
@@ -214,25 +214,30 @@ fn candidate(number: u16, backend: &Backend, weight: u16) -> Candidate {
 }
 
 fn settings(config: &Config, hash_key: HashKey) -> Settings {
-    let source = |family| {
-        let address = config.nat.source.iter().copied().find(|&address| Family::of(address) == family);
-        address.map_or(Address::NONE, Address::from)
+    let sources = |family| {
+        let mut sources = [Address::NONE; MAX_NAT_SOURCES];
+        let configured = nat_sources(config, family).map(Address::from);
+        sources.iter_mut().zip(configured).for_each(|(source, address)| *source = address);
+        sources
     };
     let ports = &config.nat.ports;
     let groups = (u32::from(*ports.end()) + 1 - u32::from(*ports.start())) / u32::from(PORTS_PER_GROUP);
     let nat = features(config).has(Features::NAT);
+    let nat_groups = if nat { groups as u16 } else { 0 };
     Settings {
         hash_key,
-        nat_source: [source(Family::V4), source(Family::V6)],
+        nat_sources: Family::ALL.map(sources),
         buckets: flow::buckets_for(config.flows.max),
         nat_sets: if nat { nat::sets_for(config.flows.max) } else { 1 },
         nat_port_first: *ports.start(),
-        nat_groups: if nat { groups as u16 } else { 0 },
+        nat_groups,
+        // 8 addresses of 8,064 groups at the most.
+        nat_groups_of_all: Family::ALL.map(|family| nat_groups * nat_sources(config, family).count() as u16),
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 5],
+        zero: [0; 1],
     }
 }
 
@@ -242,7 +247,14 @@ pub fn features(config: &Config) -> Features {
         config::Forward::Nat => Features::NAT,
         config::Forward::DsrL2 => Features::DSR_L2,
     };
-    config.services.iter().map(of_service).collect()
+    let several = Family::ALL.into_iter().any(|family| nat_sources(config, family).count() > 1);
+    let of_nat = several.then_some(Features::NAT_SOURCES);
+    config.services.iter().map(of_service).chain(of_nat).collect()
+}
+
+/// The NAT source addresses of a family.
+fn nat_sources(config: &Config, family: Family) -> impl Iterator<Item = IpAddr> {
+    config.nat.source.iter().copied().filter(move |&address| Family::of(address) == family)
 }
 
 /// After how many ticks an entry of any protocol is certainly idle.

@@ -136,8 +136,13 @@ socket = "/run/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
     ),
     (
         r#""203.0.113.11", "#,
-        r#""203.0.113.11", "203.0.113.12", "#,
-        "usher.toml:8: nat: source: 203.0.113.12: is a second IPv4 address beside 203.0.113.11; keep one per family",
+        r#""203.0.113.11", "203.0.113.12", "203.0.113.13", "203.0.113.14", "203.0.113.15", "203.0.113.16", "203.0.113.17", "203.0.113.18", "203.0.113.19", "#,
+        "usher.toml:8: nat: source: 203.0.113.19: is one IPv4 address more than 8; keep 8 per family",
+    ),
+    (
+        r#""203.0.113.11", "#,
+        r#""203.0.113.11", "203.0.113.11", "#,
+        "usher.toml:8: nat: source: 203.0.113.11: is given twice; remove one of the two",
     ),
     (
         r#"[nat]
