@@ -20,6 +20,20 @@ impl Features {
     pub const DSR_L2: Features = Features(1 << 1);
     /// More than one NAT source address in a family.
     pub const NAT_SOURCES: Features = Features(1 << 2);
+    /// Services whose connections are reset when their backend is down.
+    pub const RESET_LOST: Features = Features(1 << 3);
+    /// Services that choose a backend by the client's address alone.
+    pub const CLIENT_HASH: Features = Features(1 << 4);
+    /// Services that remember a client's backend.
+    pub const AFFINITY: Features = Features(1 << 5);
+    /// A limit on new flows per second that are stored.
+    pub const NEW_FLOW_LIMIT: Features = Features(1 << 6);
+    /// A list of clients that are denied.
+    pub const DENY: Features = Features(1 << 7);
+    /// Services that limit the new flows of each source.
+    pub const RATE_LIMIT: Features = Features(1 << 8);
+    /// Services that follow QUIC connection ids.
+    pub const QUIC: Features = Features(1 << 9);
 
     /// Whether all features of `other` are in this set.
     #[inline(always)]

@@ -85,6 +85,12 @@ reasons! {
     NoNatSource = Drop, "no_nat_source";
     /// Another CPU is just writing this flow's NAT record; the client will send again.
     NatBusy = Drop, "nat_busy";
+    /// Within a TCP connection whose backend is down, of a service that does not wait for it.
+    FlowLost = Drop, "flow_lost";
+    /// From a client that the deny list names.
+    Denied = Drop, "denied";
+    /// A new flow of a source that has opened as many as the service allows it.
+    RateLimited = Drop, "rate_limited";
 }
 
 impl Reason {

@@ -24,16 +24,16 @@ pub struct Settings {
     pub nat_groups: u16,
     /// Groups of all source addresses, IPv4 then IPv6.
     pub nat_groups_of_all: [u16; 2],
-    /// Idle ticks after which an open TCP flow is forgotten.
-    pub tcp_idle: u16,
-    /// Idle ticks after which an open UDP flow is forgotten.
-    pub udp_idle: u16,
+    /// New flows that each CPU stores in the flow table per tick; 0: no limit.
+    pub new_per_tick: u32,
+    /// Buckets of the table of clients' backends.
+    pub affinity_buckets: u32,
     /// Idle ticks after which a closing flow is forgotten.
     pub closing_idle: u16,
     /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
     pub reply_by_route: u8,
     /// Zero.
-    pub zero: [u8; 1],
+    pub zero: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Settings>() == 392);
+const _: () = assert!(size_of::<Settings>() == 400);

@@ -2,11 +2,11 @@
 //! records share this.
 
 use lb_common::{
-    Bucket, Entry, Settings,
+    Bucket, Entry, Service, Settings, State,
     flow::{IdleLimits, Seen, WAYS, rank},
 };
 
-use crate::parse::{Packet, TCP};
+use crate::parse::Packet;
 
 /// An entry and its place in the bucket.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,11 +20,10 @@ pub struct Found {
 /// In how willingly an entry gives way, the bits below the rank: its age and its way.
 const RANK_SHIFT: u32 = 19;
 
-/// Idle limits for the packet's protocol.
+/// Idle limits of a service's flows.
 #[inline(always)]
-pub fn limits(settings: &Settings, packet: &Packet) -> IdleLimits {
-    let proven = if packet.protocol == TCP { settings.tcp_idle } else { settings.udp_idle };
-    IdleLimits::new(proven, settings.closing_idle)
+pub fn limits(settings: &Settings, service: &Service) -> IdleLimits {
+    IdleLimits::new(service.idle, settings.closing_idle)
 }
 
 /// What this packet says of its flow, apart from proving it.
@@ -51,6 +50,20 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
         way = next(way);
     }
     None
+}
+
+/// Notes that the flow is alive whose tag and backend the entry `own` has.
+#[inline(always)]
+pub fn touch(bucket: &Bucket, own: Entry, now: u16) {
+    let mut way = 0;
+    while way < WAYS {
+        let entry = Entry(bucket.0[way].load());
+        if entry.is_same_flow(own) && entry.state() != State::Empty {
+            bucket.0[way].store(entry.seen(now, Seen::Continues).0);
+            return;
+        }
+        way = next(way);
+    }
 }
 
 /// An entry that gives way to a new flow.

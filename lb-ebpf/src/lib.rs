@@ -13,17 +13,19 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod affinity;
 mod checksum;
 mod dsr;
 pub mod flow_table;
 pub mod frame;
 pub mod nat;
 pub mod parse;
+mod quic;
 pub mod select;
 pub mod tables;
 mod translate;
 
-use lb_common::{Features, Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Address, Features, Forward, Hop, Reason, ServiceKey, Trace};
 
 pub use frame::Frame;
 use parse::Packet;
@@ -122,7 +124,13 @@ fn steps<T: Tables>(
     };
     outcome.service = service.number;
     outcome.length = packet.length;
-    let choice = select::select(&packet, service, tables, outcome)?;
+    if tables.features().has(Features::DENY) {
+        let [a, b] = packet.source.words();
+        if is_denied(tables, a, b) {
+            return Err(Reason::Denied);
+        }
+    }
+    let choice = select::select(frame, &packet, service, tables, outcome)?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
     if by(Forward::Nat, Features::NAT) {
@@ -134,6 +142,13 @@ fn steps<T: Tables>(
     } else {
         Err(Reason::NotReady)
     }
+}
+
+/// Whether the deny list names the client with this address, in words: so it need not be in memory. A function
+/// of its own in BPF for the stack's sake.
+#[inline(never)]
+fn is_denied<T: Tables>(tables: &T, a: u64, b: u64) -> bool {
+    tables.is_denied(&Address::from_words([a, b]))
 }
 
 /// Addresses the frame to the next hop; without one, leaves it to the host's stack.

@@ -2,8 +2,9 @@
 //! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
 
 use lb_common::{
-    Address, Entry, Features, Hop, MAX_NAT_SOURCES, NatSet, NatTuple, Reason, Settings, State, Word,
-    flow::{IdleLimits, Seen, WAYS, rank},
+    Address, Entry, Features, Hop, MAX_NAT_SOURCES, NatRecord, NatSet, NatTuple, Reason, Settings, State,
+    Word,
+    flow::{self, IdleLimits, Seen, WAYS, rank},
     nat::{self, PORTS_PER_GROUP},
 };
 
@@ -11,7 +12,7 @@ use crate::{
     Frame,
     flow_table::{self, Found, Place},
     parse::{Packet, TCP},
-    select::Choice,
+    select::{Choice, is_lost},
     tables::Tables,
     translate::{Translation, translate},
 };
@@ -40,6 +41,10 @@ pub fn forward<T: Tables>(
         return Err(Reason::HopLimit);
     }
     let seat = seat(packet, choice, tables)?;
+    if choice.is_lost {
+        give_up::<T>(choice, &seat);
+        return Err(Reason::FlowLost);
+    }
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
 
@@ -91,6 +96,12 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
+    if tables.features().has(Features::RESET_LOST) && is_lost(backend, packet) {
+        if !T::DRY_RUN {
+            touch(word, entry, tables.tick(), Seen::Ends);
+        }
+        return Err(Reason::FlowLost);
+    }
     let to = Translation {
         source: tuple.vip,
         destination: tuple.client,
@@ -98,7 +109,11 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         destination_port: tuple.client_port,
     };
     if !T::DRY_RUN {
-        touch(word, entry, tables.tick(), answer(packet));
+        let now = tables.tick();
+        touch(word, entry, now, answer(packet));
+        if entry.tick() != now {
+            refresh(tables, record, entry.0);
+        }
     }
     translate(frame, packet, &to)?;
     Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { last_hop })
@@ -138,7 +153,7 @@ struct Seat<'a> {
 #[inline(always)]
 fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Result<Seat<'a>, Reason> {
     let settings = choice.settings;
-    let limits = flow_table::limits(settings, packet);
+    let limits = choice.limits;
     let backend = choice.backend;
     let port = u16::from_be_bytes(backend.port);
     let endpoint = settings.hash_key.endpoint(&backend.address, port, packet.protocol);
@@ -232,6 +247,28 @@ fn keep<T: Tables>(
     let state = if packet.flags.ends() { State::Closing } else { State::New };
     word.store(Entry::new(choice.tag, state, choice.now, choice.number).0);
     Ok(())
+}
+
+/// Closes the entry and, if it has one, the record of a flow whose backend is lost.
+#[inline(always)]
+fn give_up<T: Tables>(choice: &Choice, seat: &Seat) {
+    choice.close::<T>();
+    if !T::DRY_RUN && seat.own {
+        touch(&seat.set.words.0[seat.found.way & 7], seat.found.entry, choice.now, Seen::Ends);
+    }
+}
+
+/// Lets a flow's entry in the flow table live on because its backend has answered: a client may be silent
+/// for longer than the idle limit, and the answers flow on. Once per tick.
+///
+/// A function of its own in BPF, because it is rare and the stack is short.
+#[inline(never)]
+fn refresh<T: Tables>(tables: &T, record: &NatRecord, word: u64) {
+    let Some(settings) = tables.settings() else { return };
+    let (flow, own) = (record.tuple(), Entry(word));
+    let hash = settings.hash_key.flow(&flow.client, flow.client_port, flow.vip_port, flow.protocol);
+    let Some(bucket) = tables.bucket(flow::scale(hash.place, settings.buckets)) else { return };
+    flow_table::touch(bucket, own, tables.tick());
 }
 
 /// Takes a record to write it: its word says so until the record is complete.

@@ -79,6 +79,12 @@ impl TcpFlags {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN | Self::ACK
     }
 
+    /// The connection is broken off: RST.
+    #[inline(always)]
+    pub fn resets(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
     /// The connection ends: FIN or RST.
     #[inline(always)]
     pub fn ends(self) -> bool {

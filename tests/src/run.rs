@@ -10,7 +10,7 @@ use lb_userspace::core::image::Image;
 use crate::{
     packet::{NatPorts, Packet, Port, Transport},
     scenario::{After, Frame, Out, Scenario, Step, Verdict},
-    world::FRONT,
+    world::{FRONT, TCP_IDLE},
 };
 
 /// A data path: the library on the host, or the program in the kernel.
@@ -35,6 +35,9 @@ pub trait DataPath {
 
     /// The tables.
     fn memory(&self) -> Memory<'_>;
+
+    /// Lets every source open flows as if it had not opened any.
+    fn forget_sources(&mut self) -> Result<()>;
 
     /// Lets ticks pass.
     fn later(&mut self, ticks: u16);
@@ -62,6 +65,8 @@ pub struct Memory<'a> {
     pub buckets: &'a [Bucket],
     /// The NAT records.
     pub nat_sets: &'a [NatSet],
+    /// Clients' backends.
+    pub affinity: &'a [Bucket],
     /// The clock.
     pub tick: u16,
 }
@@ -71,6 +76,7 @@ impl<'a> Memory<'a> {
     pub fn clear(&self) {
         self.clear_flows();
         self.clear_nat();
+        flow_words(self.affinity).for_each(|word| word.store(0));
     }
 
     /// Empties the flow table.
@@ -95,11 +101,13 @@ impl<'a> Memory<'a> {
         };
         change_all(flow_words(self.buckets), older);
         change_all(nat_words(self.nat_sets), older);
+        change_all(flow_words(self.affinity), older);
     }
 
     /// Every word that is not free, of both tables, with its position.
     fn snapshot(&self) -> Vec<(usize, u64)> {
-        let words = flow_words(self.buckets).chain(nat_words(self.nat_sets)).map(Word::load);
+        let words = flow_words(self.buckets).chain(nat_words(self.nat_sets)).chain(flow_words(self.affinity));
+        let words = words.map(Word::load);
         words.enumerate().filter(|(_, word)| *word != 0).collect()
     }
 }
@@ -146,6 +154,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         let image = scenario.world.image.clone();
         path.configure(&image)?;
         path.memory().clear();
+        path.forget_sources()?;
         path.on_cpu(0);
         let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
         let sent_before =
@@ -236,7 +245,7 @@ impl<'a, P: DataPath> Run<'a, P> {
     fn after(&self, after: &After) -> Result<()> {
         let settings = self.image.settings.as_ref().context("no settings")?;
         let memory = self.path.memory();
-        let limits = IdleLimits::new(after.idle.unwrap_or(settings.tcp_idle), settings.closing_idle);
+        let limits = IdleLimits::new(after.idle.unwrap_or(TCP_IDLE), settings.closing_idle);
         let flows = live(flow_words(memory.buckets), memory.tick, &limits);
         ensure!(flows == sorted(&after.flows), "the flows are {flows:?}, not {:?}", after.flows);
         let nat = live(nat_words(memory.nat_sets), memory.tick, &limits);

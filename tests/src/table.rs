@@ -5,6 +5,7 @@
 //! to the last byte; each step also checks that exactly its reason is counted and that the dry run
 //! foretells it. Numbers such as A5 are those of the project's list of acceptance scenarios.
 
+mod choose;
 mod deliver;
 mod leave_alone;
 mod nat;
@@ -22,16 +23,19 @@ use crate::{
 pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
     for case in [TCP4, TCP6, UDP4, UDP6] {
+        all.extend(choose::scenarios(case));
         all.extend(deliver::scenarios(case));
         all.extend(leave_alone::scenarios(case));
         all.extend(nat::scenarios(case));
         all.extend(remember::scenarios(case));
     }
     for case in [TCP4, TCP6] {
+        all.extend(choose::tcp_scenarios(case));
         all.extend(nat::tcp_scenarios(case));
         all.extend(remember::tcp_scenarios(case));
     }
     for case in [UDP4, UDP6] {
+        all.extend(choose::udp_scenarios(case));
         all.extend(deliver::udp_scenarios(case));
         all.extend(nat::udp_scenarios(case));
         all.extend(remember::udp_scenarios(case));

@@ -30,8 +30,10 @@ pub const NODE_BACK: Mac = [2, 0, 0, 0, 0, 3];
 pub const BUCKETS: u32 = 256;
 /// Size of the table of NAT records.
 pub const NAT_SETS: u32 = 256;
+/// Size of the table of clients' backends.
+pub const AFFINITY_BUCKETS: u32 = 16;
 /// What is configured.
-pub const FEATURES: Features = Features(Features::NAT.0 | Features::DSR_L2.0 | Features::NAT_SOURCES.0);
+pub const FEATURES: Features = Features(u64::MAX);
 /// Highest service number.
 pub const SERVICES: u32 = 7;
 /// Highest backend number.
@@ -256,7 +258,8 @@ impl World {
     /// Another way in for the service `number`.
     pub fn with_service(mut self, case: Case, at: SocketAddr, number: u32, forward: Forward) -> World {
         let key = ServiceKey::new(Address::from(at.ip()), at.port(), case.protocol());
-        self.image.services.insert(key, Service::new(number, forward));
+        let idle = if case.udp { UDP_IDLE } else { TCP_IDLE };
+        self.image.services.insert(key, Service::new(number, forward, idle));
         self
     }
 
@@ -267,7 +270,7 @@ impl World {
             hop: hop(number),
             service,
             port: BACKEND_PORT.to_be_bytes(),
-            flags: Backend::UP,
+            flags: Backend::UP | Backend::ACCEPTS,
             zero: [0],
         };
         self.image.backends.insert(number, backend);
@@ -298,6 +301,11 @@ pub fn set_slots(image: &mut Image, service: u32, backend: u16) {
 /// When the image has no such backend.
 pub fn backend(image: &mut Image, number: u16) -> &mut Backend {
     image.backends.get_mut(&number).expect("a backend of this number")
+}
+
+/// A change of every service.
+pub fn each_service(image: &mut Image, change: impl Fn(&mut Service)) {
+    image.services.values_mut().for_each(change);
 }
 
 /// The settings to change.
@@ -332,11 +340,11 @@ pub fn settings() -> Settings {
         // Ports 1024 to 32767.
         nat_groups: 3_968,
         nat_groups_of_all: [3_968; 2],
-        tcp_idle: TCP_IDLE,
-        udp_idle: UDP_IDLE,
+        new_per_tick: u32::MAX,
+        affinity_buckets: AFFINITY_BUCKETS,
         closing_idle: CLOSING_IDLE,
         reply_by_route: 0,
-        zero: [0; 1],
+        zero: [0; 5],
     }
 }
 

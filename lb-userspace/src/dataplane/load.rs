@@ -22,6 +22,12 @@ pub struct Sizes {
     pub buckets: u32,
     /// Sets of NAT records; 1 when no service uses NAT.
     pub nat_sets: u32,
+    /// Buckets of the table of clients' backends; 1 when no service has affinity.
+    pub affinity_buckets: u32,
+    /// Sources whose new flows are counted.
+    pub sources: u32,
+    /// Prefixes of the deny list.
+    pub denied: u32,
     /// Highest service number plus one.
     pub services: u32,
     /// Highest backend number plus one.
@@ -34,6 +40,9 @@ impl Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            affinity_buckets: 1,
+            sources: 1,
+            denied: 1,
             services: services + 1,
             backends: backends + 1,
         }
@@ -89,6 +98,9 @@ impl Dataplane {
             .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
+            .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
+            .map_max_entries(map::SOURCES, sizes.sources)
+            .map_max_entries(map::DENY, sizes.denied)
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)

@@ -7,11 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, map};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use lb_common::{
+    Backend, BackendCounters, QuicKey, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, map,
+};
 
 use super::{Dataplane, DataplaneError, sys};
-use crate::core::image::Operation;
+use crate::core::{deny::Prefix, image::Operation};
 
 /// Tables swapped in by one system call. Each is an open file until then, and a process may usually have
 /// 1,024.
@@ -28,7 +30,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace);
+pod!(Settings, ServiceKey, Service, QuicKey, Backend, BackendCounters, Trace);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
@@ -58,15 +60,29 @@ impl Dataplane {
             }
             Operation::SetTable(number, slots) => self.set_tables(&[(*number, slots)]),
             Operation::SetService(key, service) => {
-                self.services(|services| services.insert(Pod(*key), Pod(*service), 0))
+                let (key, service) = (Pod(*key), Pod(*service));
+                self.hash(map::SERVICES, |services| services.insert(key, service, 0))
             }
-            Operation::RemoveService(key) => self.services(|services| match services.remove(&Pod(*key)) {
-                // Gone already: a run of operations that failed half-way is tried again whole.
-                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-                    Ok(())
-                }
-                result => result,
-            }),
+            Operation::RemoveService(key) => {
+                let key = Pod(*key);
+                self.hash(map::SERVICES, |services: &mut HashMap<_, _, Pod<Service>>| {
+                    unless_gone(services.remove(&key))
+                })
+            }
+            Operation::SetQuicId(id, number) => {
+                let (id, number) = (Pod(*id), u32::from(*number));
+                self.hash(map::QUIC_IDS, |ids: &mut HashMap<_, _, u32>| ids.insert(id, number, 0))
+            }
+            Operation::RemoveQuicId(id) => {
+                let id = Pod(*id);
+                self.hash(map::QUIC_IDS, |ids: &mut HashMap<_, _, u32>| unless_gone(ids.remove(&id)))
+            }
+            Operation::SetDenied(prefix, denied) => {
+                self.deny(|list| list.insert(&denied_key(prefix), u32::from(*denied), 0))
+            }
+            Operation::RemoveDenied(prefix) => {
+                self.deny(|list| unless_gone(list.remove(&denied_key(prefix))))
+            }
             Operation::RemoveTable(number) => self.remove_table(*number),
         }
     }
@@ -80,13 +96,26 @@ impl Dataplane {
         array.set(index, Pod(value), 0).map_err(error)
     }
 
-    fn services(
+    fn hash<K, V: aya::Pod>(
         &mut self,
-        change: impl FnOnce(&mut HashMap<&mut MapData, Pod<ServiceKey>, Pod<Service>>) -> Result<(), MapError>,
+        name: &'static str,
+        change: impl FnOnce(&mut HashMap<&mut MapData, Pod<K>, V>) -> Result<(), MapError>,
+    ) -> Result<(), DataplaneError>
+    where
+        Pod<K>: aya::Pod,
+    {
+        let error = |source| DataplaneError::Map { what: "change an element", map: name, source };
+        let mut map = self.map_mut(name)?.try_into().map_err(error)?;
+        change(&mut map).map_err(error)
+    }
+
+    fn deny(
+        &mut self,
+        change: impl FnOnce(&mut LpmTrie<&mut MapData, [u8; 16], u32>) -> Result<(), MapError>,
     ) -> Result<(), DataplaneError> {
-        let error = |source| DataplaneError::Map { what: "change a service", map: map::SERVICES, source };
-        let mut services = self.map_mut(map::SERVICES)?.try_into().map_err(error)?;
-        change(&mut services).map_err(error)
+        let error = |source| DataplaneError::Map { what: "change a prefix", map: map::DENY, source };
+        let mut list = self.map_mut(map::DENY)?.try_into().map_err(error)?;
+        change(&mut list).map_err(error)
     }
 
     /// Fills new inner maps and swaps them in together, [`BATCH`] at a time.
@@ -169,6 +198,18 @@ impl Dataplane {
     fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
         self.ebpf.map_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
+}
+
+/// Gone already: a run of operations that failed half-way is tried again whole.
+fn unless_gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn denied_key(prefix: &Prefix) -> Key<[u8; 16]> {
+    Key::new(u32::from(prefix.length()), prefix.octets())
 }
 
 fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {

@@ -7,7 +7,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use usher_tests::{
     host::{AlignedFrame, HostTables},
     packet::NatPorts,
-    world::{BACKEND_PORT, Case, FRONT, TCP4, UDP4, World, hop, nat_sources, set_nat_groups, settings_of},
+    world::{
+        BACKEND_PORT, Case, FRONT, TCP4, UDP4, World, each_service, hop, nat_sources, set_nat_groups,
+        settings_of,
+    },
 };
 
 const SOURCE_ADDRESS: usize = 14 + 12;
@@ -51,7 +54,8 @@ fn clients(seed: u64, count: usize) -> Vec<Client> {
 fn flow_tables(flows: u32) -> HostTables {
     let world = World::service(TCP4, Forward::DsrL2).with(|image| {
         let settings = settings_of(image);
-        (settings.buckets, settings.tcp_idle, settings.closing_idle) = (buckets_for(flows), 10_000, 1_000);
+        (settings.buckets, settings.closing_idle) = (buckets_for(flows), 1_000);
+        each_service(image, |service| service.idle = 10_000);
     });
     HostTables::new(&world.image, buckets_for(flows), 1).unwrap()
 }
@@ -115,9 +119,10 @@ fn c38_a_flood_of_new_flows_drives_out_no_proven_ones() {
 fn nat_tables(flows: u32, backends: u16, groups: u16) -> HostTables {
     let world = World::service(UDP4, Forward::Nat).with(|image| {
         let settings = settings_of(image);
-        (settings.buckets, settings.udp_idle) = (buckets_for(flows), 10_000);
+        settings.buckets = buckets_for(flows);
         settings.nat_sets = sets_for(flows);
         set_nat_groups(settings, groups);
+        each_service(image, |service| service.idle = 10_000);
     });
     let mut tables = HostTables::new(&world.image, buckets_for(flows), sets_for(flows)).unwrap();
     let model = tables.backends[1];
