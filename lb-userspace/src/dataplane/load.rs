@@ -28,6 +28,12 @@ pub struct Sizes {
     pub nat_sets: u32,
     /// First fragments that are remembered.
     pub fragments: u32,
+    /// Buckets of the table of clients' backends; 1 when no service has affinity.
+    pub affinity_buckets: u32,
+    /// Sources whose new flows are counted.
+    pub sources: u32,
+    /// Prefixes of the deny list.
+    pub denied: u32,
     /// Highest service number plus one.
     pub services: u32,
     /// log2 of the first places in the table of services.
@@ -44,6 +50,9 @@ impl Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
             fragments,
+            affinity_buckets: 1,
+            sources: 1,
+            denied: 1,
             services: services + 1,
             service_bits: place_bits(keys),
             backends: backends + 1,
@@ -105,6 +114,9 @@ impl Dataplane {
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
             .map_max_entries(map::FRAGMENTS, sizes.fragments)
+            .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
+            .map_max_entries(map::SOURCES, sizes.sources)
+            .map_max_entries(map::DENY, sizes.denied)
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)

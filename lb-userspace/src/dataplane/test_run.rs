@@ -71,8 +71,8 @@ impl Dataplane {
     /// When the object has no such array.
     pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
         match self.map(name)? {
-            Map::Array(data) => Ok(data.fd().as_fd()),
-            _ => Err(DataplaneError::Missing { kind: "array", name }),
+            Map::Array(data) | Map::LruHashMap(data) => Ok(data.fd().as_fd()),
+            _ => Err(DataplaneError::Missing { kind: "map", name }),
         }
     }
 
