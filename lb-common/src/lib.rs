@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod decap;
 pub mod flow;
 pub mod hash;
 pub mod hop;
@@ -20,6 +21,7 @@ pub mod word;
 
 pub use address::Address;
 pub use backend::{Backend, BackendCounters};
+pub use decap::{DecapSettings, Verdict};
 pub use flow::{Bucket, Entry, State};
 pub use hash::{FlowHash, HashKey};
 pub use hop::{Hop, Mac};

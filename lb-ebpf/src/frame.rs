@@ -35,6 +35,10 @@ unsafe impl Header for [u8; 4] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 14] {}
+// SAFETY: as above.
+unsafe impl Header for [u8; 18] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 20] {}
 
 impl<'a> Frame<'a> {
@@ -71,9 +75,40 @@ impl<'a> Frame<'a> {
         Ok(unsafe { &mut *(place as *mut H) })
     }
 
+    /// As [`Frame::at`], for an offset that is no constant: the compiler may neither add it up anew between
+    /// the check and the access, nor take another check for this one. The verifier would not know the
+    /// pointer again.
+    #[inline(always)]
+    pub fn far<H: Header>(&mut self, offset: usize) -> Result<&mut H, Reason> {
+        let start = self.start;
+        self.start = add(start, offset);
+        let header = self.at::<H>(0).map(|header| header as *mut H);
+        self.start = start;
+        // SAFETY: made by `at` for this borrow of the frame.
+        header.map(|header| unsafe { &mut *header })
+    }
+
     /// Destination and source MAC address.
     #[inline(always)]
     pub fn mac_addresses(&mut self) -> Result<&mut [u8; 12], Reason> {
         self.at(0)
+    }
+}
+
+/// `address + offset`, into which the compiler cannot see.
+#[inline(always)]
+fn add(address: usize, offset: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut address = address;
+        // SAFETY: adds one register to another.
+        unsafe {
+            core::arch::asm!("{address} += {offset}", address = inout(reg) address, offset = in(reg) offset)
+        };
+        address
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        address + offset
     }
 }

@@ -6,11 +6,14 @@
 //!
 //! One packet: [`parse`](parse::parse) → service lookup → flow table or Maglev slot
 //! ([`select`](select::select)) → next hop → [`nat`] or [`dsr`] → outcome.
+//!
+//! [`decap`] is another program's: it runs on backend hosts, at the other end of the tunnels.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod checksum;
+pub mod decap;
 mod dsr;
 pub mod flow_table;
 pub mod frame;

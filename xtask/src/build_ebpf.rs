@@ -1,6 +1,6 @@
-//! `cargo xtask build-ebpf`: the XDP program's object.
+//! `cargo xtask build-ebpf`: the XDP programs' objects.
 
-use std::{fs, path::PathBuf};
+use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSymbol};
@@ -12,11 +12,14 @@ use crate::{places, run, setup, toolchain::Toolchain};
 const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
-/// Builds the object with whichever toolchain is there, after installing one if need be.
+/// The objects: what runs on nodes, and what runs on backend hosts.
+const OBJECTS: &[&str] = &["usher-xdp", "usher-backend"];
+
+/// Builds the objects with whichever toolchain is there, after installing one if need be.
 ///
 /// # Errors
-/// When it does not build, or could panic.
-pub(crate) fn build_ebpf() -> Result<PathBuf> {
+/// When one does not build, or could panic.
+pub(crate) fn build_ebpf() -> Result<()> {
     let toolchain = match Toolchain::find() {
         Some(toolchain) => toolchain,
         None => {
@@ -25,16 +28,21 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
         }
     };
     let mut cargo = toolchain.cargo_build();
-    cargo.args(["--package", "lb-ebpf", "--bin", "usher-xdp", "--features", "bpf", "--release"]);
+    cargo.args(["--package", "lb-ebpf", "--bins", "--features", "bpf", "--release"]);
     cargo.args(["--target", "bpfel-unknown-none", "--target-dir", "target/ebpf"]);
-    run::quietly("build the XDP program", &mut cargo)?;
-    let path = places::root().join("target/ebpf/bpfel-unknown-none/release/usher-xdp");
+    run::quietly("build the XDP programs", &mut cargo)?;
+    OBJECTS.iter().try_for_each(|name| inspect(name))
+}
+
+/// Refuses an object that can panic.
+fn inspect(name: &str) -> Result<()> {
+    let path = places::root().join("target/ebpf/bpfel-unknown-none/release").join(name);
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let panics = panic_symbols(&bytes).with_context(|| format!("{}", path.display()))?;
     ensure!(
         panics.is_empty(),
-        "the XDP program can panic, which the verifier refuses: {}. Look for an index, slice, division \
-         or unwrap that the compiler cannot prove, and use a checked form of it",
+        "the XDP program {name} can panic, which the verifier refuses: {}. Look for an index, slice, \
+         division or unwrap that the compiler cannot prove, and use a checked form of it",
         panics.join(", ")
     );
     println!(
@@ -42,7 +50,7 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
         path.strip_prefix(places::root()).unwrap_or(&path).display(),
         bytes.len() / 1000
     );
-    Ok(path)
+    Ok(())
 }
 
 /// Names of symbols that betray a reachable panic.

@@ -57,7 +57,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup => setup::setup(),
-        Verb::BuildEbpf => build_ebpf::build_ebpf().map(drop),
+        Verb::BuildEbpf => build_ebpf::build_ebpf(),
         Verb::Lab(verb) => lab::lab(&verb),
         Verb::Demo => demo::demo(),
         Verb::Test { kernels: false } => test::test(),
