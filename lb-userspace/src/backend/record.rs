@@ -24,6 +24,8 @@ pub struct Record {
     pub settings: Settings,
     /// The process that runs, or ran.
     pub pid: u32,
+    /// Whether that process has set up everything.
+    pub ready: bool,
     /// The decapsulation program; `None` where no tunnel is used.
     pub program: Option<Program>,
     /// VIPs that were put on `lo`; those that were there before are not among them.
@@ -58,6 +60,7 @@ impl Record {
         Record {
             settings,
             pid: std::process::id(),
+            ready: false,
             program: None,
             vips: BTreeSet::new(),
             sysctls: BTreeMap::new(),

@@ -96,6 +96,8 @@ async fn start(record: &mut Record, store: &Store, host: &Host) -> anyhow::Resul
         false => None,
     };
     setup::apply(store, record, host).await?;
+    record.ready = true;
+    store.save(record)?;
     let forward: Vec<&str> = record.settings.forward.iter().map(|forward| forward.as_str()).collect();
     info!(forward = forward.join(", "), vips = ?record.settings.vips, "this host is a backend");
     Ok(program)

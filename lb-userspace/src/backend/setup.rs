@@ -135,7 +135,7 @@ async fn change_vips(store: &Store, record: &mut Record, host: &Host) -> Result<
         vips.add(vip).await?;
         info!(%vip, "VIP put on lo");
     }
-    Ok(store.save(record)?)
+    Ok(())
 }
 
 async fn remove_vip(vips: &Vips, vip: IpAddr, host: &Host) -> Result<(), SetupError> {

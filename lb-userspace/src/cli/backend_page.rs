@@ -25,7 +25,8 @@ pub(super) fn findings(findings: &[Finding], colour: bool) -> String {
 pub(super) fn status(report: &Report, colour: bool) -> String {
     let record = &report.record;
     let state = match report.running {
-        true => format!("usher backend runs (process {})", record.pid),
+        true if record.ready => format!("usher backend runs (process {})", record.pid),
+        true => format!("usher backend starts or stops (process {})", record.pid),
         false => format!(
             "usher backend does not run; process {} has left its changes: `usher backend stop` undoes them",
             record.pid
