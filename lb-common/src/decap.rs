@@ -1,7 +1,5 @@
 //! What the decapsulation program of a backend host and its loader agree on.
 
-use crate::Fate;
-
 /// The program's name in its object, and in the kernel.
 pub const PROGRAM: &str = "usher_backend";
 
@@ -55,8 +53,19 @@ impl Role {
     }
 }
 
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// The host's stack gets it as it came.
+    Pass,
+    /// The host's stack gets the inner packet.
+    Unpack,
+    /// It ends here.
+    Drop,
+}
+
 macro_rules! verdicts {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $fate:ident, $label:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $action:ident, $label:literal;)+) => {
         /// Why a packet was unpacked or not: index of its counter, and label in status.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
@@ -68,11 +77,11 @@ macro_rules! verdicts {
             /// Every verdict, in the order of the counters.
             pub const ALL: &'static [Verdict] = &[$(Verdict::$variant,)+];
 
-            /// What becomes of the packet; [`Fate::Forward`] is unpacked, for the host's stack.
+            /// What becomes of the packet.
             #[inline(always)]
-            pub const fn fate(self) -> Fate {
+            pub const fn action(self) -> Action {
                 match self {
-                    $(Verdict::$variant => Fate::$fate,)+
+                    $(Verdict::$variant => Action::$action,)+
                 }
             }
 
@@ -88,9 +97,9 @@ macro_rules! verdicts {
 
 verdicts! {
     /// Unpacked from IP in IP.
-    Ipip = Forward, "ipip";
+    Ipip = Unpack, "ipip";
     /// Unpacked from GUE.
-    Gue = Forward, "gue";
+    Gue = Unpack, "gue";
     /// Not from a tunnel: everything else that the host receives.
     NotTunnel = Pass, "not_tunnel";
     /// From a tunnel, but the outer destination is none of the host's addresses.

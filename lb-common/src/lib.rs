@@ -9,6 +9,7 @@
 pub mod address;
 pub mod backend;
 pub mod decap;
+pub mod features;
 pub mod flow;
 pub mod hash;
 pub mod hop;
@@ -22,6 +23,7 @@ pub mod word;
 pub use address::Address;
 pub use backend::{Backend, BackendCounters};
 pub use decap::{DecapSettings, Verdict};
+pub use features::Features;
 pub use flow::{Bucket, Entry, State};
 pub use hash::{FlowHash, HashKey};
 pub use hop::{Hop, Mac};
@@ -64,18 +66,39 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// The NAT records: [`NatSet`](crate::NatSet)s.
     pub const NAT: &str = "NAT";
-    /// [`Reason`](crate::Reason) to packets, per CPU.
+    /// Packets per CPU, by service and [`Reason`](crate::Reason): see [`Reason::counter`](crate::Reason::counter).
     pub const REASONS: &str = "REASONS";
     /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
+    /// The programs that go on where another leaves off, by their place in [`program::NEXT`](crate::program::NEXT).
+    pub const PROGRAMS: &str = "PROGRAMS";
     /// One [`Trace`](crate::Trace), written by the explain program only.
     pub const TRACE: &str = "TRACE";
 }
 
 /// Names of the programs in the object.
 pub mod program {
-    /// The data path.
+    /// The data path: attached to interfaces. Treats plain packets and hands the others on.
     pub const USHER: &str = "usher";
     /// The data path without side effects; leaves a [`Trace`](crate::Trace).
     pub const EXPLAIN: &str = "usher_explain";
+    /// Treats packets whose headers are not the usual ones.
+    pub const ODD: &str = "usher_odd";
+    /// The same without side effects.
+    pub const EXPLAIN_ODD: &str = "usher_explain_odd";
+
+    /// Every program.
+    pub const ALL: [&str; 4] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD];
+
+    /// Programs that another one hands packets to by a tail call, in the order of the map
+    /// [`PROGRAMS`](super::map::PROGRAMS): see [`next`].
+    pub const NEXT: [&str; 2] = [ODD, EXPLAIN_ODD];
+
+    /// Places in [`NEXT`].
+    pub mod next {
+        /// [`ODD`](super::ODD).
+        pub const ODD: u32 = 0;
+        /// [`EXPLAIN_ODD`](super::EXPLAIN_ODD).
+        pub const EXPLAIN_ODD: u32 = 1;
+    }
 }

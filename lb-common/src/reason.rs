@@ -10,6 +10,9 @@ pub enum Fate {
     Forward,
     /// It ends here.
     Drop,
+    /// The program for odd packets goes on with it. Where that program is missing, the host's own stack
+    /// gets the packet.
+    Odd,
 }
 
 macro_rules! reasons {
@@ -46,6 +49,9 @@ macro_rules! reasons {
 reasons! {
     /// Not IPv4 nor IPv6: ARP, VLAN-tagged frames, …
     NotIp = Pass, "not_ip";
+    /// Its headers are not the usual ones: IPv4 options. Another program treats it, so this is counted only
+    /// when that one could not be called.
+    Odd = Odd, "odd";
     /// Neither TCP nor UDP: ICMP, neighbour discovery, IPv6 extension headers, …
     NotTcpUdp = Pass, "not_tcp_udp";
     /// A fragment: its ports cannot be trusted or are not there.
@@ -84,6 +90,13 @@ reasons! {
 impl Reason {
     /// How many there are.
     pub const COUNT: usize = Reason::ALL.len();
+
+    /// Index of the counter of packets of a service that ended with this reason. Service 0 stands for
+    /// packets of none.
+    #[inline(always)]
+    pub fn counter(self, service: u32) -> u32 {
+        service * Reason::COUNT as u32 + self as u32
+    }
 
     /// The reason with this number.
     pub fn from_number(number: u8) -> Option<Reason> {

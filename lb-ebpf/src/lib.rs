@@ -4,8 +4,11 @@
 //! for the host, where tests run it on ordinary memory. The XDP programs in `src/bin` add only the
 //! maps, the clock and the one `match` from outcome to action.
 //!
-//! One packet: [`parse`](parse::parse) → service lookup → flow table or Maglev slot
+//! One packet: [`parse`](parse::plain) → service lookup → flow table or Maglev slot
 //! ([`select`](select::select)) → next hop → [`nat`] or [`dsr`] → outcome.
+//!
+//! Packets whose headers are not the usual ones take the same way in a program of their own
+//! ([`process_odd`]): so the program that every packet meets is small and reads headers at fixed places.
 //!
 //! [`decap`] is another program's: it runs on backend hosts, at the other end of the tunnels.
 
@@ -23,9 +26,10 @@ pub mod select;
 pub mod tables;
 mod translate;
 
-use lb_common::{Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Features, Forward, Hop, Reason, ServiceKey, Trace};
 
 pub use frame::Frame;
+use parse::Packet;
 pub use tables::Tables;
 
 /// What became of a packet.
@@ -70,8 +74,23 @@ impl Outcome {
 }
 
 /// Decides about one frame that came in on interface `ingress`, and rewrites it if it is to be sent on.
+/// With the fate [`Odd`](lb_common::Fate::Odd) nothing is decided yet: [`process_odd`] has to go on.
 #[inline(always)]
 pub fn process<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
+    decide(frame, ingress, tables, parse::plain)
+}
+
+/// Goes on with a frame that [`process`] found odd.
+#[inline(always)]
+pub fn process_odd<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
+    decide(frame, ingress, tables, parse::odd)
+}
+
+/// Reads a frame's headers.
+type Parse = fn(&mut Frame) -> Result<Packet, Reason>;
+
+#[inline(always)]
+fn decide<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T, parse: Parse) -> Outcome {
     let mut outcome = Outcome {
         reason: Reason::NotService,
         interface: 0,
@@ -81,7 +100,7 @@ pub fn process<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcom
         known: false,
         length: 0,
     };
-    outcome.reason = match steps(frame, ingress, tables, &mut outcome) {
+    outcome.reason = match steps(frame, ingress, tables, parse, &mut outcome) {
         Ok(reason) | Err(reason) => reason,
     };
     outcome
@@ -92,11 +111,15 @@ fn steps<T: Tables>(
     frame: &mut Frame,
     ingress: u32,
     tables: &T,
+    parse: Parse,
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
-    let packet = parse::parse(frame)?;
+    let packet = parse(frame)?;
     let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
     let Some(service) = tables.service(&key) else {
+        if !tables.features().has(Features::NAT) {
+            return Err(Reason::NotService);
+        }
         let hop = nat::reply(frame, &packet, tables)?;
         return send(frame, &hop, Reason::NatReply, outcome);
     };
@@ -104,12 +127,15 @@ fn steps<T: Tables>(
     outcome.length = packet.length;
     let choice = select::select(&packet, service, tables, outcome)?;
     outcome.backend = choice.number;
-    if service.forward == Forward::Nat as u8 {
+    let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
+    if by(Forward::Nat, Features::NAT) {
         let hop = nat::forward(frame, &packet, &choice, ingress, tables)?;
         send(frame, &hop, Reason::Nat, outcome)
-    } else {
+    } else if by(Forward::DsrL2, Features::DSR_L2) {
         let hop = dsr::forward::<T>(&packet, &choice)?;
         send(frame, &hop, Reason::DsrL2, outcome)
+    } else {
+        Err(Reason::NotReady)
     }
 }
 

@@ -14,7 +14,7 @@ pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
 
-/// Where the IP header begins.
+/// Where the IP header of a plain packet begins.
 pub const L3: usize = EthHdr::LEN;
 
 const ETHERTYPE_IPV4: u16 = EtherType::Ipv4 as u16;
@@ -43,6 +43,8 @@ pub struct Packet {
     pub hops: u8,
     /// Length of the IP packet, headers included, as the packet says.
     pub length: u16,
+    /// Where the IP header begins, in bytes from the frame's start.
+    pub l3: usize,
     /// Where the TCP or UDP header begins, in bytes from the frame's start.
     pub l4: usize,
     /// Source address.
@@ -106,15 +108,39 @@ struct Ip {
     destination: Address,
 }
 
-/// Reads a frame's headers. Everything is checked against the IP packet's own length too: a short
-/// packet in a padded frame has no ports in the padding.
+/// Reads the headers of a plain packet: the usual ones only, all of which have their fixed places. Any
+/// other packet is [`Reason::Odd`] and for [`odd`].
 #[inline(always)]
-pub fn parse(frame: &mut Frame) -> Result<Packet, Reason> {
+pub fn plain(frame: &mut Frame) -> Result<Packet, Reason> {
+    let ip = match frame.at::<EthHdr>(0)?.ether_type {
+        ETHERTYPE_IPV4 => {
+            // Five words: no options.
+            if frame.at::<Ipv4Hdr>(L3)?.vihl & 0x0f > 5 {
+                return Err(Reason::Odd);
+            }
+            Ip { header: Ipv4Hdr::LEN, ..ipv4(frame)? }
+        }
+        ETHERTYPE_IPV6 => ipv6(frame)?,
+        _ => return Err(Reason::NotIp),
+    };
+    transport(frame, &ip)
+}
+
+/// Reads the headers of any packet.
+#[inline(always)]
+pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
     let ip = match frame.at::<EthHdr>(0)?.ether_type {
         ETHERTYPE_IPV4 => ipv4(frame)?,
         ETHERTYPE_IPV6 => ipv6(frame)?,
         _ => return Err(Reason::NotIp),
     };
+    transport(frame, &ip)
+}
+
+/// Reads the TCP or UDP header. Everything is checked against the IP packet's own length too: a short
+/// packet in a padded frame has no ports in the padding.
+#[inline(always)]
+fn transport(frame: &mut Frame, ip: &Ip) -> Result<Packet, Reason> {
     let l4 = L3 + ip.header;
     let (needed, flags) = match ip.protocol {
         TCP => (TCP_HEADER, TcpFlags(frame.at::<[u8; TCP_HEADER as usize]>(l4)?[FLAGS])),
@@ -134,6 +160,7 @@ pub fn parse(frame: &mut Frame) -> Result<Packet, Reason> {
         flags,
         hops: ip.hops,
         length: ip.length,
+        l3: L3,
         l4,
         source: ip.source,
         destination: ip.destination,

@@ -1,6 +1,6 @@
 //! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
 
-use lb_common::{Backend, Bucket, Hop, NatSet, Service, ServiceKey, Settings};
+use lb_common::{Backend, Bucket, Features, Hop, NatSet, Service, ServiceKey, Settings};
 
 use crate::Frame;
 
@@ -8,6 +8,9 @@ use crate::Frame;
 pub trait Tables {
     /// Only tell what would happen: no table and no counter is changed.
     const DRY_RUN: bool;
+
+    /// What is configured.
+    fn features(&self) -> Features;
 
     /// The settings.
     fn settings(&self) -> Option<&Settings>;

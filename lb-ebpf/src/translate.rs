@@ -6,7 +6,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use crate::{
     Frame,
     checksum::Change,
-    parse::{L3, Packet, UDP},
+    parse::{Packet, UDP},
 };
 
 /// New addresses and ports.
@@ -39,12 +39,12 @@ pub fn translate(frame: &mut Frame, packet: &Packet, to: &Translation) -> Result
     checksum(frame, packet, ports)?;
     *frame.at::<[u8; 4]>(packet.l4)? = ports_in_network_order(to);
     if packet.v6 {
-        let ip = frame.at::<Ipv6Hdr>(L3)?;
+        let ip = frame.at::<Ipv6Hdr>(packet.l3)?;
         ip.src_addr = to.source.octets_v6();
         ip.dst_addr = to.destination.octets_v6();
         ip.hop_limit = packet.hops - 1;
     } else {
-        let ip = frame.at::<Ipv4Hdr>(L3)?;
+        let ip = frame.at::<Ipv4Hdr>(packet.l3)?;
         ip.src_addr = to.source.octets_v4();
         ip.dst_addr = to.destination.octets_v4();
         ip.ttl = packet.hops - 1;

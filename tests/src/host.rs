@@ -5,14 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendCounters, Bucket, Fate, Hop, NatSet, Reason, Service, ServiceKey, Settings, Trace,
+    Backend, BackendCounters, Bucket, Fate, Features, Hop, NatSet, Reason, Service, ServiceKey, Settings,
+    Trace,
 };
-use lb_ebpf::{Frame, Outcome, Tables, process};
+use lb_ebpf::{Frame, Outcome, Tables, process, process_odd};
 use lb_userspace::core::image::Image;
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, FRONT, NAT_SETS},
+    world::{BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS},
 };
 
 /// The tables in ordinary memory.
@@ -73,12 +74,12 @@ impl HostTables {
 
     /// Treats a frame that came in on an interface; what became of it.
     pub fn process(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        process(&mut Frame::new(bytes), ingress, &View::<false>(self))
+        run(bytes, ingress, &View::<false>(self))
     }
 
     /// Tells what would become of a frame; the bytes change all the same.
     pub fn explain(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        process(&mut Frame::new(bytes), ingress, &View::<true>(self))
+        run(bytes, ingress, &View::<true>(self))
     }
 
     /// The tables that the data path writes.
@@ -87,11 +88,25 @@ impl HostTables {
     }
 }
 
+/// All programs that a frame goes through.
+fn run(bytes: &mut [u8], ingress: u32, tables: &impl Tables) -> Outcome {
+    let mut frame = Frame::new(bytes);
+    let outcome = process(&mut frame, ingress, tables);
+    match outcome.reason.fate() {
+        Fate::Odd => process_odd(&mut frame, ingress, tables),
+        _ => outcome,
+    }
+}
+
 /// The tables, with or without leave to write them.
 struct View<'a, const DRY_RUN: bool>(&'a HostTables);
 
 impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     const DRY_RUN: bool = DRY_RUN;
+
+    fn features(&self) -> Features {
+        FEATURES
+    }
 
     fn settings(&self) -> Option<&Settings> {
         Some(&self.0.settings)
@@ -161,7 +176,7 @@ impl DataPath for HostPath {
             counters.bytes += u64::from(outcome.length);
         }
         let ran = match outcome.reason.fate() {
-            Fate::Pass => Ran::Pass,
+            Fate::Pass | Fate::Odd => Ran::Pass,
             Fate::Drop => Ran::Drop,
             Fate::Forward if outcome.interface == FRONT => Ran::Tx,
             Fate::Forward => Ran::Redirect,

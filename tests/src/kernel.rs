@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, NAT_SETS},
+    world::{BACKENDS, BUCKETS, FEATURES, NAT_SETS, SERVICES},
 };
 
 /// The program in the kernel with its maps.
@@ -39,14 +39,13 @@ impl KernelPath {
     /// # Panics
     /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
     pub fn load() -> Result<Option<KernelPath>> {
-        if !geteuid().is_root() {
-            assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
-            println!("skipped: loading a BPF program needs root");
+        if !may_load() {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes = Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, backends: BACKENDS + 1 };
-        let dataplane = Dataplane::load(sizes)?;
+        let sizes =
+            Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, services: SERVICES + 1, backends: BACKENDS + 1 };
+        let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.
         let (buckets, nat_sets) = unsafe {
@@ -74,6 +73,19 @@ impl KernelPath {
     pub fn shared(&self) -> &Dataplane {
         &self.dataplane
     }
+}
+
+/// Whether BPF programs may be loaded; says so if not.
+///
+/// # Panics
+/// When they may not and the variable `USHER_NO_SKIP` forbids to skip anything.
+pub fn may_load() -> bool {
+    if geteuid().is_root() {
+        return true;
+    }
+    assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
+    println!("skipped: loading a BPF program needs root");
+    false
 }
 
 impl DataPath for KernelPath {

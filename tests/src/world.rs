@@ -7,7 +7,8 @@ use std::{
 };
 
 use lb_common::{
-    Address, Backend, Forward, HashKey, Hop, Mac, SLOTS, Service, ServiceKey, Settings, hash::KEY_BYTES,
+    Address, Backend, Features, Forward, HashKey, Hop, Mac, SLOTS, Service, ServiceKey, Settings,
+    hash::KEY_BYTES,
 };
 use lb_userspace::core::image::Image;
 
@@ -29,6 +30,10 @@ pub const NODE_BACK: Mac = [2, 0, 0, 0, 0, 3];
 pub const BUCKETS: u32 = 256;
 /// Size of the table of NAT records.
 pub const NAT_SETS: u32 = 256;
+/// What is configured.
+pub const FEATURES: Features = Features(Features::NAT.0 | Features::DSR_L2.0);
+/// Highest service number.
+pub const SERVICES: u32 = 7;
 /// Highest backend number.
 pub const BACKENDS: u32 = 15;
 

@@ -1,6 +1,6 @@
 //! The packet table through the library on the host. Needs no privilege.
 
-use lb_common::{Forward, Hop, Reason};
+use lb_common::{Fate, Forward, Hop, Reason};
 use usher_tests::{
     host::{AlignedFrame, HostPath, HostTables},
     packet::{NatPorts, Port},
@@ -22,7 +22,9 @@ fn the_packet_table_holds() {
             .collect();
         assert!(failures.is_empty(), "{} scenarios failed:\n{}", failures.len(), failures.join("\n"));
         let counted = path.reasons().unwrap();
-        let missing: Vec<_> = Reason::ALL.iter().filter(|reason| counted[**reason as usize] == 0).collect();
+        // Odd packets end in the program that goes on with them.
+        let ends = Reason::ALL.iter().filter(|reason| reason.fate() != Fate::Odd);
+        let missing: Vec<_> = ends.filter(|reason| counted[**reason as usize] == 0).collect();
         assert!(missing.is_empty(), "no scenario ends with {missing:?}");
     }
 }

@@ -12,8 +12,8 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{
-    Address, DecapSettings, Fate, Verdict,
-    decap::{MAX_ADDRESSES, MAX_SOURCES},
+    Address, DecapSettings, Verdict,
+    decap::{Action, MAX_ADDRESSES, MAX_SOURCES},
 };
 use lb_ebpf::{
     Frame,
@@ -35,10 +35,10 @@ fn usher_backend(ctx: XdpContext) -> u32 {
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
     let decapsulated = decapsulate(&mut frame, &Maps);
     count(decapsulated.verdict);
-    match decapsulated.verdict.fate() {
-        Fate::Pass => XDP_PASS,
-        Fate::Drop => XDP_DROP,
-        Fate::Forward => cut(&ctx, decapsulated.cut),
+    match decapsulated.verdict.action() {
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+        Action::Unpack => cut(&ctx, decapsulated.cut),
     }
 }
 

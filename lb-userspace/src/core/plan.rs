@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use lb_common::{
-    Address, Backend, Forward, HashKey, Hop, Service, ServiceKey, Settings,
+    Address, Backend, Features, Forward, HashKey, Hop, Service, ServiceKey, Settings,
     flow::{self, IdleLimits, MAX_IDLE_TICKS, TICK_SHIFT},
     nat::{self, PORTS_PER_GROUP},
 };
@@ -56,6 +56,11 @@ impl Numbers {
     /// The backend with a number.
     pub fn backend_of(&self, number: u16) -> Option<&BackendId> {
         self.backends.iter().find(|&(_, &have)| have == number).map(|(backend, _)| backend)
+    }
+
+    /// Every pool's number.
+    pub fn pools(&self) -> impl Iterator<Item = u32> {
+        self.pools.values().copied()
     }
 
     /// Every backend's number.
@@ -215,13 +220,14 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
     };
     let ports = &config.nat.ports;
     let groups = (u32::from(*ports.end()) + 1 - u32::from(*ports.start())) / u32::from(PORTS_PER_GROUP);
+    let nat = features(config).has(Features::NAT);
     Settings {
         hash_key,
         nat_source: [source(Family::V4), source(Family::V6)],
         buckets: flow::buckets_for(config.flows.max),
-        nat_sets: if uses_nat(config) { nat::sets_for(config.flows.max) } else { 1 },
+        nat_sets: if nat { nat::sets_for(config.flows.max) } else { 1 },
         nat_port_first: *ports.start(),
-        nat_groups: if uses_nat(config) { groups as u16 } else { 0 },
+        nat_groups: if nat { groups as u16 } else { 0 },
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
@@ -230,9 +236,13 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
     }
 }
 
-/// Whether any service uses NAT, and so NAT records are needed.
-pub fn uses_nat(config: &Config) -> bool {
-    config.services.iter().any(|service| service.forward == config::Forward::Nat)
+/// What the program is loaded with.
+pub fn features(config: &Config) -> Features {
+    let of_service = |service: &config::Service| match service.forward {
+        config::Forward::Nat => Features::NAT,
+        config::Forward::DsrL2 => Features::DSR_L2,
+    };
+    config.services.iter().map(of_service).collect()
 }
 
 /// After how many ticks an entry of any protocol is certainly idle.

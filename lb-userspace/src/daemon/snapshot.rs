@@ -236,7 +236,7 @@ pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result
         backend,
         next_hop: next_hop.map(|hop| shown(&hop, &interface_names())),
         verdict: match reason.fate() {
-            Fate::Pass => Verdict::Pass,
+            Fate::Pass | Fate::Odd => Verdict::Pass,
             Fate::Forward => Verdict::Forward,
             Fate::Drop => Verdict::Drop,
         },

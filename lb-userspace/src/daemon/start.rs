@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use lb_common::program;
+use lb_common::{Features, program};
 use tracing::{info, warn};
 
 use super::secret;
@@ -38,9 +38,13 @@ pub(super) struct Started {
 pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow::Result<Started> {
     let hash_key = secret::hash_key(config.node.secret_file.as_deref())?;
     let planner = Planner::new(Numbers::new(&config), hash_key);
-    let backends = planner.numbers().backends().max().unwrap_or(0);
-    let sizes = Sizes::new(config.flows.max, plan::uses_nat(&config), u32::from(backends));
-    let mut dataplane = Dataplane::load(sizes)?;
+    let numbers = planner.numbers();
+    let services = numbers.pools().max().unwrap_or(0);
+    let backends = numbers.backends().max().unwrap_or(0);
+    let features = plan::features(&config);
+    let nat = features.has(Features::NAT);
+    let sizes = Sizes::new(config.flows.max, nat, services, u32::from(backends));
+    let mut dataplane = Dataplane::load(sizes, features)?;
     info!(
         instructions = dataplane.verified_instructions(program::USHER)?,
         flows = config.flows.max,

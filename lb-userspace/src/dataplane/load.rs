@@ -2,9 +2,10 @@
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::{MapData, ProgramArray},
     programs::{ProgramInfo, Xdp},
 };
-use lb_common::{flow, map, nat, program};
+use lb_common::{Features, Reason, flow, map, nat, program};
 
 use super::{Attached, DataplaneError, attach::attach, flows::SharedTables};
 use crate::config::XdpMode;
@@ -19,16 +20,19 @@ pub struct Sizes {
     pub buckets: u32,
     /// Sets of NAT records; 1 when no service uses NAT.
     pub nat_sets: u32,
+    /// Highest service number plus one.
+    pub services: u32,
     /// Highest backend number plus one.
     pub backends: u32,
 }
 
 impl Sizes {
-    /// Tables for a number of flows, with or without NAT, and a number of backends.
-    pub fn new(flows: u32, nat: bool, backends: u32) -> Sizes {
+    /// Tables for a number of flows, with or without NAT, and numbers of services and backends.
+    pub fn new(flows: u32, nat: bool, services: u32, backends: u32) -> Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            services: services + 1,
             backends: backends + 1,
         }
     }
@@ -38,23 +42,30 @@ impl Sizes {
 pub struct Dataplane {
     pub(super) ebpf: Ebpf,
     pub(super) shared: SharedTables,
+    /// Highest service number plus one.
+    pub(super) services: u32,
+    /// Which program goes on where another leaves off. The kernel empties it when nobody holds it.
+    _next: ProgramArray<MapData>,
 }
 
 impl Dataplane {
-    /// Loads the object with tables of these sizes. Nothing is attached yet.
-    pub fn load(sizes: Sizes) -> Result<Dataplane, DataplaneError> {
+    /// Loads the object with tables of these sizes and these features. Nothing is attached yet.
+    pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
         let mut ebpf = EbpfLoader::new()
+            .override_global(Features::SYMBOL, &features.0, true)
+            .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)
             .map_err(DataplaneError::Load)?;
-        for name in [program::USHER, program::EXPLAIN] {
+        for name in program::ALL {
             xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }
         let shared = SharedTables::new(&ebpf, sizes)?;
-        Ok(Dataplane { ebpf, shared })
+        let _next = join(&mut ebpf)?;
+        Ok(Dataplane { ebpf, shared, services: sizes.services, _next })
     }
 
     /// Attaches the program to all of these interfaces, or to none; an interface that has another program
@@ -81,6 +92,19 @@ impl Dataplane {
     fn info(&mut self, name: &'static str) -> Result<ProgramInfo, DataplaneError> {
         xdp(&mut self.ebpf, name)?.info().map_err(|source| DataplaneError::Program { name, source })
     }
+}
+
+/// Tells the programs which others go on where they leave off.
+fn join(ebpf: &mut Ebpf) -> Result<ProgramArray<MapData>, DataplaneError> {
+    let name = map::PROGRAMS;
+    let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
+    let taken = ebpf.take_map(name).ok_or(DataplaneError::Missing { kind: "map", name })?;
+    let mut next: ProgramArray<MapData> = taken.try_into().map_err(error)?;
+    for (place, name) in (0..).zip(program::NEXT) {
+        let fd = xdp(ebpf, name)?.fd().map_err(|source| DataplaneError::Program { name, source })?;
+        next.set(place, fd, 0).map_err(error)?;
+    }
+    Ok(next)
 }
 
 /// One of the object's XDP programs.

@@ -122,14 +122,26 @@ impl Dataplane {
         self.set_tables(&[(number, &vec![0; SLOTS_PADDED].into())])
     }
 
-    /// Packets by reason, over all CPUs, in the order of [`Reason::ALL`].
-    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
+    /// Packets of a service by reason, over all CPUs, in the order of [`Reason::ALL`]. Service 0 stands for
+    /// packets of none.
+    pub fn reasons_of(&self, service: u32) -> Result<Vec<u64>, DataplaneError> {
         let name = map::REASONS;
         let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
         let counters: PerCpuArray<_, u64> = self.map(name)?.try_into().map_err(error)?;
-        (0..Reason::COUNT as u32)
-            .map(|index| Ok(counters.get(&index, 0).map_err(error)?.iter().sum()))
-            .collect()
+        let sum = |reason: &Reason| -> Result<u64, MapError> {
+            Ok(counters.get(&reason.counter(service), 0)?.iter().sum())
+        };
+        Reason::ALL.iter().map(|reason| sum(reason).map_err(error)).collect()
+    }
+
+    /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
+    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
+        let mut sums = vec![0; Reason::COUNT];
+        for service in 0..self.services {
+            let counted = self.reasons_of(service)?;
+            sums.iter_mut().zip(counted).for_each(|(sum, count)| *sum += count);
+        }
+        Ok(sums)
     }
 
     /// What was sent to each of these backends, over all CPUs.

@@ -1,29 +1,23 @@
-//! The XDP program: maps, clock, and the one `match` from outcome to action. Everything that decides is
-//! in the library.
-//!
-//! Two programs over the same maps: `usher` is attached to interfaces; `usher_explain` is the same code
-//! without side effects, run by `BPF_PROG_TEST_RUN` to tell what would become of a packet.
-
-#![no_std]
-#![no_main]
+//! The maps, and the library's view of them.
 
 use aya_ebpf::{
-    bindings::{
-        BPF_FIB_LKUP_RET_SUCCESS,
-        xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
-        xdp_md,
-    },
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray},
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect},
-    macros::{btf_map, xdp},
+    bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
+    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray},
+    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Fate, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES,
-    NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT,
+    Address, Backend, BackendCounters, Bucket, Features, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES,
+    NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT, program,
 };
-use lb_ebpf::{Frame, Outcome, Tables, parse::L3, process};
+use lb_ebpf::{Frame, Tables, parse::L3};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+/// What is configured: set before the object is loaded, and so a constant to the verifier, which removes the
+/// code for everything else.
+#[unsafe(no_mangle)]
+static FEATURES: u64 = u64::MAX;
 
 /// BPF_F_MMAPABLE: the daemon maps the table too, and the kernel aligns it to a page, so that a bucket
 /// is one cache line.
@@ -33,89 +27,39 @@ const MMAPABLE: usize = 1 << 10;
 const NO_PREALLOC: usize = 1;
 
 #[btf_map]
-static SETTINGS: Array<Settings, 1> = Array::new();
+pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
-static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICE_KEYS, NO_PREALLOC> = HashMap::new();
+pub static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICE_KEYS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-static SLOT_TABLES: ArrayOfMaps<Array<SlotTable, 1>, MAX_SERVICES> = ArrayOfMaps::new();
+pub static SLOT_TABLES: ArrayOfMaps<Array<SlotTable, 1>, MAX_SERVICES> = ArrayOfMaps::new();
 #[btf_map]
-static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
+pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 #[btf_map]
-static FLOWS: Array<Bucket, 1, MMAPABLE> = Array::new();
+pub static FLOWS: Array<Bucket, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static NAT: Array<NatSet, 1, MMAPABLE> = Array::new();
+pub static NAT: Array<NatSet, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static REASONS: PerCpuArray<u64, { Reason::COUNT }> = PerCpuArray::new();
+pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = PerCpuArray::new();
 #[btf_map]
-static COUNTERS: PerCpuArray<BackendCounters, MAX_BACKENDS> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<BackendCounters, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
-static TRACE: Array<Trace, 1> = Array::new();
-
-#[xdp(frags)]
-fn usher(ctx: XdpContext) -> u32 {
-    let outcome = decide(&ctx, &Maps::<false> { ctx: &ctx });
-    count(&outcome);
-    match outcome.reason.fate() {
-        Fate::Pass => XDP_PASS,
-        Fate::Drop => XDP_DROP,
-        Fate::Forward => send(&ctx, outcome.interface),
-    }
-}
-
-#[xdp(frags)]
-fn usher_explain(ctx: XdpContext) -> u32 {
-    let outcome = decide(&ctx, &Maps::<true> { ctx: &ctx });
-    if let Some(trace) = TRACE.get_ptr_mut(0) {
-        // SAFETY: the pointer is to the map's one element; the daemon runs one explanation at a time.
-        unsafe { *trace = outcome.trace() };
-    }
-    match outcome.reason.fate() {
-        Fate::Pass => XDP_PASS,
-        Fate::Drop => XDP_DROP,
-        Fate::Forward => XDP_REDIRECT,
-    }
-}
-
-#[inline(always)]
-fn decide<const DRY_RUN: bool>(ctx: &XdpContext, maps: &Maps<DRY_RUN>) -> Outcome {
-    // SAFETY: data and data_end of this call's packet; nothing below moves them.
-    let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
-    process(&mut frame, ctx.ingress_ifindex() as u32, maps)
-}
-
-#[inline(always)]
-fn send(ctx: &XdpContext, interface: u32) -> u32 {
-    if interface == ctx.ingress_ifindex() as u32 {
-        return XDP_TX;
-    }
-    // SAFETY: a helper without pointers.
-    unsafe { bpf_redirect(interface, 0) as u32 }
-}
-
-#[inline(always)]
-fn count(outcome: &Outcome) {
-    if let Some(packets) = REASONS.get_ptr_mut(outcome.reason as u32) {
-        // SAFETY: a per-CPU element; no other program runs on this CPU meanwhile.
-        unsafe { *packets += 1 };
-    }
-    if let Some(backend) = outcome.sent_to()
-        && let Some(counters) = COUNTERS.get_ptr_mut(backend as u32)
-    {
-        // SAFETY: as above.
-        unsafe {
-            (*counters).packets += 1;
-            (*counters).bytes += outcome.length as u64;
-        }
-    }
-}
+pub static PROGRAMS: ProgramArray<{ program::NEXT.len() }> = ProgramArray::new();
+#[btf_map]
+pub static TRACE: Array<Trace, 1> = Array::new();
 
 /// The maps as the library wants them.
-struct Maps<'a, const DRY_RUN: bool> {
-    ctx: &'a XdpContext,
+pub struct Maps<'a, const DRY_RUN: bool> {
+    pub ctx: &'a XdpContext,
 }
 
 impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     const DRY_RUN: bool = DRY_RUN;
+
+    #[inline(always)]
+    fn features(&self) -> Features {
+        // SAFETY: a valid pointer; volatile, because the value is another one when the program runs.
+        Features(unsafe { (&raw const FEATURES).read_volatile() })
+    }
 
     #[inline(always)]
     fn settings(&self) -> Option<&Settings> {
@@ -124,8 +68,7 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        // SAFETY: an element may be replaced while it is read, which for 8 bytes written at once by
-        // the daemon means the old or the new service.
+        // SAFETY: the kernel replaces the element as a whole, and frees the old one after this packet.
         unsafe { SERVICES.get(key) }
     }
 
@@ -219,11 +162,4 @@ fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
         let [a, b, c] = query.macs.map(u64::from);
         *hop = Hop::from_macs(query.interface, b >> 16 | c << 16, a | (b & 0xffff) << 32);
     }
-}
-
-#[cfg(target_arch = "bpf")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    // Never linked: `cargo xtask build-ebpf` refuses an object in which a panic is reachable.
-    loop {}
 }

@@ -1,0 +1,41 @@
+//! What is configured. The program is compiled with everything and loaded with a constant that says what
+//! is wanted: the verifier then removes the rest, so that what is not configured costs nothing.
+
+use core::ops::BitOr;
+
+/// A set of features, as the constant [`Features::SYMBOL`] of the object holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Features(pub u64);
+
+impl Features {
+    /// Name of the constant in the object.
+    pub const SYMBOL: &'static str = "FEATURES";
+
+    /// None.
+    pub const NONE: Features = Features(0);
+    /// Services forwarded by NAT.
+    pub const NAT: Features = Features(1);
+    /// Services forwarded by direct server return on the link.
+    pub const DSR_L2: Features = Features(1 << 1);
+
+    /// Whether all features of `other` are in this set.
+    #[inline(always)]
+    pub const fn has(self, other: Features) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl BitOr for Features {
+    type Output = Features;
+
+    fn bitor(self, other: Features) -> Features {
+        Features(self.0 | other.0)
+    }
+}
+
+impl FromIterator<Features> for Features {
+    fn from_iter<T: IntoIterator<Item = Features>>(features: T) -> Features {
+        features.into_iter().fold(Features::NONE, |all, one| all | one)
+    }
+}
