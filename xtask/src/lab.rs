@@ -19,7 +19,7 @@ pub(crate) enum Verb {
         /// Servers behind them
         #[arg(long, default_value_t = Options::default().backends)]
         backends: u8,
-        /// How nodes forward: nat, dsr-l2
+        /// How nodes forward: nat, dsr-l2, dsr-ipip, dsr-gue
         #[arg(long, default_value_t = Options::default().forward)]
         forward: Forward,
         /// Leave the nodes without usher
@@ -69,7 +69,7 @@ fn up(options: &Options) -> Result<()> {
         println!("the lab is up already");
         return status(&lab);
     }
-    if options.run_usher {
+    if options.run_usher || options.forward.is_direct() {
         build()?;
     } else {
         cargo::build_helpers()?;

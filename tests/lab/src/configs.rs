@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     host::Host,
-    topology::{Forward, Options, ZONE, address, back_address},
+    topology::{Forward, Options, ZONE, address, back_address, tunnel_sources},
 };
 
 /// Everything a lab keeps on disk, but for large files.
@@ -122,7 +122,7 @@ pub(crate) fn usher(node: Host, options: &Options) -> String {
 
 [node]
 name = "{node}"
-interfaces = ["front", "back"]
+interfaces = {interfaces}
 xdp_mode = "native"
 addresses = {addresses}
 socket = "{socket}"
@@ -134,6 +134,7 @@ listen = {listen}
 ttl = "1s"
 negative_ttl = "1s"
 "#,
+        interfaces = if options.forward.has_tunnel() { r#"["front"]"# } else { r#"["front", "back"]"# },
         addresses = list(addresses(node)),
         listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
         socket = socket.display(),
@@ -142,6 +143,9 @@ negative_ttl = "1s"
     if options.forward == Forward::Nat {
         let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));
         let _ = write!(text, "\n[nat]\nsource = {source}\n");
+    }
+    if let (true, Host::Node(number)) = (options.forward.has_tunnel(), node) {
+        let _ = write!(text, "\n[tunnel]\nsource = {}\n", list(tunnel_sources(number).into_iter()));
     }
     for peer in options.node_hosts().filter(|&peer| peer != node) {
         let _ = write!(text, "\n[[peer]]\nname = \"{peer}\"\naddresses = {}\n", list(addresses(peer)));
@@ -213,6 +217,15 @@ mod tests {
     fn direct_return_needs_no_source_and_keeps_the_port() {
         let text = usher(Host::Node(1), &Options { forward: Forward::DsrL2, ..Options::default() });
         assert!(!text.contains("[nat]"));
+        assert!(!text.contains("[tunnel]"));
         assert!(!text.contains("8080"));
+    }
+
+    #[test]
+    fn tunnels_have_sources_of_their_own_and_no_back_interface() {
+        let text = usher(Host::Node(2), &Options { forward: Forward::DsrGue, ..Options::default() });
+        assert!(text.contains("interfaces = [\"front\"]"));
+        assert!(text.contains("[tunnel]\nsource = [\"192.0.2.144/29\", \"2001:db8:11:2::/64\"]"));
+        assert!(text.contains("forward = \"dsr-gue\""));
     }
 }

@@ -7,6 +7,9 @@
 //!                     └── back ───┴─────┴── backend1 … (nginx, UDP echo)
 //! ```
 //!
+//! With a tunnel (`dsr-ipip`, `dsr-gue`) the nodes are not in `back`: backends are behind the router. Backends
+//! that answer clients themselves are set up by `usher backend`.
+//!
 //! Every host is a network namespace `usher-HOST`; the bridges `front` and `back` stand in
 //! `usher-switch`. Addresses are the documentation ones, both families everywhere. What runs there
 //! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`].

@@ -79,14 +79,28 @@ pub enum Forward {
     Nat,
     /// Only MAC addresses rewritten; backends hold the nodes' addresses and answer by themselves.
     DsrL2,
+    /// IP in IP to backends on another subnet, behind the router.
+    DsrIpip,
+    /// GUE to backends on another subnet, behind the router.
+    DsrGue,
 }
 
 impl Forward {
+    /// Whether backends hold the nodes' addresses and answer clients themselves.
+    pub fn is_direct(self) -> bool {
+        self != Forward::Nat
+    }
+
+    /// Whether packets reach backends through a tunnel, and nodes are not in the backends' network.
+    pub fn has_tunnel(self) -> bool {
+        matches!(self, Forward::DsrIpip | Forward::DsrGue)
+    }
+
     /// The port on which the backends' web server is used.
     pub fn web_port(self) -> u16 {
         match self {
             Forward::Nat => 8080,
-            Forward::DsrL2 => 80,
+            Forward::DsrL2 | Forward::DsrIpip | Forward::DsrGue => 80,
         }
     }
 }
@@ -96,6 +110,8 @@ impl fmt::Display for Forward {
         f.write_str(match self {
             Forward::Nat => "nat",
             Forward::DsrL2 => "dsr-l2",
+            Forward::DsrIpip => "dsr-ipip",
+            Forward::DsrGue => "dsr-gue",
         })
     }
 }
@@ -107,7 +123,9 @@ impl FromStr for Forward {
         match text {
             "nat" => Ok(Forward::Nat),
             "dsr-l2" => Ok(Forward::DsrL2),
-            _ => bail!("`{text}` is no way to forward: nat, dsr-l2"),
+            "dsr-ipip" => Ok(Forward::DsrIpip),
+            "dsr-gue" => Ok(Forward::DsrGue),
+            _ => bail!("`{text}` is no way to forward: nat, dsr-l2, dsr-ipip, dsr-gue"),
         }
     }
 }
@@ -259,6 +277,21 @@ pub(crate) fn address(host: Host) -> Option<Pair> {
 pub(crate) fn back_address(host: Host) -> Option<Pair> {
     ports(host).iter().find(|port| port.net == Net::Back).and_then(|port| port.addresses.first().copied())
 }
+
+/// A node's address in front that is no service's: its checks leave from there where it is not in the back
+/// network.
+pub(crate) fn checking_address(node: u8) -> Pair {
+    Net::Front.pair(30 + node, 0x30 + u16::from(node))
+}
+
+/// Where a node's tunnel packets come from: its share of the front network, a /29, and a /64. Each as `ip`
+/// takes it.
+pub(crate) fn tunnel_sources(node: u8) -> [String; 2] {
+    [format!("192.0.2.{}/29", 128 + 8 * node), format!("2001:db8:11:{node}::/64")]
+}
+
+/// The networks of the backends, as `ip` takes them.
+pub(crate) const BACK: [&str; 2] = ["203.0.113.0/24", "2001:db8:2::/64"];
 
 #[cfg(test)]
 mod tests {

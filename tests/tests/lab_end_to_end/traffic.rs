@@ -60,7 +60,7 @@ fn spread(lab: &Lab, family: Family) -> Result<()> {
     }
     let other_way = match lab.options().forward {
         Forward::Nat => "dsr_l2",
-        Forward::DsrL2 => "nat",
+        Forward::DsrL2 | Forward::DsrIpip | Forward::DsrGue => "nat",
     };
     ensure!(grown.by_reason[other_way] == 0, "{other_way} grew, which is not this service's way");
     Ok(())
@@ -71,6 +71,8 @@ fn reasons(lab: &Lab) -> &'static [(&'static str, u64)] {
     match lab.options().forward {
         Forward::Nat => &[("nat", PACKETS), ("nat_reply", REPLIES)],
         Forward::DsrL2 => &[("dsr_l2", PACKETS)],
+        Forward::DsrIpip => &[("dsr_ipip", PACKETS)],
+        Forward::DsrGue => &[("dsr_gue", PACKETS)],
     }
 }
 
