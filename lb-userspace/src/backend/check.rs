@@ -334,3 +334,76 @@ fn overhead(settings: &Settings, host: &Host) -> u32 {
     let of = |forward: &Forward| addresses.iter().map(|address| forward.overhead(address.is_ipv6())).max();
     settings.forward.iter().filter_map(of).max().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::{Link, vips::DefaultRoute};
+
+    /// A host with one interface, a way out, and nothing wrong but what a test adds.
+    fn host(advmss: Option<u32>) -> Host {
+        let link = |index: u32, name: &str, mtu: u32| Link {
+            index,
+            name: name.to_owned(),
+            mac: None,
+            mtu,
+            up: true,
+            answers_arp: name != "lo",
+            kind: None,
+            xdp_program: Some(7),
+        };
+        let interface = |link, addresses: &[&str]| Interface {
+            link,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        };
+        Host {
+            interfaces: vec![
+                interface(link(1, "lo", 65_536), &["127.0.0.1", "192.0.2.11"]),
+                interface(link(2, "eth0", 1_500), &["203.0.113.21"]),
+            ],
+            sysctls: [("arp_ignore", "1"), ("arp_announce", "2")]
+                .map(|(name, value)| (format!("net/ipv4/conf/all/{name}"), value.to_owned()))
+                .into(),
+            default_routes: vec![DefaultRoute { v6: false, interface: Some(2), advmss }],
+            ..Host::default()
+        }
+    }
+
+    fn findings(forward: Forward, host: &Host) -> Vec<String> {
+        let mut settings = Settings::new(["eth0".to_owned()], ["192.0.2.11".parse().unwrap()]);
+        settings.forward = [forward].into();
+        settings.allow = ["198.51.100.0/24".parse().unwrap()].into();
+        let own = Program { id: 7, mode: "native".to_owned(), why_not_native: String::new() };
+        judge(&settings, host, Some(&own)).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn segments_that_do_not_fit_the_tunnel_are_noted() {
+        for (forward, overhead, fits) in [(Forward::DsrIpip, 20, 1_440), (Forward::DsrGue, 28, 1_432)] {
+            let said = format!(
+                "IPv4 clients are asked for segments of 1460 bytes, which with the tunnel's {overhead} bytes do not \
+                 fit an MTU of 1500; `ip route change default … advmss {fits}`, or raise the MTU between nodes and \
+                 this host by {overhead}"
+            );
+            assert_eq!(findings(forward, &host(None)), [said]);
+            assert_eq!(findings(forward, &host(Some(fits))), [""; 0]);
+            assert_eq!(findings(forward, &host(Some(fits + 1))).len(), 1);
+        }
+        assert_eq!(findings(Forward::DsrL2, &host(None)), [""; 0]);
+    }
+
+    #[test]
+    fn somebody_elses_program_is_named() {
+        let mut host = host(Some(1_000));
+        host.interfaces[1].link.xdp_program = Some(9);
+        host.programs.insert(9, "filter".to_owned());
+        assert_eq!(
+            findings(Forward::DsrIpip, &host),
+            [
+                "eth0 has an XDP program of somebody else (filter, id 9): tunnel packets are its business; stop what \
+              attached it, or `ip link set eth0 xdp off`"
+            ]
+        );
+        assert_eq!(findings(Forward::DsrL2, &host), [""; 0], "without a tunnel it is nobody's concern");
+    }
+}

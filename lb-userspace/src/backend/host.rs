@@ -101,7 +101,8 @@ fn keys(interface: &str) -> impl Iterator<Item = String> + use<> {
 
 /// Whether a socket of our own could have the port, so that nobody listens there. For TCP `SO_REUSEADDR` keeps
 /// connections that have ended from being in the way; it is never listened on. A socket for both families
-/// counts, and one for IPv6 alone does not, as for a client.
+/// counts, and one for IPv6 alone does not, as for a client. What may not be tried (EACCES) is not known, and not
+/// complained of.
 fn is_free(listen: Listen, vip: IpAddr) -> bool {
     let family = if vip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let kind = if listen.udp { SockType::Datagram } else { SockType::Stream };
