@@ -159,7 +159,7 @@ async fn serve(record: &Record, mut program: Option<Decapsulator>, stop: &mut St
         }
         match Host::read(&record.settings).await {
             Ok(host) => {
-                known = tell(known, judge(&record.settings, &host, record.program.as_ref()));
+                known = tell(&known, judge(&record.settings, &host, record.program.as_ref()));
                 if let Some(program) = &mut program
                     && let Err(error) = program.configure(&unpack(&record.settings, &host))
                 {
@@ -170,14 +170,14 @@ async fn serve(record: &Record, mut program: Option<Decapsulator>, stop: &mut St
                 }
             }
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "the host's network cannot be read")
+                warn!(error = &error as &dyn std::error::Error, "the host's network cannot be read");
             }
         }
     }
 }
 
 /// Logs what came and what went.
-fn tell(known: Vec<Finding>, found: Vec<Finding>) -> Vec<Finding> {
+fn tell(known: &[Finding], found: Vec<Finding>) -> Vec<Finding> {
     for finding in found.iter().filter(|finding| !known.contains(finding)) {
         match finding.weight {
             Weight::Wrong => warn!(mend = finding.mend, "{}", finding.what),
