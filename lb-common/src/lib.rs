@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod backend;
+pub mod bench;
 pub mod decap;
 pub mod features;
 pub mod flow;

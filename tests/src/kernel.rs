@@ -149,7 +149,7 @@ pub fn run(dataplane: &Dataplane, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
 }
 
 /// A map in this process's memory, to be read and written.
-struct Mapping<T> {
+pub(crate) struct Mapping<T> {
     start: NonNull<T>,
     length: usize,
 }
@@ -158,7 +158,7 @@ impl<T> Mapping<T> {
     /// # Safety
     /// The map must be an array with `BPF_F_MMAPABLE` of at least `length` values of type `T`, which
     /// must be valid for any bytes and change under shared references only by its own means.
-    unsafe fn new(map: BorrowedFd, length: usize) -> Result<Mapping<T>> {
+    pub(crate) unsafe fn new(map: BorrowedFd, length: usize) -> Result<Mapping<T>> {
         let size = (length * size_of::<T>()).try_into().context("an empty map")?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses.
@@ -166,7 +166,7 @@ impl<T> Mapping<T> {
         Ok(Mapping { start: start.cast(), length })
     }
 
-    fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         // SAFETY: mapped in `new` for this many elements, until this value is dropped.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }

@@ -8,6 +8,7 @@ mod load;
 mod sys;
 mod tables;
 mod test_run;
+mod wrapper;
 
 use std::{io, net::IpAddr};
 
@@ -19,6 +20,7 @@ pub use explain::Query;
 pub use flows::FlowCounts;
 pub use load::{Dataplane, Sizes};
 pub use test_run::TestRun;
+pub use wrapper::{Run, Wrapper};
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use lb_common::{
     Address, Backend, BackendCounters, DecapSettings, Reason, SLOTS_PADDED, Service, ServiceKey, Settings,
-    Trace, map,
+    Trace, bench::Plan, map,
 };
 
 use super::{Dataplane, DataplaneError, sys};
@@ -31,7 +31,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace, Address, DecapSettings);
+pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace, Plan, Address, DecapSettings);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
