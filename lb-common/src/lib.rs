@@ -9,9 +9,13 @@
 pub mod address;
 pub mod backend;
 pub mod bench;
+pub mod budget;
+pub mod constants;
 pub mod decap;
 pub mod features;
 pub mod flow;
+pub mod fragment;
+pub mod handoff;
 pub mod hash;
 pub mod hop;
 pub mod nat;
@@ -23,9 +27,12 @@ pub mod word;
 
 pub use address::Address;
 pub use backend::{Backend, BackendCounters};
+pub use budget::Budget;
 pub use decap::{DecapSettings, Verdict};
 pub use features::Features;
 pub use flow::{Bucket, Entry, State};
+pub use fragment::{FragmentKey, FragmentPath};
+pub use handoff::Handoff;
 pub use hash::{FlowHash, HashKey};
 pub use hop::{Hop, Mac};
 pub use nat::{NatRecord, NatSet, NatTuple};
@@ -57,7 +64,7 @@ pub const MAX_BACKENDS: usize = 65_536;
 pub mod map {
     /// One [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "SETTINGS";
-    /// [`ServiceKey`](crate::ServiceKey) to [`Service`](crate::Service).
+    /// The table of services: [`ServicePlace`](crate::service::ServicePlace)s.
     pub const SERVICES: &str = "SERVICES";
     /// Service number to an inner array whose one element is a [`SlotTable`](crate::SlotTable).
     pub const SLOT_TABLES: &str = "SLOT_TABLES";
@@ -67,12 +74,18 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// The NAT records: [`NatSet`](crate::NatSet)s.
     pub const NAT: &str = "NAT";
+    /// [`FragmentKey`](crate::FragmentKey) to [`FragmentPath`](crate::FragmentPath); the least recently used give way.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Packets per CPU, by service and [`Reason`](crate::Reason): see [`Reason::counter`](crate::Reason::counter).
     pub const REASONS: &str = "REASONS";
     /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// The programs that go on where another leaves off, by their place in [`program::NEXT`](crate::program::NEXT).
     pub const PROGRAMS: &str = "PROGRAMS";
+    /// One [`Handoff`](crate::Handoff) per CPU, for the program for answers.
+    pub const HANDOFF: &str = "HANDOFF";
+    /// What each [`Budget`](crate::Budget) has left, per CPU.
+    pub const BUDGETS: &str = "BUDGETS";
     /// One [`Trace`](crate::Trace), written by the explain program only.
     pub const TRACE: &str = "TRACE";
 }
@@ -88,12 +101,21 @@ pub mod program {
     /// The same without side effects.
     pub const EXPLAIN_ODD: &str = "usher_explain_odd";
 
+    /// Treats ICMP.
+    pub const ICMP: &str = "usher_icmp";
+    /// The same without side effects.
+    pub const EXPLAIN_ICMP: &str = "usher_explain_icmp";
+    /// Answers packets itself: resets and ICMP errors.
+    pub const ANSWER: &str = "usher_answer";
+    /// Tells the clock.
+    pub const CLOCK: &str = "usher_clock";
+
     /// Every program.
-    pub const ALL: [&str; 4] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD];
+    pub const ALL: [&str; 8] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD, ICMP, EXPLAIN_ICMP, ANSWER, CLOCK];
 
     /// Programs that another one hands packets to by a tail call, in the order of the map
     /// [`PROGRAMS`](super::map::PROGRAMS): see [`next`].
-    pub const NEXT: [&str; 2] = [ODD, EXPLAIN_ODD];
+    pub const NEXT: [&str; 5] = [ODD, EXPLAIN_ODD, ICMP, EXPLAIN_ICMP, ANSWER];
 
     /// Places in [`NEXT`].
     pub mod next {
@@ -101,5 +123,11 @@ pub mod program {
         pub const ODD: u32 = 0;
         /// [`EXPLAIN_ODD`](super::EXPLAIN_ODD).
         pub const EXPLAIN_ODD: u32 = 1;
+        /// [`ICMP`](super::ICMP).
+        pub const ICMP: u32 = 2;
+        /// [`EXPLAIN_ICMP`](super::EXPLAIN_ICMP).
+        pub const EXPLAIN_ICMP: u32 = 3;
+        /// [`ANSWER`](super::ANSWER).
+        pub const ANSWER: u32 = 4;
     }
 }

@@ -184,13 +184,13 @@ fn tunnel(frame: &mut Frame, outer: &Outer, settings: &DecapSettings) -> Result<
 
 #[inline(always)]
 fn gue(frame: &mut Frame, udp: usize, port: u16) -> Result<(usize, bool), Verdict> {
-    let ports = *frame.far::<[u8; 4]>(udp).map_err(short)?;
+    let ports = *frame.at_variable::<[u8; 4]>(udp).map_err(short)?;
     if u16::from_be_bytes([ports[2], ports[3]]) != port {
         return Err(Verdict::NotTunnel);
     }
     let inner = udp + UdpHdr::LEN;
     // The version is in the first two bits; with version 1 they are those of the IP version, 4 or 6.
-    match frame.far::<[u8; 2]>(inner).map_err(short)?[0] >> 4 {
+    match frame.at_variable::<[u8; 2]>(inner).map_err(short)?[0] >> 4 {
         4 => Ok((inner, false)),
         6 => Ok((inner, true)),
         _ => Err(Verdict::NotGue1),
@@ -208,7 +208,7 @@ struct Inner {
 #[inline(always)]
 fn inner(frame: &mut Frame, at: usize, v6: bool) -> Result<Inner, Verdict> {
     if v6 {
-        let ip = frame.far::<Ipv6Hdr>(at).map_err(short)?;
+        let ip = frame.at_variable::<Ipv6Hdr>(at).map_err(short)?;
         let destination = Address::v6(ip.dst_addr);
         // A mapped address on the wire would look like an IPv4 VIP.
         if ip.vcf[0] >> 4 != 6 || destination.is_mapped() {
@@ -217,7 +217,7 @@ fn inner(frame: &mut Frame, at: usize, v6: bool) -> Result<Inner, Verdict> {
         let length = u16::from_be_bytes(ip.payload_len) as usize + Ipv6Hdr::LEN;
         return Ok(Inner { length, ecn: (ip.vcf[1] >> 4) as u32 & ECN, destination });
     }
-    let ip = frame.far::<Ipv4Hdr>(at).map_err(short)?;
+    let ip = frame.at_variable::<Ipv4Hdr>(at).map_err(short)?;
     let length = u16::from_be_bytes(ip.tot_len) as usize;
     let header = ((ip.vihl & 0x0f) as usize) * 4;
     if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN || length < header {
@@ -249,10 +249,10 @@ fn combine(outer: u32, inner: u32) -> Option<u32> {
 fn mark(frame: &mut Frame, at: usize, v6: bool, ecn: u32) -> Result<(), Verdict> {
     let (ecn, others) = (ecn as u8, !(ECN as u8));
     if v6 {
-        let class = &mut frame.far::<Ipv6Hdr>(at).map_err(short)?.vcf[1];
+        let class = &mut frame.at_variable::<Ipv6Hdr>(at).map_err(short)?.vcf[1];
         *class = *class & others.rotate_left(4) | ecn << 4;
     } else {
-        let ip = frame.far::<Ipv4Hdr>(at).map_err(short)?;
+        let ip = frame.at_variable::<Ipv4Hdr>(at).map_err(short)?;
         let (old, new) = (ip.tos, ip.tos & others | ecn);
         ip.tos = new;
         // It is the second byte of its 16-bit word; the first one stays.
@@ -270,13 +270,13 @@ fn move_link_header(frame: &mut Frame, link: &Link, inner_at: usize, v6: bool) -
     let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
     let (first, second) = (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u32::from_ne_bytes([i, j, k, l]));
     let end = if link.length == EthHdr::LEN {
-        let header = frame.far::<[u8; EthHdr::LEN]>(inner_at - EthHdr::LEN).map_err(short)?;
+        let header = frame.at_variable::<[u8; EthHdr::LEN]>(inner_at - EthHdr::LEN).map_err(short)?;
         header[..8].copy_from_slice(&first.to_ne_bytes());
         header[8..12].copy_from_slice(&second.to_ne_bytes());
         &mut header[EthHdr::LEN - 2..]
     } else {
         let tag = u32::from_ne_bytes(*frame.at::<[u8; 4]>(EthHdr::LEN - 2).map_err(short)?);
-        let header = frame.far::<[u8; TAGGED]>(inner_at - TAGGED).map_err(short)?;
+        let header = frame.at_variable::<[u8; TAGGED]>(inner_at - TAGGED).map_err(short)?;
         header[..8].copy_from_slice(&first.to_ne_bytes());
         header[8..12].copy_from_slice(&second.to_ne_bytes());
         header[12..16].copy_from_slice(&tag.to_ne_bytes());

@@ -29,9 +29,13 @@ unsafe impl Header for network_types::ip::Ipv6Hdr {}
 // SAFETY: as above.
 unsafe impl Header for network_types::udp::UdpHdr {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 1] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 2] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 4] {}
+// SAFETY: as above.
+unsafe impl Header for [u8; 8] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.
@@ -62,6 +66,21 @@ impl<'a> Frame<'a> {
         Frame { start, end, memory: PhantomData }
     }
 
+    /// The frame has been given other bounds: room in front of it, or bytes of it, were taken in or given up.
+    ///
+    /// # Safety
+    /// As for [`Frame::from_raw`]; or both lie within the memory of [`Frame::new`].
+    #[inline(always)]
+    pub unsafe fn moved(&mut self, start: usize, end: usize) {
+        (self.start, self.end) = (start, end);
+    }
+
+    /// Where it begins and ends in memory.
+    #[inline(always)]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
+    }
+
     /// The header of type `H` that begins `offset` bytes into the frame, if all of it is there.
     #[inline(always)]
     pub fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Reason> {
@@ -75,17 +94,11 @@ impl<'a> Frame<'a> {
         Ok(unsafe { &mut *(place as *mut H) })
     }
 
-    /// As [`Frame::at`], for an offset that is no constant: the compiler may neither add it up anew between
-    /// the check and the access, nor take another check for this one. The verifier would not know the
-    /// pointer again.
+    /// The same for an offset that is not a constant. The compiler must not find out that the place was checked
+    /// before: it would leave out the check, while the verifier forgets it with each new sum.
     #[inline(always)]
-    pub fn far<H: Header>(&mut self, offset: usize) -> Result<&mut H, Reason> {
-        let start = self.start;
-        self.start = add(start, offset);
-        let header = self.at::<H>(0).map(|header| header as *mut H);
-        self.start = start;
-        // SAFETY: made by `at` for this borrow of the frame.
-        header.map(|header| unsafe { &mut *header })
+    pub fn at_variable<H: Header>(&mut self, offset: usize) -> Result<&mut H, Reason> {
+        self.at(hidden(offset))
     }
 
     /// Destination and source MAC address.
@@ -95,20 +108,18 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// `address + offset`, into which the compiler cannot see.
+/// The same number, of which the compiler knows nothing.
 #[inline(always)]
-fn add(address: usize, offset: usize) -> usize {
+fn hidden(number: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
-        let mut address = address;
-        // SAFETY: adds one register to another.
-        unsafe {
-            core::arch::asm!("{address} += {offset}", address = inout(reg) address, offset = in(reg) offset)
-        };
-        address
+        let mut number = number;
+        // SAFETY: adds nothing to the register that it is given.
+        unsafe { core::arch::asm!("{number} += 0", number = inout(reg) number) };
+        number
     }
     #[cfg(not(target_arch = "bpf"))]
     {
-        address + offset
+        number
     }
 }

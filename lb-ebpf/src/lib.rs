@@ -5,7 +5,7 @@
 //! maps, the clock and the one `match` from outcome to action.
 //!
 //! One packet: [`parse`](parse::plain) → service lookup → flow table or Maglev slot
-//! ([`select`](select::select)) → next hop → [`nat`] or [`dsr`] → outcome.
+//! ([`select`](select::select)) → next hop → [`nat`], [`dsr`] or `tunnel` → outcome.
 //!
 //! Packets whose headers are not the usual ones take the same way in a program of their own
 //! ([`process_odd`]): so the program that every packet meets is small and reads headers at fixed places.
@@ -15,21 +15,27 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod answer;
 mod checksum;
 pub mod decap;
 mod dsr;
 pub mod flow_table;
+mod fragment;
 pub mod frame;
+mod icmp;
 pub mod nat;
 pub mod parse;
 pub mod select;
 pub mod tables;
+mod tags;
 mod translate;
+mod tunnel;
 
-use lb_common::{Features, Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Fate, Features, Forward, Handoff, Hop, Reason, ServiceKey, Trace};
 
+pub use answer::{answer, sum};
 pub use frame::Frame;
-use parse::Packet;
+use parse::{Packet, Part, TAG};
 pub use tables::Tables;
 
 /// What became of a packet.
@@ -47,16 +53,59 @@ pub struct Outcome {
     pub slot: u32,
     /// Whether the flow table knew the flow.
     pub known: bool,
-    /// Length of the IP packet in bytes.
+    /// Length of the IP packet in bytes, as it came.
     pub length: u16,
+    /// The longest IP packet in bytes that would not have been [`Reason::TooBig`]; 0 for other reasons.
+    pub mtu: u16,
 }
 
 impl Outcome {
+    const UNDECIDED: Outcome = Outcome {
+        reason: Reason::NotService,
+        interface: 0,
+        service: 0,
+        backend: 0,
+        slot: Trace::NO_SLOT,
+        known: false,
+        length: 0,
+        mtu: 0,
+    };
+
     /// The backend that gets the packet. (A packet that is dropped, or that finds no NAT port, has one too.)
     #[inline(always)]
     pub fn sent_to(&self) -> Option<u16> {
-        let sent = matches!(self.reason, Reason::Nat | Reason::DsrL2 | Reason::ViaKernel);
+        let sent = matches!(
+            self.reason,
+            Reason::Nat
+                | Reason::DsrL2
+                | Reason::DsrIpip
+                | Reason::DsrGue
+                | Reason::ViaKernel
+                | Reason::IcmpToBackend
+        );
         if sent && self.backend != 0 { Some(self.backend) } else { None }
+    }
+
+    /// The outcome for the program for answers.
+    #[inline(always)]
+    pub fn handoff(&self) -> Handoff {
+        Handoff { trace: self.trace(), length: self.length, mtu: self.mtu }
+    }
+
+    /// The reverse of [`Outcome::handoff`].
+    #[inline(always)]
+    pub fn from_handoff(handoff: &Handoff) -> Outcome {
+        let Handoff { trace, length, mtu } = *handoff;
+        Outcome {
+            reason: Reason::from_number(trace.reason).unwrap_or(Reason::Unanswered),
+            interface: trace.interface,
+            service: trace.service,
+            backend: trace.backend,
+            slot: trace.slot,
+            known: trace.known != 0,
+            length,
+            mtu,
+        }
     }
 
     /// The outcome as the explain program reports it.
@@ -77,63 +126,101 @@ impl Outcome {
 /// With the fate [`Odd`](lb_common::Fate::Odd) nothing is decided yet: [`process_odd`] has to go on.
 #[inline(always)]
 pub fn process<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
-    decide(frame, ingress, tables, parse::plain)
+    decide::<T, false>(frame, ingress, tables)
 }
 
 /// Goes on with a frame that [`process`] found odd.
 #[inline(always)]
 pub fn process_odd<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
-    decide(frame, ingress, tables, parse::odd)
+    decide::<T, true>(frame, ingress, tables)
 }
 
-/// Reads a frame's headers.
-type Parse = fn(&mut Frame) -> Result<Packet, Reason>;
-
+/// Goes on with a frame that [`process`] found to be ICMP.
 #[inline(always)]
-fn decide<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T, parse: Parse) -> Outcome {
-    let mut outcome = Outcome {
-        reason: Reason::NotService,
-        interface: 0,
-        service: 0,
-        backend: 0,
-        slot: Trace::NO_SLOT,
-        known: false,
-        length: 0,
-    };
-    outcome.reason = match steps(frame, ingress, tables, parse, &mut outcome) {
+pub fn process_icmp<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
+    let mut outcome = Outcome::UNDECIDED;
+    outcome.reason = match icmp::steps(frame, ingress, tables, &mut outcome) {
         Ok(reason) | Err(reason) => reason,
     };
     outcome
 }
 
 #[inline(always)]
-fn steps<T: Tables>(
+fn decide<T: Tables, const ODD: bool>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
+    let mut outcome = Outcome::UNDECIDED;
+    outcome.reason = match steps::<T, ODD>(frame, ingress, tables, &mut outcome) {
+        Ok(reason) | Err(reason) => reason,
+    };
+    outcome
+}
+
+#[inline(always)]
+fn steps<T: Tables, const ODD: bool>(
     frame: &mut Frame,
     ingress: u32,
     tables: &T,
-    parse: Parse,
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
-    let packet = parse(frame)?;
+    if !ODD {
+        let packet = parse::plain(frame)?;
+        let (hop, reason) = treat::<T, ODD>(frame, &packet, ingress, tables, outcome)?;
+        return send(frame, &hop, reason, outcome);
+    }
+    let packet = tables.keep(parse::odd(frame)?).ok_or(Reason::NotReady)?;
+    let treated = match packet.part {
+        Part::Later => fragment::follow(frame, packet, tables, outcome),
+        _ => treat::<T, ODD>(frame, packet, ingress, tables, outcome),
+    };
+    let (hop, reason) = match treated {
+        Ok((hop, reason)) => (hop, reason),
+        Err(reason) => (Hop::default(), reason),
+    };
+    if packet.part == Part::First && reason.fate() != Fate::Drop {
+        fragment::remember(frame, packet, &hop, reason, tables, outcome);
+    }
+    treated?;
+    if hop.is_known() {
+        tags::set(frame, packet, &hop, ingress, tables)?;
+    }
+    send(frame, &hop, reason, outcome)
+}
+
+/// Decides about a packet and rewrites it; where it goes, and why.
+#[inline(always)]
+fn treat<T: Tables, const ODD: bool>(
+    frame: &mut Frame,
+    packet: &Packet,
+    ingress: u32,
+    tables: &T,
+    outcome: &mut Outcome,
+) -> Result<(Hop, Reason), Reason> {
     let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
     let Some(service) = tables.service(&key) else {
         if !tables.features().has(Features::NAT) {
             return Err(Reason::NotService);
         }
-        let hop = nat::reply(frame, &packet, tables)?;
-        return send(frame, &hop, Reason::NatReply, outcome);
+        return Ok((nat::reply::<T, ODD>(frame, packet, ingress, tables)?, Reason::NatReply));
     };
     outcome.service = service.number;
     outcome.length = packet.length;
-    let choice = select::select(&packet, service, tables, outcome)?;
+    let choice = select::select(packet, service, tables, outcome)?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
     if by(Forward::Nat, Features::NAT) {
-        let hop = nat::forward(frame, &packet, &choice, ingress, tables)?;
-        send(frame, &hop, Reason::Nat, outcome)
+        if packet.tags() > TAG && choice.backend.hop.interface() != ingress {
+            return Err(Reason::TwoTags);
+        }
+        let hop = nat::forward(frame, packet, &choice, ingress, tables)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::Nat))
     } else if by(Forward::DsrL2, Features::DSR_L2) {
-        let hop = dsr::forward::<T>(&packet, &choice)?;
-        send(frame, &hop, Reason::DsrL2, outcome)
+        let hop = dsr::forward::<T>(packet, &choice)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::DsrL2))
+    } else if by(Forward::DsrIpip, Features::DSR_IPIP) {
+        let hop = tunnel::forward(frame, packet, &choice, tables, &tunnel::IPIP, outcome)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::DsrIpip))
+    } else if by(Forward::DsrGue, Features::DSR_GUE) {
+        let hop = tunnel::forward(frame, packet, &choice, tables, &tunnel::GUE, outcome)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::DsrGue))
     } else {
         Err(Reason::NotReady)
     }

@@ -13,6 +13,7 @@ use crate::{
     parse::{Packet, TCP},
     select::Choice,
     tables::Tables,
+    tags,
     translate::{Translation, translate},
 };
 
@@ -31,9 +32,7 @@ pub fn forward<T: Tables>(
     ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
-    let settings = choice.settings;
-    let source = settings.nat_source[packet.v6 as usize];
-    if source == Address::NONE {
+    if choice.settings.nat_source[packet.family()] == Address::NONE {
         return Err(Reason::NoNatSource);
     }
     if packet.hops <= 1 {
@@ -43,26 +42,61 @@ pub fn forward<T: Tables>(
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
 
-    let to = Translation {
-        source,
-        destination: choice.backend.address,
-        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
-        destination_port: u16::from_be_bytes(choice.backend.port),
-    };
-    translate(frame, packet, &to)?;
+    translate(frame, packet, &translation(packet, choice, &seat))?;
     let hop = choice.backend.hop;
-    Ok(if hop.is_known() { hop } else { tables.route(frame) })
+    Ok(if hop.is_known() { hop } else { tables.route(frame, packet.l3()) })
 }
 
 /// Translates a backend's answer back; where it goes next. Anything else that comes to the node's NAT
 /// address is the host's own.
 #[inline(always)]
-pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Result<Hop, Reason> {
+pub fn reply<T: Tables, const ODD: bool>(
+    frame: &mut Frame,
+    packet: &Packet,
+    ingress: u32,
+    tables: &T,
+) -> Result<Hop, Reason> {
+    let Waiting { word, entry, tuple, hop } = waiting(packet, tables)?;
+    if !ODD && hop.vlan() != 0 {
+        return Err(Reason::Odd);
+    }
+    if packet.hops <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    let to = Translation {
+        source: tuple.vip,
+        destination: tuple.client,
+        source_port: tuple.vip_port,
+        destination_port: tuple.client_port,
+    };
+    if !T::DRY_RUN {
+        touch(word, entry, tables.tick(), answer(packet));
+    }
+    translate(frame, packet, &to)?;
+    if hop.is_known() {
+        return Ok(hop);
+    }
+    Ok(tags::on_link(tables.route(frame, packet.l3()), packet, ingress))
+}
+
+/// A flow whose record waits for a backend's answers.
+pub struct Waiting<'a> {
+    word: &'a Word,
+    entry: Entry,
+    /// The client's side of it.
+    pub tuple: NatTuple,
+    /// The way to the client; not known when it is to be found by route.
+    pub hop: Hop,
+}
+
+/// The flow that a backend's packet answers.
+#[inline(always)]
+pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<'a>, Reason> {
     let settings = tables.settings().ok_or(Reason::NotService)?;
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
     let way = (offset % PORTS_PER_GROUP) as usize;
-    if packet.destination != settings.nat_source[packet.v6 as usize] || group >= settings.nat_groups {
+    if packet.destination != settings.nat_source[packet.family()] || group >= settings.nat_groups {
         return Err(Reason::NotService);
     }
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
@@ -81,24 +115,34 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         && u16::from_be_bytes(backend.port) == packet.source_port
         && tuple.protocol == packet.protocol
         && tuple.group == group
-        && tuple.client.is_mapped() != packet.v6;
+        && tuple.client.is_mapped() != packet.v6();
     if !is_answer {
         return Err(Reason::NotService);
     }
-    if packet.hops <= 1 {
-        return Err(Reason::HopLimit);
+    let hop = if settings.reply_by_route != 0 { Hop::default() } else { last_hop };
+    Ok(Waiting { word, entry, tuple, hop })
+}
+
+/// How a flow's packets look between the node and its backend, if they are translated already.
+#[inline(always)]
+pub fn known<T: Tables>(packet: &Packet, choice: &Choice, tables: &T) -> Result<Translation, Reason> {
+    let seat = seat(packet, choice, tables)?;
+    if !seat.own {
+        return Err(Reason::NotService);
     }
-    let to = Translation {
-        source: tuple.vip,
-        destination: tuple.client,
-        source_port: tuple.vip_port,
-        destination_port: tuple.client_port,
-    };
-    if !T::DRY_RUN {
-        touch(word, entry, tables.tick(), answer(packet));
+    Ok(translation(packet, choice, &seat))
+}
+
+/// How a packet of the client's looks between the node and the backend.
+#[inline(always)]
+fn translation(packet: &Packet, choice: &Choice, seat: &Seat) -> Translation {
+    let settings = choice.settings;
+    Translation {
+        source: settings.nat_source[packet.v6() as usize],
+        destination: choice.backend.address,
+        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
+        destination_port: u16::from_be_bytes(choice.backend.port),
     }
-    translate(frame, packet, &to)?;
-    Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { last_hop })
 }
 
 /// A flow's place among the NAT records.
@@ -194,7 +238,7 @@ fn keep<T: Tables>(
     if T::DRY_RUN {
         return Ok(());
     }
-    let came_from = last_hop(frame, ingress)?;
+    let came_from = last_hop(frame, packet, ingress)?;
     let way = seat.found.way & 7;
     let (word, record) = (&seat.set.words.0[way], &seat.set.records[way]);
     if seat.own {
@@ -221,8 +265,8 @@ fn claim(word: &Word, old: Entry, choice: &Choice) -> Result<(), Reason> {
 
 /// Where a reply to this frame goes: back to where it came from.
 #[inline(always)]
-fn last_hop(frame: &mut Frame, ingress: u32) -> Result<Hop, Reason> {
-    Ok(Hop::from_frame(ingress, *frame.mac_addresses()?).reversed())
+fn last_hop(frame: &mut Frame, packet: &Packet, ingress: u32) -> Result<Hop, Reason> {
+    Ok(Hop::from_frame(ingress, *frame.mac_addresses()?).reversed().in_vlan(packet.vlan))
 }
 
 /// Notes a packet in a record's word, once per tick or when the state changes. If another CPU was

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
-use lb_userspace::{cli::check_config, config::host::HostFacts};
+use lb_userspace::{
+    cli::check_config,
+    config::host::{HostFacts, Kernel},
+};
 
 const EXAMPLE: &str = include_str!("../../dist/usher.toml");
 
@@ -62,6 +65,7 @@ fn a_file_that_does_not_fit_the_host_is_refused_too() {
         ip_local_port_range: 32_768..=60_999,
         ip_local_reserved_ports: Vec::new(),
         check_route: BTreeMap::new(),
+        kernel: Kernel::default(),
     };
     let (out, err, code) = check(EXAMPLE, Some(facts)).unwrap();
     assert_eq!(out, "");

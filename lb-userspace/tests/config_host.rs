@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use lb_userspace::config::{
     Loaded,
-    host::{HostFacts, Route, Settings},
+    host::{HostFacts, Kernel, Lack, Route, Settings},
 };
 
 const FILE: &str = r#"version = 1
@@ -54,6 +54,7 @@ fn host() -> HostFacts {
             .into_iter()
             .map(|backend| (ip(backend), over_back("203.0.113.11")))
             .collect(),
+        kernel: Kernel::default(),
     }
 }
 
@@ -66,6 +67,17 @@ fn judge(file: &str, host: &HostFacts) -> String {
         Ok(warnings) => warnings.iter().map(|warning| format!("warning: {warning}\n")).collect(),
         Err(error) => error.to_string(),
     }
+}
+
+#[test]
+fn g65_what_the_kernel_lacks_is_named_with_the_version_that_has_it() {
+    let lack = |what: &str, since| Lack { what: what.to_owned(), since };
+    let lacks = vec![lack("one thing", "5.11"), lack("another", "5.19")];
+    let host = HostFacts { kernel: Kernel { release: "5.10.0-9".to_owned(), lacks }, ..host() };
+    let expected = ": node: cannot run on this kernel, Linux 5.10.0-9, which lacks one thing (Linux 5.11), another \
+                    (Linux 5.19); boot Linux 5.19 or newer; usher is tested on 6.1 and 6.12";
+    let found = judge(FILE, &host);
+    assert!(found.contains(expected), "{found}");
 }
 
 #[test]

@@ -1,14 +1,19 @@
 //! The data path on the host: the library over ordinary memory, which is the second implementation of
 //! its seam, [`Tables`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendCounters, Bucket, Fate, Features, Hop, NatSet, Reason, Service, ServiceKey, Settings,
-    Trace,
+    Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop, NatSet, Reason,
+    Service, ServiceKey, Settings, Trace, Word,
 };
-use lb_ebpf::{Frame, Outcome, Tables, process, process_odd};
+use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd, sum};
 use lb_userspace::core::image::Image;
 
 use crate::{
@@ -30,10 +35,14 @@ pub struct HostTables {
     pub buckets: Vec<Bucket>,
     /// The NAT records.
     pub nat_sets: Vec<NatSet>,
+    /// What became of first fragments.
+    pub fragments: Mutex<BTreeMap<FragmentKey, &'static FragmentPath>>,
     /// The clock: whatever a test sets it to.
     pub tick: u16,
     /// What the kernel's routing would answer.
     pub route: Hop,
+    /// What was sent of each kind of answer.
+    pub budgets: [Word; Budget::COUNT],
 }
 
 impl HostTables {
@@ -49,8 +58,10 @@ impl HostTables {
             backends: vec![],
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
+            fragments: Mutex::default(),
             tick: 0,
             route: Hop::default(),
+            budgets: Default::default(),
         };
         tables.configure(image)?;
         Ok(tables)
@@ -72,14 +83,54 @@ impl HostTables {
         Ok(())
     }
 
-    /// Treats a frame that came in on an interface; what became of it.
+    /// Treats a frame that came in on an interface; what became of it. There is no room to grow.
     pub fn process(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        run(bytes, ingress, &View::<false>(self))
+        let length = bytes.len();
+        self.run::<false>(bytes, 0..length, ingress).0
+    }
+
+    /// The same for a frame with room in front of it, which may also be answered.
+    pub fn process_frame(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
+        let bounds = frame.bounds.clone();
+        let (outcome, bounds) = self.run::<false>(frame.memory(), bounds, ingress);
+        frame.bounds = bounds;
+        outcome
     }
 
     /// Tells what would become of a frame; the bytes change all the same.
     pub fn explain(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        run(bytes, ingress, &View::<true>(self))
+        let length = bytes.len();
+        self.run::<true>(bytes, 0..length, ingress).0
+    }
+
+    /// The same for a frame with room in front of it.
+    pub fn explain_frame(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
+        let bounds = frame.bounds.clone();
+        self.run::<true>(frame.memory(), bounds, ingress).0
+    }
+
+    /// Runs all programs that a frame goes through, which lies somewhere in this memory; where it lies then.
+    fn run<const DRY_RUN: bool>(
+        &self,
+        memory: &mut [u8],
+        bounds: Range<usize>,
+        ingress: u32,
+    ) -> (Outcome, Range<usize>) {
+        let floor = memory.as_ptr() as usize;
+        let tables = View::<DRY_RUN> { tables: self, floor, packet: OnceCell::new() };
+        let mut frame = Frame::new(&mut memory[bounds]);
+        let mut outcome = process(&mut frame, ingress, &tables);
+        if outcome.reason.fate() == Fate::Odd {
+            outcome = process_odd(&mut frame, ingress, &tables);
+        }
+        if outcome.reason.fate() == Fate::Icmp {
+            outcome = process_icmp(&mut frame, ingress, &tables);
+        }
+        if !DRY_RUN && is_answered(outcome.reason) {
+            outcome = answer(&mut frame, &outcome, &tables);
+        }
+        let (start, end) = frame.bounds();
+        (outcome, start - floor..end - floor)
     }
 
     /// The tables that the data path writes.
@@ -88,18 +139,18 @@ impl HostTables {
     }
 }
 
-/// All programs that a frame goes through.
-fn run(bytes: &mut [u8], ingress: u32, tables: &impl Tables) -> Outcome {
-    let mut frame = Frame::new(bytes);
-    let outcome = process(&mut frame, ingress, tables);
-    match outcome.reason.fate() {
-        Fate::Odd => process_odd(&mut frame, ingress, tables),
-        _ => outcome,
-    }
+/// Whether the program for answers goes on.
+fn is_answered(reason: Reason) -> bool {
+    matches!(reason.fate(), Fate::Refuse | Fate::TooBig | Fate::Expired)
 }
 
-/// The tables, with or without leave to write them.
-struct View<'a, const DRY_RUN: bool>(&'a HostTables);
+/// The tables for one frame, with or without leave to write them.
+struct View<'a, const DRY_RUN: bool> {
+    tables: &'a HostTables,
+    /// Where the memory in front of the frame begins.
+    floor: usize,
+    packet: OnceCell<Packet>,
+}
 
 impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     const DRY_RUN: bool = DRY_RUN;
@@ -109,35 +160,83 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     }
 
     fn settings(&self) -> Option<&Settings> {
-        Some(&self.0.settings)
+        Some(&self.tables.settings)
     }
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.0.services.get(key)
+        self.tables.services.get(key)
     }
 
     fn slot(&self, service: u32, slot: u32) -> Option<u16> {
-        self.0.slots.get(&service)?.get(slot as usize).copied()
+        self.tables.slots.get(&service)?.get(slot as usize).copied()
     }
 
     fn backend(&self, number: u16) -> Option<&Backend> {
-        self.0.backends.get(usize::from(number))
+        self.tables.backends.get(usize::from(number))
     }
 
     fn bucket(&self, index: u32) -> Option<&Bucket> {
-        self.0.buckets.get(index as usize)
+        self.tables.buckets.get(index as usize)
     }
 
     fn nat_set(&self, index: u32) -> Option<&NatSet> {
-        self.0.nat_sets.get(index as usize)
+        self.tables.nat_sets.get(index as usize)
     }
 
     fn tick(&self) -> u16 {
-        self.0.tick
+        self.tables.tick
     }
 
-    fn route(&self, _: &mut Frame) -> Hop {
-        self.0.route
+    fn keep(&self, packet: Packet) -> Option<&Packet> {
+        Some(self.packet.get_or_init(|| packet))
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentPath> {
+        self.tables.fragments.lock().unwrap().get(key).copied()
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, path: &FragmentPath) {
+        // Leaked, as nothing else may refer to it once it is replaced.
+        self.tables.fragments.lock().unwrap().insert(*key, Box::leak(Box::new(*path)));
+    }
+
+    fn route(&self, _: &mut Frame, _: usize) -> Hop {
+        self.tables.route
+    }
+
+    fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
+        let (start, end) = frame.bounds();
+        let room = start - self.floor >= bytes;
+        if room {
+            // SAFETY: still within the memory that the frame was made in.
+            unsafe { frame.moved(start - bytes, end) };
+        }
+        room
+    }
+
+    fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool {
+        let (start, end) = frame.bounds();
+        // SAFETY: the end of the frame that was.
+        unsafe { frame.moved(start + bytes, end) };
+        true
+    }
+
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool {
+        let (start, end) = frame.bounds();
+        if start + length > end {
+            return false;
+        }
+        // SAFETY: as above.
+        *frame = unsafe { Frame::from_raw(start, start + length) };
+        true
+    }
+
+    fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32 {
+        sum(frame, from, length)
+    }
+
+    fn budget(&self, kind: Budget) -> Option<&Word> {
+        self.tables.budgets.get(kind as usize)
     }
 }
 
@@ -168,7 +267,7 @@ impl DataPath for HostPath {
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         let mut memory = AlignedFrame::new(frame);
-        let outcome = self.tables.process(memory.bytes(), FRONT);
+        let outcome = self.tables.process_frame(&mut memory, FRONT);
         self.reasons[outcome.reason as usize] += 1;
         if let Some(backend) = outcome.sent_to() {
             let counters = self.counters.entry(backend).or_default();
@@ -176,7 +275,8 @@ impl DataPath for HostPath {
             counters.bytes += u64::from(outcome.length);
         }
         let ran = match outcome.reason.fate() {
-            Fate::Pass | Fate::Odd => Ran::Pass,
+            Fate::Pass | Fate::Odd | Fate::Icmp => Ran::Pass,
+            Fate::Refuse | Fate::TooBig | Fate::Expired => Ran::Tx,
             Fate::Drop => Ran::Drop,
             Fate::Forward if outcome.interface == FRONT => Ran::Tx,
             Fate::Forward => Ran::Redirect,
@@ -185,7 +285,7 @@ impl DataPath for HostPath {
     }
 
     fn explain(&mut self, frame: &[u8]) -> Result<Trace> {
-        Ok(self.tables.explain(AlignedFrame::new(frame).bytes(), FRONT).trace())
+        Ok(self.tables.explain_frame(&mut AlignedFrame::new(frame), FRONT).trace())
     }
 
     fn reasons(&self) -> Result<Vec<u64>> {
@@ -200,32 +300,47 @@ impl DataPath for HostPath {
         self.tables.memory()
     }
 
-    fn later(&mut self, ticks: u16) {
+    fn clear_fragments(&mut self) -> Result<()> {
+        self.tables.fragments.lock().unwrap().clear();
+        Ok(())
+    }
+
+    fn later(&mut self, ticks: u16) -> Result<()> {
         self.tables.tick = self.tables.tick.wrapping_add(ticks);
+        Ok(())
     }
 
     fn on_cpu(&mut self, _: usize) {}
 }
 
-/// A frame at an even address, as every frame in the kernel is.
+/// A frame at an even address, as every frame in the kernel is, with as much room in front of it as XDP
+/// asks of drivers.
 pub struct AlignedFrame {
     memory: Vec<u16>,
-    length: usize,
+    bounds: Range<usize>,
 }
+
+/// XDP_PACKET_HEADROOM (include/uapi/linux/bpf.h), in bytes.
+const HEADROOM: usize = 256;
 
 impl AlignedFrame {
     /// A copy of these bytes.
     pub fn new(bytes: &[u8]) -> AlignedFrame {
-        // One word more, so that even an empty frame has an address of its own.
-        let mut frame = AlignedFrame { memory: vec![0; bytes.len() / 2 + 1], length: bytes.len() };
+        let bounds = HEADROOM..HEADROOM + bytes.len();
+        let mut frame = AlignedFrame { memory: vec![0; bounds.end.div_ceil(2)], bounds };
         frame.bytes().copy_from_slice(bytes);
         frame
     }
 
     /// The frame.
     pub fn bytes(&mut self) -> &mut [u8] {
+        let bounds = self.bounds.clone();
+        &mut self.memory()[bounds]
+    }
+
+    fn memory(&mut self) -> &mut [u8] {
         let start = self.memory.as_mut_ptr().cast();
-        // SAFETY: the words are at least as long as the frame, borrowed with it, and plain bytes too.
-        unsafe { std::slice::from_raw_parts_mut(start, self.length) }
+        // SAFETY: the words' own memory, borrowed with them; they are plain bytes too.
+        unsafe { std::slice::from_raw_parts_mut(start, self.memory.len() * 2) }
     }
 }

@@ -4,7 +4,7 @@
 use std::{env, os::fd::BorrowedFd, ptr::NonNull, slice};
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, NatSet, Trace, map};
+use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, Trace, map};
 use lb_userspace::{
     core::image::{Image, diff},
     dataplane::{Dataplane, Sizes},
@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, FEATURES, NAT_SETS, SERVICES},
+    world::{BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
 };
 
 /// The program in the kernel with its maps.
@@ -43,8 +43,14 @@ impl KernelPath {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes =
-            Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, services: SERVICES + 1, backends: BACKENDS + 1 };
+        let sizes = Sizes {
+            buckets: BUCKETS,
+            nat_sets: NAT_SETS,
+            service_bits: 5,
+            fragments: FRAGMENTS,
+            services: SERVICES + 1,
+            backends: BACKENDS + 1,
+        };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.
@@ -116,12 +122,20 @@ impl DataPath for KernelPath {
 
     fn memory(&self) -> Memory<'_> {
         let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
-        Memory { buckets, nat_sets, tick: Dataplane::tick() }
+        let tick = self.dataplane.tick().expect("a program that tells the clock");
+        Memory { buckets, nat_sets, tick }
+    }
+
+    fn clear_fragments(&mut self) -> Result<()> {
+        Ok(self.dataplane.change_fragments(|_| None)?)
     }
 
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.
-    fn later(&mut self, ticks: u16) {
+    fn later(&mut self, ticks: u16) -> Result<()> {
         self.memory().age(ticks);
+        self.dataplane
+            .change_fragments(|path| Some(FragmentPath { tick: path.tick.wrapping_sub(ticks), ..path }))?;
+        Ok(())
     }
 
     fn on_cpu(&mut self, cpu: usize) {

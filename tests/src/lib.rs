@@ -12,8 +12,10 @@
 
 pub mod bench;
 pub mod decap;
+pub mod fuzz;
 pub mod host;
 pub mod kernel;
+pub mod oracle;
 pub mod packet;
 pub mod race;
 pub mod run;

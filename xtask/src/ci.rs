@@ -2,13 +2,14 @@
 
 use anyhow::Result;
 
-use crate::{build_ebpf, cargo::cargo, places, report::Report, run, setup, test};
+use crate::{build_ebpf, cargo::cargo, fuzz, places, report::Report, run, setup, test};
 
-/// Everything, on a machine that may have nothing; skipped tests count as failed.
+/// Everything, on a machine that may have nothing; skipped tests count as failed. Fuzzing goes on for
+/// `fuzz_seconds`.
 ///
 /// # Errors
 /// Names the steps that failed.
-pub(crate) fn ci() -> Result<()> {
+pub(crate) fn ci(fuzz_seconds: u32) -> Result<()> {
     let mut report = Report::default();
     report.step("format", || {
         run::openly(&mut cargo(&["fmt", "--all", "--check"]))?;
@@ -34,5 +35,6 @@ pub(crate) fn ci() -> Result<()> {
         report.skip("licences and sources of dependencies", "cargo-deny is not installed");
     }
     test::add_to(&mut report);
+    fuzz::add_to(&mut report, None, fuzz_seconds)?;
     report.conclude()
 }

@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use usher_lab::{Family, Forward, Host, Lab, Options};
+use usher_lab::{Family, Forward, Host, Lab, Options, XdpMode};
 
 use crate::{build_ebpf, cargo};
 
@@ -22,6 +22,9 @@ pub(crate) enum Verb {
         /// How nodes forward: nat, dsr-l2, dsr-ipip, dsr-gue
         #[arg(long, default_value_t = Options::default().forward)]
         forward: Forward,
+        /// How the kernel runs the nodes' program: native, generic
+        #[arg(long, default_value_t = Options::default().xdp_mode)]
+        xdp_mode: XdpMode,
         /// Leave the nodes without usher
         #[arg(long)]
         bare: bool,
@@ -42,9 +45,13 @@ pub(crate) enum Verb {
 
 pub(crate) fn lab(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Up { nodes, backends, forward, bare } => {
-            up(&Options { nodes: *nodes, backends: *backends, forward: *forward, run_usher: !bare })
-        }
+        Verb::Up { nodes, backends, forward, xdp_mode, bare } => up(&Options {
+            nodes: *nodes,
+            backends: *backends,
+            forward: *forward,
+            xdp_mode: *xdp_mode,
+            run_usher: !bare,
+        }),
         Verb::Status => status(&Lab::attach()?),
         Verb::Exec { host, command } => exec(*host, command),
         Verb::Down => {

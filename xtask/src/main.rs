@@ -5,6 +5,7 @@ mod build_ebpf;
 mod cargo;
 mod ci;
 mod demo;
+mod fuzz;
 mod kernels;
 mod lab;
 mod places;
@@ -45,11 +46,26 @@ enum Verb {
         #[arg(long)]
         kernels: bool,
     },
+    /// Run the data path on arbitrary packets: all targets, or one
+    Fuzz {
+        /// packet, parse
+        target: Option<String>,
+        /// How long, over all targets
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        seconds: u32,
+        /// Instead, add to the inputs in fuzz/corpus what the scenario table has and they do not reach
+        #[arg(long, conflicts_with_all = ["target", "seconds"])]
+        seeds: bool,
+    },
     /// Measure
     #[command(subcommand)]
     Bench(bench::Verb),
     /// Check what must hold before a change is merged; `.ci/run` calls it
-    Ci,
+    Ci {
+        /// How long to fuzz, in seconds
+        #[arg(long, default_value_t = fuzz::SECONDS)]
+        fuzz_seconds: u32,
+    },
     /// Remove the lab that process PID raised as soon as standard input ends
     #[command(hide = true)]
     Guard {
@@ -66,8 +82,10 @@ fn main() -> ExitCode {
         Verb::Demo => demo::demo(),
         Verb::Test { kernels: false } => test::test(),
         Verb::Test { kernels: true } => kernels::test(),
+        Verb::Fuzz { seeds: true, .. } => fuzz::add_seeds(),
+        Verb::Fuzz { target, seconds, .. } => fuzz::fuzz(target.as_deref(), seconds),
+        Verb::Ci { fuzz_seconds } => ci::ci(fuzz_seconds),
         Verb::Bench(verb) => bench::bench(&verb),
-        Verb::Ci => ci::ci(),
         Verb::Guard { pid } => demo::guard(pid),
     };
     match result {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -107,11 +107,16 @@ pub(crate) fn text(command: &Command) -> String {
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
-fn open_log(what: &str) -> Result<std::path::PathBuf> {
+fn open_log(what: &str) -> Result<PathBuf> {
     let folder = places::logs();
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(log(what))
+}
+
+/// The log of what [`quietly`] does.
+pub(crate) fn log(what: &str) -> PathBuf {
     let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    Ok(folder.join(name.to_lowercase() + ".log"))
+    places::logs().join(name.to_lowercase() + ".log")
 }
 
 /// The last lines that say something.

@@ -30,6 +30,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
+    // libFuzzer is C++.
+    ("c++", "g++"),
 ];
 
 /// The compiler for BPF, and what bpf-linker is built with.

@@ -11,6 +11,7 @@ use clap::Args;
 use super::ConfigFile;
 use crate::{
     config::{Config, ConfigError, Loaded, Problem, host::HostFacts},
+    dataplane,
     net::facts,
 };
 
@@ -39,7 +40,7 @@ impl CheckConfig {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let gather = async |config: &Config| match self.file_only {
             true => Ok(None),
-            false => Ok(Some(facts::gather(config.destinations()).await?.for_config())),
+            false => Ok(Some(facts::gather(config.destinations()).await?.for_config(dataplane::kernel()))),
         };
         run(&self.file.config, gather, &mut io::stdout(), &mut io::stderr()).await
     }

@@ -26,6 +26,7 @@ pub(super) struct File {
     pub version: Value<i64>,
     pub node: Value<Node>,
     pub nat: Value<Nat>,
+    pub tunnel: Value<Tunnel>,
     pub flows: Value<Flows>,
     pub dns: Value<Dns>,
     pub peer_check: Value<Timing>,
@@ -44,6 +45,7 @@ pub(super) struct Node {
     pub addresses: List<NodeAddress>,
     pub socket: Value<String>,
     pub secret_file: Value<String>,
+    pub icmp_rate: Value<i64>,
 }
 
 /// `"192.0.2.11"`, or a table where DNS names another address.
@@ -70,8 +72,16 @@ pub(super) struct Nat {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Tunnel {
+    pub source: List<String>,
+    pub gue_port: Value<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Flows {
     pub max: Value<i64>,
+    pub fragments: Value<i64>,
     pub tcp_timeout: Value<String>,
     pub udp_timeout: Value<String>,
     pub closing_timeout: Value<String>,
@@ -210,6 +220,7 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("node", keys_of::<Node>()),
         ("node.addresses", keys_of::<SplitAddress>()),
         ("nat", keys_of::<Nat>()),
+        ("tunnel", keys_of::<Tunnel>()),
         ("flows", keys_of::<Flows>()),
         ("dns", keys_of::<Dns>()),
         ("peer_check", keys_of::<Timing>()),

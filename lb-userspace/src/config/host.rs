@@ -37,6 +37,26 @@ pub struct HostFacts {
     pub ip_local_reserved_ports: Vec<RangeInclusive<u16>>,
     /// For every address of a backend or peer, the kernel's way to it; no entry means no route.
     pub check_route: BTreeMap<IpAddr, Route>,
+    /// The kernel itself.
+    pub kernel: Kernel,
+}
+
+/// A kernel, and what the data path needs and it does not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// As `uname -r` has it: `6.1.0-56-amd64`.
+    pub release: String,
+    /// Older needs first.
+    pub lacks: Vec<Lack>,
+}
+
+/// Something that a kernel does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// What.
+    pub what: String,
+    /// The first version of Linux that has it.
+    pub since: &'static str,
 }
 
 /// What the kernel does with packets that arrive on an interface. `None`: it has no such setting there

@@ -82,7 +82,7 @@ pub fn backends(
     pool: PoolId,
 ) -> impl Iterator<Item = (&config::Backend, BackendId, IpAddr)> {
     service.backends.iter().filter_map(move |backend| {
-        let address = backend.address(pool.family)?;
+        let address = service.backend_address(backend, pool.family)?;
         let id = BackendId { pool: pool.clone(), backend: backend.name.clone() };
         Some((backend, id, address))
     })
@@ -103,13 +103,15 @@ pub struct KnownHop {
     pub hop: Hop,
     /// `None` when the backend is on the link.
     pub gateway: Option<IpAddr>,
+    /// The longest IP packet in bytes that goes this way; 0 when not known.
+    pub mtu: u16,
 }
 
 impl KnownHop {
-    /// Whether packets may go this way. Under DSR they still carry the VIP, and a gateway would route them
-    /// back to this node, for ever.
+    /// Whether packets may go this way. Under DSR on the link they still carry the VIP, and a gateway would
+    /// route them back to this node, for ever.
     pub fn serves(&self, forward: config::Forward) -> bool {
-        forward == config::Forward::Nat || self.gateway.is_none()
+        forward != config::Forward::DsrL2 || self.gateway.is_none()
     }
 }
 
@@ -147,8 +149,7 @@ impl Planner {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let hop = known.map(|known| known.hop).unwrap_or_default();
-                let record = backend_record(address, backend.port, number, up, hop);
+                let record = backend_record(address, backend.port, number, up, known);
                 if up {
                     candidates.push(candidate(backend_number, &record, backend.weight));
                 }
@@ -158,7 +159,13 @@ impl Planner {
             for address in service.addresses.iter().filter(|&&vip| Family::of(vip) == pool.family) {
                 let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
                 image.services.insert(key, Service::new(number, forward(service.forward)));
+                image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
+                let icmp = if address.is_ipv4() { 1 } else { 58 };
+                image.services.insert(ServiceKey::new((*address).into(), 0, icmp), Service::MARK);
             }
+        }
+        for address in config.nat.source.iter().filter(|_| features(config).has(Features::NAT)) {
+            image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
         }
         image
     }
@@ -192,17 +199,20 @@ fn forward(forward: config::Forward) -> Forward {
     match forward {
         config::Forward::Nat => Forward::Nat,
         config::Forward::DsrL2 => Forward::DsrL2,
+        config::Forward::DsrIpip => Forward::DsrIpip,
+        config::Forward::DsrGue => Forward::DsrGue,
     }
 }
 
-fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, hop: Hop) -> Backend {
+fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, known: Option<&KnownHop>) -> Backend {
     Backend {
         address: address.into(),
-        hop,
+        hop: known.map(|known| known.hop).unwrap_or_default(),
         service,
         port: port.to_be_bytes(),
+        mtu: known.map_or(0, |known| known.mtu),
         flags: if up { Backend::UP } else { 0 },
-        zero: [0],
+        zero: [0; 7],
     }
 }
 
@@ -224,6 +234,8 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
     Settings {
         hash_key,
         nat_source: [source(Family::V4), source(Family::V6)],
+        tunnel_source: [Family::V4, Family::V6].map(|family| tunnel_source(config, family).0),
+        tunnel_hosts: [Family::V4, Family::V6].map(|family| tunnel_source(config, family).1),
         buckets: flow::buckets_for(config.flows.max),
         nat_sets: if nat { nat::sets_for(config.flows.max) } else { 1 },
         nat_port_first: *ports.start(),
@@ -231,9 +243,28 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
+        icmp_limit: per_tick(config.node.icmp_rate),
+        gue_port: config.tunnel.gue_port,
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 5],
+        zero: [0; 7],
     }
+}
+
+/// Ports of addresses that lead to services.
+pub fn service_keys(config: &Config) -> u32 {
+    config.services.iter().map(|service| service.addresses.len() as u32).sum()
+}
+
+/// The first address of a family's network from which tunnelled packets come, and which of its last 32 bits are
+/// free.
+fn tunnel_source(config: &Config, family: Family) -> (Address, [u8; 4]) {
+    let mut networks = config.tunnel.source.iter();
+    let Some(network) = networks.find(|network| Family::of(network.addr()) == family) else {
+        return (Address::NONE, [0; 4]);
+    };
+    let free = u32::from(network.max_prefix_len() - network.prefix_len());
+    let hosts = u32::MAX.checked_shr(32 - free.min(32)).unwrap_or(0);
+    (network.addr().into(), hosts.to_be_bytes())
 }
 
 /// What the program is loaded with.
@@ -241,6 +272,8 @@ pub fn features(config: &Config) -> Features {
     let of_service = |service: &config::Service| match service.forward {
         config::Forward::Nat => Features::NAT,
         config::Forward::DsrL2 => Features::DSR_L2,
+        config::Forward::DsrIpip => Features::DSR_IPIP,
+        config::Forward::DsrGue => Features::DSR_GUE,
     };
     config.services.iter().map(of_service).collect()
 }
@@ -249,6 +282,11 @@ pub fn features(config: &Config) -> Features {
 pub fn idle_limits(config: &Config) -> IdleLimits {
     let flows = &config.flows;
     IdleLimits::new(ticks(flows.tcp_timeout.max(flows.udp_timeout)), ticks(flows.closing_timeout))
+}
+
+/// A rate per second as one per tick, rounded up.
+fn per_tick(rate: u32) -> u32 {
+    (u64::from(rate) << TICK_SHIFT).div_ceil(1_000_000_000) as u32
 }
 
 /// A duration in ticks of the data path's clock, rounded up.
@@ -311,7 +349,7 @@ address = "203.0.113.21"
         let is_up = |id: &BackendId| up.contains(&id.to_string().as_str());
         let hop = Hop::new(3, [2; 6], [4; 6]);
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
-        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway })]);
+        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway, mtu: 1_400 })]);
         planner.image(config, &Situation { is_up: &is_up, hops: &hops })
     }
 
@@ -336,7 +374,12 @@ address = "203.0.113.21"
         assert_eq!(service("192.0.2.12", 80, 6), Some(Service::new(1, Forward::Nat)));
         assert_eq!(service("2001:db8:1::11", 80, 6), Some(Service::new(2, Forward::Nat)));
         assert_eq!(service("192.0.2.11", 7, 17), Some(Service::new(3, Forward::DsrL2)));
-        assert_eq!(image.services.len(), 4);
+        let mark = |address: &str| ServiceKey::any(address.parse::<IpAddr>().unwrap().into());
+        for address in ["192.0.2.11", "192.0.2.12", "2001:db8:1::11", "203.0.113.11"] {
+            assert_eq!(image.services.get(&mark(address)), Some(&Service::MARK), "{address}");
+        }
+        assert_eq!(image.services.values().filter(|service| **service != Service::MARK).count(), 4);
+        assert_eq!(image.services.len(), 4 + 4 + 3, "and the three VIPs, for ICMP");
     }
 
     #[test]
@@ -374,6 +417,7 @@ address = "203.0.113.21"
         let backend = &image.backends[&1];
         assert_eq!((backend.service, u16::from_be_bytes(backend.port)), (1, 8080));
         assert_eq!(backend.hop, Hop::new(3, [2; 6], [4; 6]));
+        assert_eq!(backend.mtu, 1_400);
         assert!(!image.backends[&2].hop.is_known(), "no neighbour has answered yet");
     }
 

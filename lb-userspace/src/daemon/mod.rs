@@ -34,7 +34,7 @@ use crate::{
     api::{self, ControlSocket},
     cli::check_config,
     config::{Config, ConfigError, Loaded},
-    dns,
+    dataplane, dns,
     net::{facts, watch::NextHops},
 };
 use events::{Event, Events};
@@ -60,7 +60,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         Err(error) => return refuse(&error),
     };
     let host = facts::gather(loaded.config.destinations()).await.context("cannot read the host's network")?;
-    let warnings = match loaded.check_host(&host.for_config()) {
+    let warnings = match loaded.check_host(&host.for_config(dataplane::kernel())) {
         Ok(warnings) => warnings,
         Err(error) => return refuse(&error),
     };
@@ -119,7 +119,12 @@ impl Daemon {
         state.learn_hops(&hops.borrow_and_update());
         let (senders, events) = Events::new(hops)?;
         let mut probes = probes::start_backends(&config, &senders.backends);
-        probes.extend(probes::start_peers(&config, &host.for_config(), state.steering(), &senders.peers));
+        probes.extend(probes::start_peers(
+            &config,
+            &host.for_config(dataplane::kernel()),
+            state.steering(),
+            &senders.peers,
+        ));
         info!(node = %config.node.name, "usher runs");
         Ok(Daemon {
             state,

@@ -263,7 +263,7 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
 mod tests {
     use super::*;
     use crate::{
-        config::AllDown,
+        config::{AllDown, host::Kernel},
         core::publish::fixture::{config, ip, same},
     };
 
@@ -276,6 +276,7 @@ mod tests {
                 ip_local_port_range: range.clone(),
                 ip_local_reserved_ports: Vec::new(),
                 check_route: BTreeMap::new(),
+                kernel: Kernel::default(),
             };
             let mut chooser = chooser(&host);
             for _ in 0..4 {

@@ -5,9 +5,15 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{ProgramInfo, Xdp},
 };
-use lb_common::{Features, Reason, flow, map, nat, program};
+use lb_common::{Features, Reason, constants, flow, map, nat, program, service::place_bits};
 
-use super::{Attached, DataplaneError, attach::attach, flows::SharedTables};
+use super::{
+    Attached, DataplaneError,
+    attach::attach,
+    clock,
+    flows::{SharedTables, mapped},
+    services::{ServiceTable, places_for},
+};
 use crate::config::XdpMode;
 
 /// The object, aligned as the ELF parser wants it.
@@ -20,19 +26,26 @@ pub struct Sizes {
     pub buckets: u32,
     /// Sets of NAT records; 1 when no service uses NAT.
     pub nat_sets: u32,
+    /// First fragments that are remembered.
+    pub fragments: u32,
     /// Highest service number plus one.
     pub services: u32,
+    /// log2 of the first places in the table of services.
+    pub service_bits: u32,
     /// Highest backend number plus one.
     pub backends: u32,
 }
 
 impl Sizes {
-    /// Tables for a number of flows, with or without NAT, and numbers of services and backends.
-    pub fn new(flows: u32, nat: bool, services: u32, backends: u32) -> Sizes {
+    /// Tables for numbers of flows and fragments, with or without NAT, with `keys` ports of addresses that
+    /// lead to services, and these numbers of services and backends.
+    pub fn new(flows: u32, fragments: u32, nat: bool, keys: u32, services: u32, backends: u32) -> Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            fragments,
             services: services + 1,
+            service_bits: place_bits(keys),
             backends: backends + 1,
         }
     }
@@ -43,7 +56,8 @@ pub struct Dataplane {
     pub(super) ebpf: Ebpf,
     pub(super) shared: SharedTables,
     /// Highest service number plus one.
-    pub(super) services: u32,
+    pub(super) service_count: u32,
+    pub(super) services: ServiceTable,
     /// Which program goes on where another leaves off. The kernel empties it when nobody holds it.
     _next: ProgramArray<MapData>,
 }
@@ -53,9 +67,13 @@ impl Dataplane {
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
         let mut ebpf = EbpfLoader::new()
             .override_global(Features::SYMBOL, &features.0, true)
+            .override_global(constants::SERVICE_BITS, &sizes.service_bits, true)
+            .override_global(constants::JIFFY, &clock::jiffy(), true)
+            .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
             .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
+            .map_max_entries(map::FRAGMENTS, sizes.fragments)
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)
@@ -64,8 +82,11 @@ impl Dataplane {
             xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }
         let shared = SharedTables::new(&ebpf, sizes)?;
+        // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
+        let places = unsafe { mapped(&ebpf, map::SERVICES, places_for(sizes.service_bits)) }?;
+        let services = ServiceTable::new(places, sizes.service_bits);
         let _next = join(&mut ebpf)?;
-        Ok(Dataplane { ebpf, shared, services: sizes.services, _next })
+        Ok(Dataplane { ebpf, shared, service_count: sizes.services, services, _next })
     }
 
     /// Attaches the program to all of these interfaces, or to none; an interface that has another program

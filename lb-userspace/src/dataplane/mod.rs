@@ -1,10 +1,13 @@
 //! The only place that names aya: loads the programs, attaches them, keeps their maps, reads their counters.
 
 mod attach;
+mod clock;
 mod decap;
 mod explain;
 mod flows;
+mod kernel;
 mod load;
+mod services;
 mod sys;
 mod tables;
 mod test_run;
@@ -18,6 +21,7 @@ pub use attach::{Attached, AttachedMode};
 pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
 pub use flows::FlowCounts;
+pub use kernel::kernel;
 pub use load::{Dataplane, Sizes};
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};
@@ -86,6 +90,14 @@ pub enum DataplaneError {
         /// The kernel's answer.
         #[source]
         source: io::Error,
+    },
+    /// A map has no room for another element.
+    #[error("map {map} has no room for more {what}")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// What it holds.
+        what: &'static str,
     },
     /// A flow to be explained mixes address families.
     #[error("{from} and {to} are not of the same address family")]

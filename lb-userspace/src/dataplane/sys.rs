@@ -1,4 +1,4 @@
-//! What aya 0.14 does not offer: batch updates and mapped arrays.
+//! What aya 0.14 does not offer: batch updates, mapped arrays, and asking the kernel what it knows.
 
 use std::{
     io,
@@ -9,8 +9,18 @@ use std::{
 // Commands of bpf(2), include/uapi/linux/bpf.h.
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
+
+/// `BPF_MAP_TYPE_ARRAY`.
+pub(super) const ARRAY: u32 = 2;
+/// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
+pub(super) const ARRAY_OF_MAPS: u32 = 12;
+/// `BPF_F_MMAPABLE`.
+pub(super) const MMAPABLE: u32 = 1 << 10;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+/// `BPF_F_XDP_HAS_FRAGS`.
+pub(super) const XDP_HAS_FRAGS: u32 = 1 << 5;
 
 /// The part of `union bpf_attr` that makes a map.
 #[repr(C)]
@@ -21,6 +31,22 @@ struct CreateAttr {
     value_size: u32,
     max_entries: u32,
     map_flags: u32,
+    inner_map_fd: u32,
+}
+
+/// The part of `union bpf_attr` that loads a program.
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttr {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
 }
 
 /// The part of `union bpf_attr` that writes an element.
@@ -63,17 +89,7 @@ pub(super) fn update_batch(map: BorrowedFd, keys: &[u32], values: &[u32]) -> io:
 
 /// Makes an array map of one element that holds `value`.
 pub(super) fn array_of_one(value: &[u16]) -> io::Result<OwnedFd> {
-    let mut attr = CreateAttr {
-        map_type: BPF_MAP_TYPE_ARRAY,
-        key_size: size_of::<u32>() as u32,
-        value_size: size_of_val(value) as u32,
-        max_entries: 1,
-        map_flags: 0,
-    };
-    // SAFETY: the attribute holds no pointers.
-    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
-    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
-    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let map = create(&Map { kind: ARRAY, value_size: size_of_val(value) as u32, ..Map::default() })?;
     let key = 0_u32;
     let mut attr = ElementAttr {
         map_fd: map.as_raw_fd() as u32,
@@ -84,6 +100,50 @@ pub(super) fn array_of_one(value: &[u16]) -> io::Result<OwnedFd> {
     // SAFETY: key and value have the sizes that the map was made with and outlive the call.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &mut attr) }?;
     Ok(map)
+}
+
+/// A map of one element with a 4-byte key.
+#[derive(Default)]
+pub(super) struct Map {
+    /// [`ARRAY`] or [`ARRAY_OF_MAPS`].
+    pub(super) kind: u32,
+    pub(super) value_size: u32,
+    /// [`MMAPABLE`] or 0.
+    pub(super) flags: u32,
+    /// For an array of maps, the descriptor of a map such as it holds.
+    pub(super) inner: u32,
+}
+
+/// Makes a map.
+pub(super) fn create(map: &Map) -> io::Result<OwnedFd> {
+    let mut attr = CreateAttr {
+        map_type: map.kind,
+        key_size: size_of::<u32>() as u32,
+        value_size: map.value_size,
+        max_entries: 1,
+        map_flags: map.flags,
+        inner_map_fd: map.inner,
+    };
+    // SAFETY: the attribute holds no pointers.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Loads an XDP program.
+pub(super) fn load_xdp(instructions: &[u64], flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LoadAttr {
+        prog_type: BPF_PROG_TYPE_XDP,
+        insn_cnt: instructions.len() as u32,
+        insns: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        prog_flags: flags,
+        ..LoadAttr::default()
+    };
+    // SAFETY: the attribute's pointers lead to the instructions and to a string that outlive the call.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// # Safety

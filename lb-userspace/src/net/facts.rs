@@ -40,8 +40,8 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// What a configuration is checked against.
-    pub fn for_config(&self) -> host::HostFacts {
+    /// What a configuration is checked against, with what the data path finds the kernel to be.
+    pub fn for_config(&self, kernel: host::Kernel) -> host::HostFacts {
         let interface = |interface: &Interface| (interface.link.name.clone(), interface.addresses.clone());
         host::HostFacts {
             interfaces: self.interfaces.iter().map(interface).collect(),
@@ -49,6 +49,7 @@ impl HostFacts {
             ip_local_port_range: self.ip_local_port_range.clone(),
             ip_local_reserved_ports: self.ip_local_reserved_ports.clone(),
             check_route: self.check_route.clone(),
+            kernel,
         }
     }
 }

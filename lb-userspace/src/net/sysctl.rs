@@ -9,6 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The kernel's release, as `uname -r` has it; "of unknown version" where `/proc` is not mounted.
+pub fn kernel_release() -> String {
+    read("kernel/osrelease").unwrap_or_else(|_| "of unknown version".to_owned())
+}
+
 /// A kernel setting that could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {

@@ -123,7 +123,7 @@ pub(crate) fn usher(node: Host, options: &Options) -> String {
 [node]
 name = "{node}"
 interfaces = {interfaces}
-xdp_mode = "native"
+xdp_mode = "{mode}"
 addresses = {addresses}
 socket = "{socket}"
 secret_file = "{secret}"
@@ -135,6 +135,7 @@ ttl = "1s"
 negative_ttl = "1s"
 "#,
         interfaces = if options.forward.has_tunnel() { r#"["front"]"# } else { r#"["front", "back"]"# },
+        mode = options.xdp_mode,
         addresses = list(addresses(node)),
         listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
         socket = socket.display(),
@@ -211,6 +212,7 @@ mod tests {
         assert_eq!(text.matches("[[peer]]").count(), 2);
         assert_eq!(text.matches("address = [\"203.0.113.22\", \"2001:db8:2::22\"]").count(), 2);
         assert!(text.contains("port = 8080"));
+        assert!(text.contains("xdp_mode = \"native\""));
     }
 
     #[test]

@@ -39,6 +39,6 @@ pub use host::Host;
 pub use lab::Lab;
 pub use skip::can_raise;
 pub use status::{Backend, Dns, DnsAddress, DnsName, Interface, LastCheck, Service, Status};
-pub use topology::{Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, ZONE};
+pub use topology::{Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, XdpMode, ZONE};
 pub use traffic::{Answer, Stream, Tally};
 pub use wait::until;

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use anyhow::{Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
@@ -32,13 +32,15 @@ pub struct Options {
     pub backends: u8,
     /// How nodes forward.
     pub forward: Forward,
+    /// How the kernel runs the nodes' program.
+    pub xdp_mode: XdpMode,
     /// Whether usher is started on the nodes; otherwise they are bare hosts.
     pub run_usher: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { nodes: 2, backends: 3, forward: Forward::Nat, run_usher: true }
+        Options { nodes: 2, backends: 3, forward: Forward::Nat, xdp_mode: XdpMode::Native, run_usher: true }
     }
 }
 
@@ -86,6 +88,9 @@ pub enum Forward {
 }
 
 impl Forward {
+    /// Every way.
+    pub const ALL: [Forward; 4] = [Forward::Nat, Forward::DsrL2, Forward::DsrIpip, Forward::DsrGue];
+
     /// Whether backends hold the nodes' addresses and answer clients themselves.
     pub fn is_direct(self) -> bool {
         self != Forward::Nat
@@ -120,14 +125,47 @@ impl FromStr for Forward {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "nat" => Ok(Forward::Nat),
-            "dsr-l2" => Ok(Forward::DsrL2),
-            "dsr-ipip" => Ok(Forward::DsrIpip),
-            "dsr-gue" => Ok(Forward::DsrGue),
-            _ => bail!("`{text}` is no way to forward: nat, dsr-l2, dsr-ipip, dsr-gue"),
-        }
+        named(text, Forward::ALL, "way to forward")
     }
+}
+
+/// How the kernel runs the nodes' program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// In the interfaces' driver.
+    Native,
+    /// In the kernel's generic path.
+    Generic,
+}
+
+impl XdpMode {
+    /// Both.
+    pub const ALL: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+        })
+    }
+}
+
+impl FromStr for XdpMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        named(text, XdpMode::ALL, "XDP mode of the lab")
+    }
+}
+
+/// The one of `all` that is written so.
+fn named<T: Copy + fmt::Display, const N: usize>(text: &str, all: [T; N], what: &str) -> Result<T> {
+    let names = all.map(|one| one.to_string());
+    let found = all.into_iter().zip(&names).find(|(_, name)| *name == text);
+    found.map(|(one, _)| one).with_context(|| format!("`{text}` is no {what}: {}", names.join(", ")))
 }
 
 /// Address family of a request.

@@ -9,7 +9,7 @@ use lb_common::{
 
 use super::{
     After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed,
-    scenario,
+    refused, scenario,
 };
 use crate::{
     packet::{Ip, Packet, Transport},
@@ -66,9 +66,13 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(New, 2)]),
         },
         Scenario {
-            id: scenario(case, "A2 without an up backend the host's stack answers, and nothing is stored"),
+            id: scenario(case, "A2 C35 without an up backend the client is refused, and nothing is stored"),
             world: World::service(case, Forward::Nat).with_slots(1, 0),
-            steps: vec![passed(flow.opens(), Reason::NoBackend), passed(flow.goes_on(), Reason::NoBackend)],
+            steps: vec![
+                refused(case, flow.opens(), Reason::NoBackend),
+                refused(case, flow.goes_on(), Reason::NoBackend),
+                refused(case, flow.ends(), Reason::NoBackend),
+            ],
             after: nothing(),
         },
         Scenario {
@@ -100,12 +104,6 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             steps: vec![dropped(flow.opens(), Reason::NoNextHop)],
             // What was not sent is not counted as sent.
             after: After { sent: vec![(1, BackendCounters::default())], ..nothing() },
-        },
-        Scenario {
-            id: scenario(case, "A12 cut short anywhere within its headers, a packet is left to the host"),
-            world: World::service(case, Forward::Nat),
-            steps: cut_anywhere(&flow.opens()),
-            after: nothing(),
         },
         Scenario {
             id: scenario(case, "A13 a padded frame: the IP length decides, and the padding stays"),
@@ -164,15 +162,32 @@ fn other_protocol(case: Case) -> Case {
     Case { udp: !case.udp, ..case }
 }
 
-/// The packet, cut after every byte of its headers, with IPv4 options too.
-fn cut_anywhere(packet: &Packet) -> Vec<Step> {
-    let with_options = Packet { ip: Ip { options: vec![1; 40], ..Ip::default() }, ..packet.clone() };
-    let packets = [packet.clone(), with_options];
-    let steps = packets.iter().flat_map(|packet| {
-        let headers = 14 + packet.ip_length() as usize - packet.payload.len();
-        (0..headers).map(|length| passed(cut(packet, length), Reason::Malformed))
+/// A packet, cut after every byte of its headers: a plain one, one with tags and options or extension headers,
+/// and a first fragment. Each is a scenario of its own, to be through within a tick.
+pub(super) fn cut_anywhere(case: Case) -> Vec<Scenario> {
+    let ip = Ip {
+        options: if case.v6 { vec![] } else { vec![1; 40] },
+        extensions: if case.v6 {
+            vec![(0, vec![0; 8]), (60, [vec![0, 1], vec![0; 14]].concat())]
+        } else {
+            vec![]
+        },
+        ..Ip::default()
+    };
+    let plain = case.flow(0).opens();
+    let odd = Packet { ip, tags: vec![(0x88a8, 7), (0x8100, 5)], ..plain.clone() };
+    let fragment = Packet { payload: vec![0; 64], ..odd.clone() }.cut(1, &[40]).swap_remove(0);
+    let packets = [("plain packet", plain), ("packet with odd headers", odd), ("first fragment", fragment)];
+    let scenarios = packets.map(|(what, packet)| {
+        let headers = packet.l4() + if case.udp { 8 } else { 20 };
+        Scenario {
+            id: scenario(case, &format!("A12 cut after every byte of its headers: a {what}")),
+            world: World::service(case, Forward::Nat),
+            steps: (0..headers).map(|length| passed(cut(&packet, length), Reason::Malformed)).collect(),
+            after: nothing(),
+        }
     });
-    steps.collect()
+    scenarios.into()
 }
 
 /// The whole header is there, but the IP packet ends before it does.

@@ -8,4 +8,5 @@
 mod capacity;
 mod hash;
 mod packets;
+mod parser;
 mod selection;

@@ -1,4 +1,4 @@
-//! Kernel settings without which what is configured cannot work.
+//! The kernel, and its settings, without which what is configured cannot work.
 
 use super::HostFacts;
 use crate::{
@@ -7,9 +7,23 @@ use crate::{
 };
 
 pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings) {
+    features(facts, findings);
     if config.nat.reply == Reply::Route {
         forwarding(config, facts, findings);
     }
+}
+
+/// One finding for all that the kernel lacks: only another kernel mends it.
+fn features(facts: &HostFacts, findings: &mut Findings) {
+    let lacks = &facts.kernel.lacks;
+    let Some(newest) = lacks.last() else { return };
+    let missing: Vec<_> = lacks.iter().map(|lack| format!("{} (Linux {})", lack.what, lack.since)).collect();
+    let (release, missing) = (&facts.kernel.release, missing.join(", "));
+    findings.refuse(
+        &Key::section("node"),
+        format!("cannot run on this kernel, Linux {release}, which lacks {missing}"),
+        format!("boot Linux {} or newer; usher is tested on 6.1 and 6.12", newest.since),
+    );
 }
 
 /// The program's look-up (`bpf_fib_lookup`) gives no route for packets from an interface that may not

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
-        PeerCheck, Protocol, Reply, Service, Timing, XdpMode,
+        PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -52,10 +52,13 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             ],
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
+            icmp_rate: 1_000,
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
+        tunnel: Tunnel { source: Vec::new(), gue_port: 6_080 },
         flows: Flows {
             max: 1000,
+            fragments: 16_384,
             tcp_timeout: Duration::from_secs(60),
             udp_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(60),

@@ -1,0 +1,9 @@
+//! Packets, and what happens between them, through the data path: see `usher_tests::fuzz`.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    usher_tests::fuzz::packet(data);
+});

@@ -1,0 +1,115 @@
+//! What must hold for any packet.
+
+use std::ops::Range;
+
+use lb_common::{Fate, Reason};
+use lb_ebpf::Outcome;
+
+use super::is_sent_on;
+use crate::{
+    host::{AlignedFrame, HostTables},
+    oracle::{self, Fields, Read},
+    world::FRONT,
+};
+
+/// Bytes around a frame that must stay as they are.
+const FENCE: usize = 64;
+const FENCE_BYTE: u8 = 0xa5;
+
+/// Both MAC addresses.
+const MACS: Range<usize> = 0..12;
+
+/// Treats a frame, after a dry run; what became of it, and the frame afterwards.
+///
+/// # Panics
+/// When it was treated otherwise than any frame may be.
+pub(super) fn process(tables: &HostTables, frame: &[u8]) -> (Outcome, Vec<u8>) {
+    let before = tables.memory().snapshot();
+    let (explained, _) = fenced(frame, |bytes| tables.explain(bytes, FRONT));
+    assert_eq!(tables.memory().snapshot(), before, "explaining the packet changed the tables");
+
+    let (outcome, after) = fenced(frame, |bytes| tables.process(bytes, FRONT));
+    let decided = |outcome: &Outcome| {
+        (outcome.reason, outcome.interface, outcome.service, outcome.backend, outcome.slot, outcome.known)
+    };
+    assert_eq!(decided(&explained), decided(&outcome), "explained otherwise than done");
+    assert_ne!(outcome.reason.fate(), Fate::Odd, "no program decided");
+    let forwarded = outcome.reason.fate() == Fate::Forward;
+    assert_eq!(forwarded, outcome.interface != 0, "{outcome:?}");
+    assert!(is_sent_on(outcome.reason) || after == frame, "{:?}, and the frame was changed", outcome.reason);
+    if is_sent_on(outcome.reason) {
+        sent_on(&outcome, frame, &after);
+    }
+    (outcome, after)
+}
+
+/// The frame between two fences, after something was done with it.
+fn fenced<R>(frame: &[u8], act: impl FnOnce(&mut [u8]) -> R) -> (R, Vec<u8>) {
+    let mut memory = vec![FENCE_BYTE; FENCE + frame.len() + FENCE];
+    memory[FENCE..FENCE + frame.len()].copy_from_slice(frame);
+    let mut memory = AlignedFrame::new(&memory);
+    let result = act(&mut memory.bytes()[FENCE..FENCE + frame.len()]);
+    let (before, rest) = memory.bytes().split_at(FENCE);
+    let (after, behind) = rest.split_at(frame.len());
+    assert!(before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE), "written outside of the frame");
+    (result, after.to_vec())
+}
+
+fn sent_on(outcome: &Outcome, frame: &[u8], after: &[u8]) {
+    if outcome.reason == Reason::DsrL2 {
+        assert_eq!(after[MACS.end..], frame[MACS.end..], "direct return changes MAC addresses only");
+        return;
+    }
+    let (Read::Packet(came), left) = (oracle::read(frame), oracle::read(after)) else { return };
+    let Read::Packet(left) = left else { panic!("a packet came in, and left as {left:?}") };
+    assert_eq!((left.protocol, left.flags, left.length), (came.protocol, came.flags, came.length));
+    assert_eq!(left.hops, came.hops - 1);
+    if oracle::sums_are_right(frame) == Some(true) {
+        assert_eq!(oracle::sums_are_right(after), Some(true), "checksums were right, and are wrong now");
+    }
+}
+
+/// The packet that a backend would send back; `None` where etherparse does not see what was sent.
+pub(super) fn answer_to(sent: &[u8], flags: u8) -> Option<Vec<u8>> {
+    let Read::Packet(Fields { l4, protocol, source: (source, _), .. }) = oracle::read(sent) else {
+        return None;
+    };
+    let l3 = oracle::l3(sent)?;
+    let mut frame = sent.to_vec();
+    swap(&mut frame, 0, 6);
+    match source.is_ipv4() {
+        true => {
+            swap(&mut frame, l3 + 12, 4);
+            frame[l3 + 8] = 64;
+        }
+        false => {
+            swap(&mut frame, l3 + 8, 16);
+            frame[l3 + 7] = 64;
+        }
+    }
+    swap(&mut frame, l4, 2);
+    if protocol == 6 {
+        frame[l4 + 13] = flags;
+    }
+    oracle::mend(&mut frame);
+    Some(frame)
+}
+
+/// Two neighbours of this length change places.
+fn swap(frame: &mut [u8], at: usize, length: usize) {
+    let (first, second) = frame[at..at + 2 * length].split_at_mut(length);
+    first.swap_with_slice(second);
+}
+
+/// The answer to a packet that has just gone to a backend by NAT goes to the client as the VIP's.
+pub(super) fn answered(outcome: &Outcome, after: &[u8], came: &[u8]) {
+    assert!(
+        matches!(outcome.reason, Reason::NatReply | Reason::ViaKernel),
+        "the answer to a packet by NAT ends with {:?}",
+        outcome.reason
+    );
+    let (Read::Packet(client), Read::Packet(answer)) = (oracle::read(came), oracle::read(after)) else {
+        panic!("a packet came and was answered, and one of both cannot be read any more");
+    };
+    assert_eq!((answer.source, answer.destination), (client.destination, client.source));
+}
