@@ -42,9 +42,13 @@ pub(crate) enum Verb {
 
 pub(crate) fn lab(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Up { nodes, backends, forward, bare } => {
-            up(&Options { nodes: *nodes, backends: *backends, forward: *forward, run_usher: !bare })
-        }
+        Verb::Up { nodes, backends, forward, bare } => up(&Options {
+            nodes: *nodes,
+            backends: *backends,
+            forward: *forward,
+            run_usher: !bare,
+            ..Options::default()
+        }),
         Verb::Status => status(&Lab::attach()?),
         Verb::Exec { host, command } => exec(*host, command),
         Verb::Down => {

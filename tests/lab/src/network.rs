@@ -21,7 +21,7 @@ use crate::{
     host::Host,
     pass,
     process::end_all,
-    topology::{Forward, Net, Options, Port, address, ports, switch_port},
+    topology::{Forward, Net, Options, Port, SPOOFED, SPOOFED_BITS, address, ports, switch_port},
 };
 
 /// Where iproute2 keeps files that replace those of /etc in a namespace.
@@ -209,6 +209,11 @@ fn host_lines(host: Host, options: &Options) -> Vec<String> {
             lines.push(format!("address add {}/32 dev lo", vip.v4));
             lines.push(format!("address add {}/128 dev lo nodad", vip.v6));
         }
+    }
+    // Backends that answer clients themselves need not send what the router throws away.
+    if matches!(host, Host::Router | Host::Backend(_)) {
+        lines.push(format!("route add blackhole {}/{}", SPOOFED.v4, SPOOFED_BITS.0));
+        lines.push(format!("route add blackhole {}/{}", SPOOFED.v6, SPOOFED_BITS.1));
     }
     lines.extend(default_routes(host));
     lines
