@@ -20,6 +20,9 @@ const PACKETS: u32 = 1_000_000;
 
 const CONNECTIONS: usize = 1_000;
 
+/// Further connections on which nothing is said meanwhile, for longer than datagrams' flows live.
+const SILENT: usize = 100;
+
 /// Every how manieth connection is looked up by itself.
 const SAMPLE: usize = 10;
 
@@ -27,9 +30,12 @@ pub(crate) fn c38_1000_connections_and_their_entries_outlive_floods_of_a_million
     lab: &Lab,
 ) -> Result<()> {
     let connections = Connections::open(lab, CONNECTIONS)?;
+    let silent = Connections::open(lab, SILENT)?;
     let sources: BTreeSet<_> = connections.all().iter().map(|one| one.from.ip()).collect();
     ensure!(sources.len() >= 16, "connections come from {} addresses only", sources.len());
-    until("every connection is proven", RECOVERY, || expect_proven(lab, connections.all()))?;
+    let all: Vec<_> = connections.all().iter().chain(silent.all()).cloned().collect();
+    until("every connection is proven", RECOVERY, || expect_proven(lab, &all))?;
+    silent.silence(true);
 
     for kind in Flood::ALL {
         flood(lab, kind).with_context(|| format!("flood {kind:?}"))?;
@@ -38,12 +44,15 @@ pub(crate) fn c38_1000_connections_and_their_entries_outlive_floods_of_a_million
             expect_full_tables(lab).with_context(|| format!("after {kind:?}"))?;
         }
     }
-    expect_proven(lab, connections.all())?;
-    for connection in connections.all().iter().step_by(SAMPLE) {
+    expect_proven(lab, &all)?;
+    for connection in silent.all().iter().chain(connections.all().iter().step_by(SAMPLE)) {
         expect_known(lab, connection)?;
     }
+    silent.silence(false);
+    silent.wait_rounds(2)?;
     connections.wait_rounds(2)?;
 
+    silent.finish()?.expect_whole(SILENT, 3)?;
     connections.finish()?.expect_whole(CONNECTIONS, 3)
 }
 
