@@ -15,6 +15,7 @@ mod explain;
 mod floods;
 mod nodes;
 mod own_traffic;
+mod path_mtu;
 mod support;
 mod traffic;
 mod udp;
@@ -40,6 +41,10 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     traffic::download_of_1_gib_over_ipv6_arrives_intact,
     traffic::upload_of_256_mib_over_ipv4_arrives_intact,
     traffic::upload_of_256_mib_over_ipv6_arrives_intact,
+    path_mtu::e53_download_over_ipv4_goes_on_when_the_path_narrows,
+    path_mtu::e53_download_over_ipv6_goes_on_when_the_path_narrows,
+    path_mtu::upload_over_ipv4_goes_on_when_the_path_narrows,
+    path_mtu::upload_over_ipv6_goes_on_when_the_path_narrows,
     traffic::wrk_with_64_connections_sees_no_error,
     traffic::wrk_with_a_new_connection_per_request_sees_no_error,
     udp::f63_every_datagram_is_answered_and_counted_once,
