@@ -45,8 +45,13 @@ impl KernelPath {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes =
-            Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, services: SERVICES + 1, backends: BACKENDS + 1 };
+        let sizes = Sizes {
+            buckets: BUCKETS,
+            nat_sets: NAT_SETS,
+            service_bits: 5,
+            services: SERVICES + 1,
+            backends: BACKENDS + 1,
+        };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.
@@ -105,7 +110,8 @@ impl DataPath for KernelPath {
 
     fn memory(&self) -> Memory<'_> {
         let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
-        Memory { buckets, nat_sets, tick: Dataplane::tick() }
+        let tick = self.dataplane.tick().expect("a program that tells the clock");
+        Memory { buckets, nat_sets, tick }
     }
 
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.
@@ -138,7 +144,7 @@ pub fn run(dataplane: &Dataplane, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
 }
 
 /// A map in this process's memory, to be read and written.
-struct Mapping<T> {
+pub(crate) struct Mapping<T> {
     start: NonNull<T>,
     length: usize,
 }
@@ -147,7 +153,7 @@ impl<T> Mapping<T> {
     /// # Safety
     /// The map must be an array with `BPF_F_MMAPABLE` of at least `length` values of type `T`, which
     /// must be valid for any bytes and change under shared references only by its own means.
-    unsafe fn new(map: BorrowedFd, length: usize) -> Result<Mapping<T>> {
+    pub(crate) unsafe fn new(map: BorrowedFd, length: usize) -> Result<Mapping<T>> {
         let size = (length * size_of::<T>()).try_into().context("an empty map")?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses.
@@ -155,7 +161,7 @@ impl<T> Mapping<T> {
         Ok(Mapping { start: start.cast(), length })
     }
 
-    fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         // SAFETY: mapped in `new` for this many elements, until this value is dropped.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }

@@ -10,6 +10,7 @@
     reason = "a test's own packets and tables are well-formed; if not, it shall fail there"
 )]
 
+pub mod bench;
 pub mod host;
 pub mod kernel;
 pub mod packet;

@@ -85,7 +85,7 @@ impl<'a> Memory<'a> {
 
     /// Replaces every NAT record's word that is not free.
     pub fn change_nat(&self, change: impl Fn(Entry) -> Entry) {
-        change_all(nat_words(self.nat_sets), change);
+        change_words(nat_words(self.nat_sets), change);
     }
 
     /// Makes all entries older.
@@ -93,8 +93,8 @@ impl<'a> Memory<'a> {
         let older = |entry: Entry| {
             Entry::new(entry.tag(), entry.state(), entry.tick().wrapping_sub(ticks), entry.backend())
         };
-        change_all(flow_words(self.buckets), older);
-        change_all(nat_words(self.nat_sets), older);
+        change_words(flow_words(self.buckets), older);
+        change_words(nat_words(self.nat_sets), older);
     }
 
     /// Every word that is not free, of both tables, with its position.
@@ -112,7 +112,8 @@ fn nat_words(sets: &[NatSet]) -> impl Iterator<Item = &Word> {
     sets.iter().flat_map(|set| &set.words.0)
 }
 
-fn change_all<'a>(words: impl Iterator<Item = &'a Word>, change: impl Fn(Entry) -> Entry) {
+/// Replaces every word that is not free.
+pub(crate) fn change_words<'a>(words: impl Iterator<Item = &'a Word>, change: impl Fn(Entry) -> Entry) {
     for word in words {
         let entry = Entry(word.load());
         if entry.state() != State::Empty {

@@ -1,6 +1,9 @@
-//! `cargo xtask build-ebpf`: the XDP program's object.
+//! `cargo xtask build-ebpf`: the objects of the XDP programs.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use object::{Object, ObjectSymbol};
@@ -12,11 +15,14 @@ use crate::{places, run, setup, toolchain::Toolchain};
 const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
-/// Builds the object with whichever toolchain is there, after installing one if need be.
+/// The data path, and the programs that measure it.
+const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
+
+/// Builds the objects with whichever toolchain is there, after installing one if need be.
 ///
 /// # Errors
-/// When it does not build, or could panic.
-pub(crate) fn build_ebpf() -> Result<PathBuf> {
+/// When one does not build, or could panic.
+pub(crate) fn build_ebpf() -> Result<()> {
     let toolchain = match Toolchain::find() {
         Some(toolchain) => toolchain,
         None => {
@@ -25,24 +31,31 @@ pub(crate) fn build_ebpf() -> Result<PathBuf> {
         }
     };
     let mut cargo = toolchain.cargo_build();
-    cargo.args(["--package", "lb-ebpf", "--bin", "usher-xdp", "--features", "bpf", "--release"]);
+    cargo.args(["--package", "lb-ebpf", "--features", "bpf", "--release"]);
+    cargo.args(OBJECTS.iter().flat_map(|name| ["--bin", name]));
     cargo.args(["--target", "bpfel-unknown-none", "--target-dir", "target/ebpf"]);
-    run::quietly("build the XDP program", &mut cargo)?;
-    let path = places::root().join("target/ebpf/bpfel-unknown-none/release/usher-xdp");
-    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    run::quietly("build the XDP programs", &mut cargo)?;
+    OBJECTS.iter().try_for_each(|name| inspect(&object(name)))
+}
+
+/// Where the object with this name is built.
+pub(crate) fn object(name: &str) -> PathBuf {
+    places::root().join("target/ebpf/bpfel-unknown-none/release").join(name)
+}
+
+/// Refuses an object that could panic.
+fn inspect(path: &Path) -> Result<()> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let panics = panic_symbols(&bytes).with_context(|| format!("{}", path.display()))?;
+    let shown = path.strip_prefix(places::root()).unwrap_or(path).display();
     ensure!(
         panics.is_empty(),
-        "the XDP program can panic, which the verifier refuses: {}. Look for an index, slice, division \
-         or unwrap that the compiler cannot prove, and use a checked form of it",
+        "{shown} can panic, which the verifier refuses: {}. Look for an index, slice, division or unwrap \
+         that the compiler cannot prove, and use a checked form of it",
         panics.join(", ")
     );
-    println!(
-        "    {} ({} kB)",
-        path.strip_prefix(places::root()).unwrap_or(&path).display(),
-        bytes.len() / 1000
-    );
-    Ok(path)
+    eprintln!("    {shown} ({} kB)", bytes.len() / 1000);
+    Ok(())
 }
 
 /// Names of symbols that betray a reachable panic.

@@ -15,7 +15,7 @@ pub(crate) fn ci() -> Result<()> {
         Ok(String::new())
     });
     let ready = report.step("set up", || setup::setup().map(|()| String::new()))
-        && report.step("the XDP program", || build_ebpf::build_ebpf().map(|_| String::new()));
+        && report.step("the XDP program", || build_ebpf::build_ebpf().map(|()| String::new()));
     if !ready {
         report.skip("the rest", "the machine is not ready");
         return report.conclude();

@@ -33,7 +33,7 @@ const SHOWN: &str = "insns:";
 /// `cargo xtask test --kernels`.
 pub(crate) fn test() -> Result<()> {
     let mut report = Report::default();
-    if report.step("the XDP program", || build_ebpf::build_ebpf().map(|_| String::new())) {
+    if report.step("the XDP program", || build_ebpf::build_ebpf().map(|()| String::new())) {
         add_to(&mut report);
     }
     report.conclude()

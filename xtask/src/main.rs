@@ -1,5 +1,6 @@
 //! usher's chores: `cargo xtask VERB`.
 
+mod bench;
 mod build_ebpf;
 mod cargo;
 mod ci;
@@ -44,6 +45,9 @@ enum Verb {
         #[arg(long)]
         kernels: bool,
     },
+    /// Measure
+    #[command(subcommand)]
+    Bench(bench::Verb),
     /// Check what must hold before a change is merged; `.ci/run` calls it
     Ci,
     /// Remove the lab that process PID raised as soon as standard input ends
@@ -57,11 +61,12 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup => setup::setup(),
-        Verb::BuildEbpf => build_ebpf::build_ebpf().map(drop),
+        Verb::BuildEbpf => build_ebpf::build_ebpf(),
         Verb::Lab(verb) => lab::lab(&verb),
         Verb::Demo => demo::demo(),
         Verb::Test { kernels: false } => test::test(),
         Verb::Test { kernels: true } => kernels::test(),
+        Verb::Bench(verb) => bench::bench(&verb),
         Verb::Ci => ci::ci(),
         Verb::Guard { pid } => demo::guard(pid),
     };

@@ -19,8 +19,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// How often a command is looked at: often enough that short ones stay short.
 const RHYTHM: Duration = Duration::from_millis(10);
 
-/// Runs `command`, with its output in a log; says what is done, every few seconds how far it is,
-/// and how long it took.
+/// Runs `command`, with its output in a log; says on standard error what is done, every few seconds how
+/// far it is, and how long it took.
 ///
 /// # Errors
 /// When the command fails: names its log and shows the last lines.
@@ -28,7 +28,7 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
     let log = open_log(what)?;
     let file = File::create(&log).with_context(|| format!("log {}", log.display()))?;
     let errors = file.try_clone().context("log")?;
-    println!("  {what} …");
+    eprintln!("  {what} …");
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -42,7 +42,7 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
             break status;
         }
         if start.elapsed() >= next_sign {
-            println!("    {:3} s  {}", start.elapsed().as_secs(), last_lines(&log, 1));
+            eprintln!("    {:3} s  {}", start.elapsed().as_secs(), last_lines(&log, 1));
             next_sign += SIGN_OF_LIFE;
         }
         thread::sleep(RHYTHM);
@@ -52,7 +52,7 @@ pub(crate) fn quietly(what: &str, command: &mut Command) -> Result<()> {
         let (lines, log) = (last_lines(&log, 20), log.display());
         bail!("{what} failed after {seconds:.1} s ({status}); `{}`; log: {log}\n{lines}", text(command));
     }
-    println!("    done in {seconds:.1} s");
+    eprintln!("    done in {seconds:.1} s");
     Ok(())
 }
 

@@ -236,6 +236,11 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
     }
 }
 
+/// Ports of addresses that lead to services.
+pub fn service_keys(config: &Config) -> u32 {
+    config.services.iter().map(|service| service.addresses.len() as u32).sum()
+}
+
 /// What the program is loaded with.
 pub fn features(config: &Config) -> Features {
     let of_service = |service: &config::Service| match service.forward {

@@ -1,11 +1,14 @@
 //! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
 
+mod clock;
 mod explain;
 mod flows;
 mod load;
+mod services;
 mod sys;
 mod tables;
 mod test_run;
+mod wrapper;
 
 use std::{io, net::IpAddr};
 
@@ -15,6 +18,7 @@ pub use explain::Query;
 pub use flows::FlowCounts;
 pub use load::{Attached, AttachedMode, Dataplane, Sizes};
 pub use test_run::TestRun;
+pub use wrapper::{Run, Wrapper};
 
 /// What can go wrong between the daemon and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +84,14 @@ pub enum DataplaneError {
         /// The kernel's answer.
         #[source]
         source: io::Error,
+    },
+    /// A map has no room for another element.
+    #[error("map {map} has no room for more {what}")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// What it holds.
+        what: &'static str,
     },
     /// A flow to be explained mixes address families.
     #[error("{from} and {to} are not of the same address family")]

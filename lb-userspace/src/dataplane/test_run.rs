@@ -51,7 +51,7 @@ impl Dataplane {
         }
     }
 
-    fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
+    pub(super) fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
         let missing = DataplaneError::Missing { kind: "program", name };
         let program: &Xdp = self.ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
         let mut out = vec![0; frame.len()];

@@ -1,0 +1,244 @@
+//! A data path to be measured: 100 backends, and tables that have been in use.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::{Context as _, Result, ensure};
+use lb_common::{
+    Address, Backend, Bucket, Entry, Forward, Hop, NatSet, State, Word, bench::MAX_ANSWERS, flow::WAYS, map,
+    nat::PORTS_PER_GROUP,
+};
+use lb_userspace::{
+    core::{
+        image::{Image, diff},
+        maglev::{self, Candidate},
+    },
+    dataplane::{Dataplane, Sizes, Wrapper},
+};
+
+use super::{
+    frames::{Order, frames},
+    matrix::{self, FEW, MOST_KNOWN, Row, Traffic},
+};
+use crate::{
+    kernel::Mapping,
+    run::change_words,
+    world::{self, BACKEND_PORT, Case, FRONT, NODE_FRONT, PORT, World},
+};
+
+/// Flows for which the tables are made.
+const FLOWS: u32 = 1_000_000;
+
+const BACKENDS: u16 = 100;
+
+/// The one service's number.
+const SERVICE: u32 = 1;
+
+/// Idle limit in ticks, 3 hours: no flow grows too old while the benchmark runs.
+const IDLE: u16 = 10_000;
+
+/// Known flows are from before this tick, the older ones from up to so many ticks earlier.
+const OLDER: u16 = 3_000;
+
+/// Packets of new flows, each another, after which the free places are taken.
+const NEW_FLOWS: u32 = 2_000_000;
+
+/// A data path of its own for one way to forward, family and protocol.
+pub(super) struct Bed {
+    dataplane: Dataplane,
+    case: Case,
+    buckets: Mapping<Bucket>,
+    nat_sets: Mapping<NatSet>,
+    /// Index of the first flow that was never seen.
+    unseen: u32,
+    answers: Vec<u32>,
+}
+
+impl Bed {
+    /// Loads the data path and fills its tables: a flow table at its configured size with proven flows,
+    /// half of them the known ones, and new flows in all other places.
+    pub(super) fn new(forward: Forward, case: Case, wrapper: &mut Wrapper) -> Result<Bed> {
+        let sizes = Sizes::new(FLOWS, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
+        let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
+        dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
+        // SAFETY: the object declares both maps mmapable, with these types, and they were just made
+        // with these many elements.
+        let (buckets, nat_sets) = unsafe {
+            (
+                Mapping::new(dataplane.map_fd(map::FLOWS)?, sizes.buckets as usize)?,
+                Mapping::new(dataplane.map_fd(map::NAT)?, sizes.nat_sets as usize)?,
+            )
+        };
+        let mut bed = Bed { dataplane, case, buckets, nat_sets, unseen: FLOWS, answers: Vec::new() };
+        bed.fill(wrapper)?;
+        if forward == Forward::Nat {
+            bed.answers = bed.answers_of_known();
+            ensure!(!bed.answers.is_empty(), "no NAT record of a known flow");
+        }
+        Ok(bed)
+    }
+
+    fn fill(&mut self, wrapper: &mut Wrapper) -> Result<()> {
+        wrapper.aim_at(Some(&self.dataplane))?;
+        self.settle(wrapper, MOST_KNOWN, |tag| 2 + tag as u16 % OLDER)?;
+        self.settle(wrapper, 0, |_| 1)?;
+        self.pass(wrapper, Traffic::New, self.unseen, NEW_FLOWS)?;
+        self.unseen += NEW_FLOWS;
+        Ok(())
+    }
+
+    /// Half of the flows for which the tables are made, proven. A few at a time, as it happens: until they are
+    /// proven, new flows displace each other.
+    fn settle(&self, wrapper: &mut Wrapper, first: u32, age: impl Fn(u32) -> u16) -> Result<()> {
+        const STEP: u32 = FLOWS / 2 / 10;
+        for step in 0..10 {
+            self.pass(wrapper, Traffic::New, first + step * STEP, STEP)?;
+            self.prove(&age)?;
+        }
+        Ok(())
+    }
+
+    /// One packet of each of these flows.
+    fn pass(&self, wrapper: &mut Wrapper, traffic: Traffic, first: u32, count: u32) -> Result<()> {
+        let frames = frames(self.case, traffic, Order::From(first));
+        wrapper.run(&frames.plan, &frames.frame, count)?;
+        Ok(())
+    }
+
+    /// Takes all new flows for proven ones, of so many ticks ago.
+    fn prove(&self, age: impl Fn(u32) -> u16) -> Result<()> {
+        let now = self.dataplane.tick()?;
+        change_words(self.words(), |entry| match entry.state() {
+            State::New => {
+                let tick = now.wrapping_sub(age(entry.tag()));
+                Entry::new(entry.tag(), State::Proven, tick, entry.backend())
+            }
+            _ => entry,
+        });
+        Ok(())
+    }
+
+    fn words(&self) -> impl Iterator<Item = &Word> {
+        let flows = self.buckets.as_slice().iter().flat_map(|bucket| &bucket.0);
+        flows.chain(self.nat_sets.as_slice().iter().flat_map(|set| &set.words.0))
+    }
+
+    /// The list of answers: what backends send for the first known flows.
+    fn answers_of_known(&self) -> Vec<u32> {
+        let plan = frames(self.case, Traffic::New, Order::From(0)).plan;
+        let known: std::collections::HashSet<_> = (0..FEW).map(|index| plan.client(index)).collect();
+        let mut answers = Vec::new();
+        for set in self.nat_sets.as_slice() {
+            for way in 0..WAYS {
+                let entry = Entry(set.words.0[way].load());
+                let tuple = set.records[way].tuple();
+                let client = (tuple.client.words32()[3].swap_bytes(), tuple.client_port);
+                if entry.state() == State::Proven && known.contains(&client) {
+                    let port = world::settings().nat_port_first + tuple.group * PORTS_PER_GROUP + way as u16;
+                    answers.push(u32::from(entry.backend()) << 16 | u32::from(port));
+                }
+            }
+        }
+        answers.truncate(MAX_ANSWERS);
+        answers
+    }
+
+    /// The next frames of a row: `seed` makes the random ones others.
+    pub(super) fn frames(&mut self, traffic: Traffic, seed: u64, count: u32) -> super::frames::Frames {
+        let order = match traffic {
+            Traffic::Known(flows) => Order::Random(u64::from(flows), seed),
+            Traffic::NotOurs => Order::Random(u64::from(FEW), seed),
+            Traffic::Reply => Order::Random(self.answers.len() as u64, seed),
+            Traffic::Flood => Order::Random(1 << 32, seed),
+            Traffic::New => {
+                self.unseen += count;
+                Order::From(self.unseen - count)
+            }
+        };
+        frames(self.case, traffic, order)
+    }
+
+    /// Lets the wrapper call this data path, with packets of known flows in the caches as far as they fit.
+    pub(super) fn warm_up(&self, wrapper: &mut Wrapper, traffic: Traffic) -> Result<()> {
+        if traffic == Traffic::Reply {
+            wrapper.set_answers(&self.answers)?;
+        }
+        wrapper.aim_at(Some(&self.dataplane))?;
+        match traffic {
+            Traffic::Known(flows) => self.pass(wrapper, traffic, 0, flows),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks on some flows that known ones are known, and new ones are not.
+    pub(super) fn check(&mut self, row: &Row) -> Result<()> {
+        const SAMPLE: u32 = 100;
+        let (first, flows, known) = match row.traffic {
+            Traffic::Known(flows) => (0, flows.min(SAMPLE), true),
+            Traffic::New => (self.unseen, SAMPLE, false),
+            _ => return Ok(()),
+        };
+        let frames = frames(self.case, row.traffic, Order::From(first));
+        let mut right = 0;
+        for index in first..first + flows {
+            let trace = self.dataplane.explain_frame(&frames.frame_of(index))?;
+            right += u32::from((trace.known != 0) == known);
+        }
+        ensure!(right * 100 >= flows * 90, "{row}: of {flows} flows only {right} are as they should be");
+        Ok(())
+    }
+
+    /// Packets by reason.
+    pub(super) fn reasons(&self) -> Result<Vec<u64>> {
+        Ok(self.dataplane.reasons()?)
+    }
+
+    /// Instructions that the verifier walked.
+    pub(super) fn verified_instructions(&mut self) -> Result<u32> {
+        Ok(self.dataplane.verified_instructions(lb_common::program::USHER)?)
+    }
+}
+
+/// One service with 100 backends, all beside the clients' router: packets leave where they came in.
+fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
+    let mut image =
+        World::empty().with_service(case, SocketAddr::new(case.vip(), PORT), SERVICE, forward).image;
+    let settings = world::settings_of(&mut image);
+    settings.buckets = sizes.buckets;
+    settings.nat_sets = sizes.nat_sets;
+    (settings.tcp_idle, settings.udp_idle) = (IDLE, IDLE);
+    for number in 1..=BACKENDS {
+        let mac = [2, 0, 0, 0, 1, number as u8];
+        let backend = Backend {
+            address: Address::from(case.backend(number)),
+            hop: Hop::new(FRONT, mac, NODE_FRONT),
+            service: SERVICE,
+            port: BACKEND_PORT.to_be_bytes(),
+            flags: Backend::UP,
+            zero: [0],
+        };
+        image.backends.insert(number, backend);
+    }
+    image.tables.insert(SERVICE, Arc::from(maglev::build(&candidates(&image))));
+    image
+}
+
+fn candidates(image: &Image) -> Vec<Candidate> {
+    let candidate = |(number, backend): (&u16, &Backend)| {
+        let mut identity = [0; 18];
+        identity[..16].copy_from_slice(&backend.address.octets_v6());
+        identity[16..].copy_from_slice(&backend.port);
+        Candidate { number: *number, identity, weight: 1 }
+    };
+    image.backends.iter().map(candidate).collect()
+}
+
+/// Reads the benchmark's object.
+///
+/// # Errors
+/// When it was not built.
+pub(super) fn wrapper() -> Result<Wrapper> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/ebpf/bpfel-unknown-none/release/usher-bench");
+    let object = std::fs::read(path)
+        .with_context(|| format!("cannot read {path}; `cargo xtask build-ebpf` makes it"))?;
+    Ok(Wrapper::load(&object)?)
+}

@@ -1,0 +1,31 @@
+//! `cargo xtask bench`: builds a benchmark and runs it.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::{build_ebpf, cargo::cargo, places, run};
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// What a packet costs in the kernel, in ns; `--help` tells its options
+    #[command(disable_help_flag = true)]
+    Dataplane {
+        /// Options of the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
+}
+
+/// Runs a benchmark. Only its figures go to standard output.
+///
+/// # Errors
+/// When it does not build, or fails.
+pub(crate) fn bench(verb: &Verb) -> Result<()> {
+    let Verb::Dataplane { options } = verb;
+    build_ebpf::build_ebpf()?;
+    let arguments = ["build", "--release", "--package", "usher-tests", "--bin", "bench_dataplane"];
+    run::quietly("build the benchmark", &mut cargo(&arguments))?;
+    let program = places::root().join("target/release/bench_dataplane");
+    run::openly(std::process::Command::new(program).args(options))
+}
