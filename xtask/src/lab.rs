@@ -51,6 +51,7 @@ pub(crate) fn lab(verb: &Verb) -> Result<()> {
             forward: *forward,
             xdp_mode: *xdp_mode,
             run_usher: !bare,
+            ..Options::default()
         }),
         Verb::Status => status(&Lab::attach()?),
         Verb::Exec { host, command } => exec(*host, command),

@@ -105,15 +105,6 @@ impl Decapsulator {
         unpack.sources.iter().try_for_each(|source| sources.insert(&key(source), 1, 0).map_err(error))
     }
 
-    /// Instructions that the verifier walked through to accept the program; 0 where the kernel does not
-    /// tell (before 5.16).
-    ///
-    /// # Errors
-    /// When the kernel tells nothing of it.
-    pub fn verified_instructions(&mut self) -> Result<u32, DataplaneError> {
-        Ok(self.info()?.verified_instruction_count().unwrap_or(0))
-    }
-
     /// The id under which the kernel knows the program.
     ///
     /// # Errors

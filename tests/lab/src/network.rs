@@ -21,7 +21,10 @@ use crate::{
     host::Host,
     pass,
     process::end_all,
-    topology::{BACK, Net, Options, Port, address, checking_address, ports, switch_port, tunnel_sources},
+    topology::{
+        BACK, Net, Options, Port, SPOOFED, SPOOFED_BITS, address, checking_address, ports, switch_port,
+        tunnel_sources,
+    },
 };
 
 /// Where iproute2 keeps files that replace those of /etc in a namespace.
@@ -198,6 +201,11 @@ fn host_lines(host: Host, options: &Options) -> Vec<String> {
             lines.push(format!("address add {}/24 dev {name}", pair.v4));
             lines.push(format!("address add {}/64 dev {name} nodad", pair.v6));
         }
+    }
+    // Backends that answer clients themselves need not send what the router throws away.
+    if matches!(host, Host::Router | Host::Backend(_)) {
+        lines.push(format!("route add blackhole {}/{}", SPOOFED.v4, SPOOFED_BITS.0));
+        lines.push(format!("route add blackhole {}/{}", SPOOFED.v6, SPOOFED_BITS.1));
     }
     lines.extend(default_routes(host));
     if options.forward.has_tunnel() {

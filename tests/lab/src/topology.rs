@@ -23,6 +23,13 @@ pub const MAX_BACKENDS: u8 = 200;
 /// The client's addresses: .7 to .15 and ::7 to ::f; connections leave from the first.
 const CLIENT_NUMBERS: std::ops::RangeInclusive<u8> = 7..=15;
 
+/// Where floods pretend to come from: router and backends throw away what is for there.
+pub(crate) const SPOOFED: Pair =
+    Pair { v4: Ipv4Addr::new(198, 51, 100, 128), v6: Ipv6Addr::new(0x2001, 0xdb8, 0x8000, 0, 0, 0, 0, 0) };
+
+/// Prefix lengths of [`SPOOFED`].
+pub(crate) const SPOOFED_BITS: (u8, u8) = (25, 33);
+
 /// What a lab consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -36,11 +43,21 @@ pub struct Options {
     pub xdp_mode: XdpMode,
     /// Whether usher is started on the nodes; otherwise they are bare hosts.
     pub run_usher: bool,
+    /// Flows that the nodes' tables are to hold, and then UDP flows live for two seconds only, so that
+    /// what a flood leaves is soon gone. `None` leaves `[flows]` out.
+    pub flows: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { nodes: 2, backends: 3, forward: Forward::Nat, xdp_mode: XdpMode::Native, run_usher: true }
+        Options {
+            nodes: 2,
+            backends: 3,
+            forward: Forward::Nat,
+            xdp_mode: XdpMode::Native,
+            run_usher: true,
+            flows: None,
+        }
     }
 }
 
@@ -304,6 +321,11 @@ pub(crate) fn ports(host: Host) -> Vec<Port> {
         }
         Host::Switch => Vec::new(),
     }
+}
+
+/// All addresses of the client.
+pub(crate) fn client_addresses() -> Vec<Pair> {
+    ports(Host::Client).into_iter().flat_map(|port| port.addresses).collect()
 }
 
 /// The address of `host` that others know it by, in the network nearest to the client.
