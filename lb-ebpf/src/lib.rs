@@ -9,6 +9,8 @@
 //!
 //! Packets whose headers are not the usual ones take the same way in a program of their own
 //! ([`process_odd`]): so the program that every packet meets is small and reads headers at fixed places.
+//!
+//! [`decap`] is another program's: it runs on backend hosts, at the other end of the tunnels.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -16,6 +18,7 @@
 mod affinity;
 mod answer;
 mod checksum;
+pub mod decap;
 mod dsr;
 pub mod flow_table;
 mod fragment;

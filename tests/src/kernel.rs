@@ -45,9 +45,7 @@ impl KernelPath {
     /// # Panics
     /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
     pub fn load() -> Result<Option<KernelPath>> {
-        if !geteuid().is_root() {
-            assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
-            println!("skipped: loading a BPF program needs root");
+        if !may_load() {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
@@ -91,6 +89,19 @@ impl KernelPath {
     pub fn shared(&self) -> &Dataplane {
         &self.dataplane
     }
+}
+
+/// Whether BPF programs may be loaded; says so if not.
+///
+/// # Panics
+/// When they may not and the variable `USHER_NO_SKIP` forbids to skip anything.
+pub fn may_load() -> bool {
+    if geteuid().is_root() {
+        return true;
+    }
+    assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
+    println!("skipped: loading a BPF program needs root");
+    false
 }
 
 impl DataPath for KernelPath {

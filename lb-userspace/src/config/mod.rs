@@ -86,9 +86,13 @@ pub struct Node {
 }
 
 /// How the XDP program is attached to the interfaces: to all in the same way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Native, and generic if the driver of any interface cannot.
+    #[default]
     Auto,
     /// In the driver, or not at all.
     Native,

@@ -9,8 +9,8 @@ use std::{
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use lb_common::{
-    Backend, BackendCounters, FragmentKey, FragmentPath, QuicKey, Reason, SLOTS_PADDED, Settings, Trace,
-    bench::Plan, map,
+    Address, Backend, BackendCounters, DecapSettings, FragmentKey, FragmentPath, QuicKey, Reason,
+    SLOTS_PADDED, Settings, Trace, bench::Plan, map,
 };
 
 use super::{Dataplane, DataplaneError, sys};
@@ -31,7 +31,18 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, QuicKey, Backend, BackendCounters, FragmentKey, FragmentPath, Trace, Plan);
+pod!(
+    Settings,
+    QuicKey,
+    Backend,
+    BackendCounters,
+    FragmentKey,
+    FragmentPath,
+    Trace,
+    Plan,
+    Address,
+    DecapSettings
+);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
