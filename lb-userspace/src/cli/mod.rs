@@ -1,5 +1,7 @@
 //! The command line: `usher run` is the daemon, the other verbs talk to it. One file per verb.
 
+mod backend;
+mod backend_page;
 mod capture;
 pub mod check_config;
 mod completions;
@@ -65,6 +67,7 @@ enum Command {
     Explain(explain::ExplainCommand),
     Flows(flows::FlowsCommand),
     Capture(capture::CaptureCommand),
+    Backend(backend::BackendCommand),
     /// Print the version
     Version,
     Completions(completions::Completions),
@@ -92,6 +95,7 @@ impl Cli {
             Command::Explain(command) => command.run(&client).await,
             Command::Flows(command) => command.run(&client).await,
             Command::Capture(command) => command.run(&client).await,
+            Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),
         }

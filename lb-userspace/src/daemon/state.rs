@@ -28,6 +28,7 @@ use crate::{
     config::{Config, Service},
     core::{
         check::CheckResult,
+        deny::DenyList,
         health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
@@ -63,6 +64,8 @@ pub(super) struct State {
     programs: [u32; 2],
     /// Hands captured packets on.
     pub(super) capturing: Option<JoinHandle<io::Result<()>>>,
+    /// Who is denied.
+    deny: DenyList,
     /// What the maps hold.
     applied: Image,
     /// The maps could not be written when they last should have been.
@@ -117,6 +120,7 @@ impl State {
             zone,
             programs: [program; 2],
             capturing: None,
+            deny: DenyList::default(),
             applied: Image::default(),
             behind: false,
             stopping: false,
@@ -301,6 +305,11 @@ impl State {
         self.dataplane.verified_instructions(program::USHER).unwrap_or(0)
     }
 
+    /// Takes the deny list; it reaches the maps with the next [`State::reconcile`].
+    pub(super) fn set_deny(&mut self, deny: DenyList) {
+        self.deny = deny;
+    }
+
     /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again by
     /// [`State::catch_up`]: packets flow on with what is there.
     pub(super) fn reconcile(&mut self) {
@@ -315,7 +324,8 @@ impl State {
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
         let hops = hops::known(&self.next_hops);
         let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
-        let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
+        let mut desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
+        desired.deny = self.deny.clone();
         let operations = image::diff(&self.applied, &desired);
         if operations.is_empty() {
             return Ok(());

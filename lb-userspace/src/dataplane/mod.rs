@@ -1,8 +1,10 @@
-//! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
+//! The only place that names aya: loads the programs, attaches them, keeps their maps, reads their counters.
 
+mod attach;
 mod capture;
 mod clock;
 mod debug_log;
+mod decap;
 mod explain;
 mod flows;
 mod kernel;
@@ -20,11 +22,13 @@ use std::{io, net::IpAddr};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
+pub use attach::{Attached, AttachedMode};
 pub use capture::{Capture, Captured};
+pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
 pub use flows::{FlowCounts, SharedTables};
 pub use kernel::kernel;
-pub use load::{Attached, AttachedMode, Dataplane, Sizes};
+pub use load::{Dataplane, Sizes};
 pub use memory::Memory;
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};

@@ -76,8 +76,7 @@ impl Programs {
 
     /// One of the programs.
     pub(super) fn get(&self, name: &'static str) -> Result<&Xdp, DataplaneError> {
-        let program = self.ebpf.program(name).and_then(|program| program.try_into().ok());
-        program.ok_or(DataplaneError::Missing { kind: "program", name })
+        xdp(&self.ebpf, name)
     }
 
     /// One of the programs, to be attached or detached.
@@ -92,6 +91,12 @@ impl Programs {
 }
 
 /// One of an object's XDP programs.
+pub(super) fn xdp<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Xdp, DataplaneError> {
+    let program = ebpf.program(name).and_then(|program| program.try_into().ok());
+    program.ok_or(DataplaneError::Missing { kind: "program", name })
+}
+
+/// One of an object's XDP programs, to be loaded, attached or detached.
 pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
     let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
     program.ok_or(DataplaneError::Missing { kind: "program", name })
@@ -107,6 +112,9 @@ pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps),
         .map_max_entries(map::FLOWS, sizes.buckets)
         .map_max_entries(map::NAT, sizes.nat_sets)
         .map_max_entries(map::FRAGMENTS, sizes.fragments)
+        .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
+        .map_max_entries(map::SOURCES, sizes.sources)
+        .map_max_entries(map::DENY, sizes.denied)
         .map_max_entries(map::BACKENDS, sizes.backends)
         .map_max_entries(map::COUNTERS, sizes.backends);
     let mut ebpf = parse(&mut loader, &constants).map_err(|error| load_error(error, sizes))?;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use aya::{
     TestRun as _,
     maps::{Array, HashMap, Map, MapData},
-    programs::TestRunOptions,
+    programs::{TestRunOptions, Xdp},
 };
 use lb_common::{FragmentKey, FragmentPath, Trace, map, program};
 
@@ -67,21 +67,25 @@ impl Dataplane {
     /// The descriptor of one of the tables that the program writes, for tests that look into them.
     ///
     /// # Errors
-    /// When the object has no such array.
+    /// When the object has no such map.
     pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
         match self.maps.get(name)? {
-            Map::Array(data) => Ok(data.fd().as_fd()),
-            _ => Err(DataplaneError::Missing { kind: "array", name }),
+            Map::Array(data) | Map::LruHashMap(data) => Ok(data.fd().as_fd()),
+            _ => Err(DataplaneError::Missing { kind: "map", name }),
         }
     }
 
     pub(super) fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
-        let program = self.programs.get(name)?;
-        let mut out = vec![0; frame.len() + GROWTH];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;
-        out.truncate(result.data_size_out as usize);
-        Ok(TestRun { action: result.return_value, frame: out })
+        run(self.programs.get(name)?, name, frame)
     }
+}
+
+/// Runs a program on a frame.
+pub(super) fn run(program: &Xdp, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
+    let mut out = vec![0; frame.len() + GROWTH];
+    let options =
+        TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+    let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;
+    out.truncate(result.data_size_out as usize);
+    Ok(TestRun { action: result.return_value, frame: out })
 }

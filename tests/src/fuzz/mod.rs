@@ -9,7 +9,7 @@ pub mod seeds;
 
 use std::sync::{Arc, OnceLock};
 
-use lb_common::{Address, Backend, Fate, Hop, Reason, SLOTS};
+use lb_common::{Backend, Fate, Hop, Reason, SLOTS};
 
 pub use script::Operation;
 use script::{Reader, Start};
@@ -135,7 +135,7 @@ impl Run {
             4 => backend(image, number).hop = Hop::default(),
             5 => settings_of(image).reply_by_route ^= 1,
             6 => drop(image.tables.remove(&service)),
-            7 => settings_of(image).nat_source = [Address::NONE; 2],
+            7 => settings_of(image).nat_sources = Default::default(),
             _ => {
                 let ports = settings_of(image);
                 ports.nat_groups = u16::from(value);
