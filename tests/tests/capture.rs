@@ -16,7 +16,10 @@ use nix::{
 };
 use usher_tests::{
     packet::{NatPorts, Packet},
-    world::{BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS, SERVICES, TCP4, TCP6, UDP4, UDP6, World},
+    world::{
+        AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS, SERVICES, TCP4, TCP6, UDP4, UDP6,
+        World,
+    },
 };
 
 // enum xdp_action, include/uapi/linux/bpf.h.
@@ -36,6 +39,9 @@ fn dataplane() -> Option<Dataplane> {
         buckets: BUCKETS,
         nat_sets: NAT_SETS,
         fragments: 1_000,
+        affinity_buckets: AFFINITY_BUCKETS,
+        sources: 1_000,
+        denied: 1_000,
         services: SERVICES + 1,
         service_bits: 5,
         backends: BACKENDS + 1,
