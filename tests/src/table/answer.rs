@@ -62,7 +62,7 @@ pub(super) fn refused(case: Case, packet: Packet, reason: Reason) -> Step {
     let v6 = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port);
     let about = packet.clone();
     answered(packet, reason, move |ports| match case.udp {
-        true => error(&about, ports, v4.clone(), v6.clone()),
+        true => error(&about, ports, v4.clone(), v6),
         false => reset(&about, ports),
     })
 }
@@ -73,7 +73,7 @@ pub(super) fn too_big(packet: Packet, mtu: u16) -> Step {
     let v4 = Icmpv4Type::DestinationUnreachable(v4);
     let v6 = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
     let about = packet.clone();
-    answered(packet, Reason::TooBig, move |ports| error(&about, ports, v4.clone(), v6.clone()))
+    answered(packet, Reason::TooBig, move |ports| error(&about, ports, v4.clone(), v6))
 }
 
 /// The sender is told that the packet had no hops left.
@@ -81,7 +81,7 @@ pub(super) fn expired(packet: Packet) -> Step {
     let v4 = Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit);
     let v6 = Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded);
     let about = packet.clone();
-    answered(packet, Reason::HopLimit, move |ports| error(&about, ports, v4.clone(), v6.clone()))
+    answered(packet, Reason::HopLimit, move |ports| error(&about, ports, v4.clone(), v6))
 }
 
 fn answered(packet: Packet, reason: Reason, out: impl Fn(&NatPorts) -> Vec<u8> + 'static) -> Step {

@@ -19,14 +19,14 @@ const PAYLOAD: [u8; 100] = [0x5a; 100];
 
 /// A client's packet in three parts.
 fn there(flow: &Flow, id: u32) -> [Packet; 3] {
-    parts(flow.from_client(flag::ACK, &PAYLOAD), id)
+    parts(&flow.from_client(flag::ACK, &PAYLOAD), id)
 }
 
 fn back(flow: &Flow, id: u32) -> [Packet; 3] {
-    parts(flow.from_backend(1, flag::PSH | flag::ACK, &PAYLOAD), id)
+    parts(&flow.from_backend(1, flag::PSH | flag::ACK, &PAYLOAD), id)
 }
 
-fn parts(packet: Packet, id: u32) -> [Packet; 3] {
+fn parts(packet: &Packet, id: u32) -> [Packet; 3] {
     packet.cut(id, &[40, 80]).try_into().unwrap()
 }
 
@@ -159,7 +159,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         ));
         let ip = Ip { extensions: vec![(0, vec![0; 8]), (60, vec![0; 8])], ..Ip::default() };
         let extended = Packet { ip, ..flow.from_client(flag::ACK, &PAYLOAD) };
-        let [first, middle, last] = parts(extended, 9);
+        let [first, middle, last] = parts(&extended, 9);
         all.push(by_nat(
             "A10 A11 fragments with other extension headers",
             vec![nat(&flow, first, 1), nat(&flow, middle, 1), nat(&flow, last, 1)],
