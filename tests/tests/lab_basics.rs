@@ -77,7 +77,11 @@ fn serves(lab: &Lab, mode: XdpMode) -> Result<()> {
     for interface in &before.interfaces {
         ensure!(interface.xdp_mode == expected, "{} runs {:?}", interface.name, interface.xdp_mode);
     }
-    ensure!(attached(lab, shown)? == 2, "the kernel shows `{shown}` otherwise than on two interfaces");
+    let count = before.interfaces.len();
+    ensure!(
+        attached(lab, shown)? == count,
+        "the kernel shows `{shown}` otherwise than on {count} interfaces"
+    );
     for family in Family::ALL {
         requests(lab, family)?;
         download(lab, family)?;
