@@ -36,6 +36,8 @@ fn sent(lab: &Lab) -> &'static str {
     match lab.options().forward {
         Forward::Nat => "nat",
         Forward::DsrL2 => "dsr_l2",
+        Forward::DsrIpip => "dsr_ipip",
+        Forward::DsrGue => "dsr_gue",
     }
 }
 
