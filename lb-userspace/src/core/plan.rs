@@ -464,7 +464,7 @@ address = "203.0.113.21"
             assert_eq!(image.services.get(&mark(address)), Some(&Service::MARK), "{address}");
         }
         assert_eq!(image.services.values().filter(|service| **service != Service::MARK).count(), 4);
-        assert_eq!(image.services.len(), 4 + 4 + 3, "and the three VIPs, for ICMP");
+        assert_eq!(image.services.len(), 4 + 5 + 3, "and VIPs and NAT addresses, and the VIPs for ICMP");
     }
 
     #[test]
