@@ -161,7 +161,9 @@ fn share_with_port(tables: &HostTables, flows: usize) -> f64 {
             assert_eq!(tables.process(bytes, FRONT).reason, Reason::NatReply);
             found += 1;
         } else {
-            assert_eq!(outcome.reason, Reason::NatFull);
+            // Refused; whether it is told so depends on its address and on how many were.
+            let refused = [Reason::NatFull, Reason::Unanswered, Reason::AnswerLimited];
+            assert!(refused.contains(&outcome.reason), "{:?}", outcome.reason);
         }
         frame.copy_from_slice(&kept);
     }
