@@ -30,11 +30,10 @@ impl Address {
 
     /// An IPv6 address in network order.
     #[inline(always)]
-    pub fn v6(b: [u8; 16]) -> Address {
-        Address([
-            u64::from_ne_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-            u64::from_ne_bytes([b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]]),
-        ])
+    pub fn v6(octets: [u8; 16]) -> Address {
+        // SAFETY: sixteen bytes either way, and any bytes are words. (Put together from single bytes, the
+        // BPF compiler reads them one by one.)
+        Address(unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(octets) })
     }
 
     /// The four octets of a mapped IPv4 address; of any other address, its last four.
@@ -67,6 +66,13 @@ impl Address {
     #[inline(always)]
     pub fn from_words(words: [u64; 2]) -> Address {
         Address(words)
+    }
+
+    /// The address with these bits added to its last 32, in network order.
+    #[inline(always)]
+    pub fn with_last_bits(self, bits: [u8; 4]) -> Address {
+        let upper = (u32::from_le_bytes(bits) as u64) << 32;
+        Address([self.0[0], self.0[1] | upper.to_le()])
     }
 
     /// Whether this is the mapped form of an IPv4 address.

@@ -15,13 +15,15 @@ pub struct Backend {
     pub service: u32,
     /// Port in network order.
     pub port: [u8; 2],
+    /// The longest IP packet in bytes that the way to it takes; 0 when not known.
+    pub mtu: u16,
     /// [`Backend::UP`].
     pub flags: u8,
     /// Zero.
-    pub zero: [u8; 1],
+    pub zero: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Backend>() == 40);
+const _: () = assert!(size_of::<Backend>() == 48);
 
 impl Backend {
     /// The backend takes flows. Without it, UDP and new TCP connections of known flows choose again;

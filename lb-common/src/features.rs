@@ -18,6 +18,10 @@ impl Features {
     pub const NAT: Features = Features(1);
     /// Services forwarded by direct server return on the link.
     pub const DSR_L2: Features = Features(1 << 1);
+    /// Services forwarded by direct server return over IP-in-IP tunnels.
+    pub const DSR_IPIP: Features = Features(1 << 2);
+    /// Services forwarded by direct server return over GUE tunnels.
+    pub const DSR_GUE: Features = Features(1 << 3);
 
     /// Whether all features of `other` are in this set.
     #[inline(always)]

@@ -101,10 +101,17 @@ impl Entry {
         now.wrapping_sub(self.tick())
     }
 
+    /// One more than [`Entry::idle`], so that an entry which another CPU wrote in the tick after `now` is
+    /// the youngest and not the oldest of all.
+    #[inline(always)]
+    pub fn age(self, now: u16) -> u16 {
+        self.idle(now).wrapping_add(1)
+    }
+
     /// Whether the entry holds a flow that was not idle for too long.
     #[inline(always)]
     pub fn is_live(self, now: u16, limits: &IdleLimits) -> bool {
-        self.idle(now) < limits.of(self)
+        self.age(now) < limits.of(self)
     }
 
     /// How willingly the entry gives up its place: one of [`rank`]. Without a branch, because the
@@ -113,7 +120,7 @@ impl Entry {
     pub fn rank(self, now: u16, limits: &IdleLimits) -> u32 {
         let by_state = rank::BY_STATE >> (((self.0 >> 32) & 3) * 4) & 3;
         // All ones when the limit is reached.
-        let overdue = (limits.of(self) as i64 - 1 - self.idle(now) as i64) >> 63;
+        let overdue = (limits.of(self) as i64 - 1 - self.age(now) as i64) >> 63;
         by_state as u32 | overdue as u32 & rank::FREE
     }
 
@@ -175,8 +182,9 @@ impl IdleLimits {
     /// be idle as long as a proven one: a client may open a connection long before it uses it.
     #[inline(always)]
     pub fn new(open: u16, closing: u16) -> IdleLimits {
-        // One more, so that "less than" lets the limit itself pass, and nothing is below Empty's 0.
-        let (open, closing) = (open as u64 + 1, closing as u64 + 1);
+        // Ages are one more than idle times. One more again, so that "less than" lets the limit itself pass,
+        // and nothing is below Empty's 0.
+        let (open, closing) = (open as u64 + 2, closing as u64 + 2);
         IdleLimits(open << 16 | open << 32 | closing << 48)
     }
 

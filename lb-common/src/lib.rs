@@ -9,6 +9,7 @@
 pub mod address;
 pub mod backend;
 pub mod bench;
+pub mod constants;
 pub mod features;
 pub mod flow;
 pub mod hash;
@@ -55,7 +56,7 @@ pub const MAX_BACKENDS: usize = 65_536;
 pub mod map {
     /// One [`Settings`](crate::Settings).
     pub const SETTINGS: &str = "SETTINGS";
-    /// [`ServiceKey`](crate::ServiceKey) to [`Service`](crate::Service).
+    /// The table of services: [`ServicePlace`](crate::service::ServicePlace)s.
     pub const SERVICES: &str = "SERVICES";
     /// Service number to an inner array whose one element is a [`SlotTable`](crate::SlotTable).
     pub const SLOT_TABLES: &str = "SLOT_TABLES";
@@ -86,8 +87,11 @@ pub mod program {
     /// The same without side effects.
     pub const EXPLAIN_ODD: &str = "usher_explain_odd";
 
+    /// Tells the clock.
+    pub const CLOCK: &str = "usher_clock";
+
     /// Every program.
-    pub const ALL: [&str; 4] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD];
+    pub const ALL: [&str; 5] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD, CLOCK];
 
     /// Programs that another one hands packets to by a tail call, in the order of the map
     /// [`PROGRAMS`](super::map::PROGRAMS): see [`next`].

@@ -77,6 +77,14 @@ reasons! {
     NatReply = Forward, "nat_reply";
     /// Sent to a backend by direct server return on the link.
     DsrL2 = Forward, "dsr_l2";
+    /// Sent to a backend through an IP-in-IP tunnel.
+    DsrIpip = Forward, "dsr_ipip";
+    /// Sent to a backend through a GUE tunnel.
+    DsrGue = Forward, "dsr_gue";
+    /// With the outer header of its tunnel the packet would be longer than the way to the backend takes.
+    TooBig = Drop, "too_big";
+    /// There is no room before the frame for the outer header.
+    NoHeadroom = Drop, "no_headroom";
     /// No hops left (TTL or hop limit 1).
     HopLimit = Drop, "hop_limit";
     /// Direct server return, but the backend's MAC address is not known.

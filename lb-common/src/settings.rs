@@ -10,6 +10,11 @@ pub struct Settings {
     pub hash_key: HashKey,
     /// Source address of NAT, IPv4 then IPv6; [`Address::NONE`] where there is none.
     pub nat_source: [Address; 2],
+    /// First address of the network from which tunnelled packets come, IPv4 then IPv6; [`Address::NONE`] where
+    /// there is none.
+    pub tunnel_source: [Address; 2],
+    /// Which of that address's last 32 bits, in network order, are free for the flow's hash.
+    pub tunnel_hosts: [[u8; 4]; 2],
     /// Buckets of the flow table.
     pub buckets: u32,
     /// Sets of NAT records.
@@ -24,10 +29,12 @@ pub struct Settings {
     pub udp_idle: u16,
     /// Idle ticks after which a closing flow is forgotten.
     pub closing_idle: u16,
+    /// UDP port of GUE tunnels.
+    pub gue_port: u16,
     /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
     pub reply_by_route: u8,
     /// Zero.
-    pub zero: [u8; 5],
+    pub zero: [u8; 3],
 }
 
-const _: () = assert!(size_of::<Settings>() == 168);
+const _: () = assert!(size_of::<Settings>() == 208);

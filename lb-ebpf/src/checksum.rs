@@ -30,11 +30,16 @@ impl Change {
     /// The new checksum, in memory order, from the old one.
     #[inline(always)]
     pub fn apply(self, old: [u8; 2]) -> [u8; 2] {
-        let mut sum = self.0 + (!u16::from_le_bytes(old)) as u64;
-        sum = (sum & 0xffff_ffff) + (sum >> 32);
-        sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-        sum = (sum & 0xffff) + (sum >> 16);
-        sum = (sum & 0xffff) + (sum >> 16);
-        (!(sum as u16)).to_le_bytes()
+        (!fold(self.0 + (!u16::from_le_bytes(old)) as u64)).to_le_bytes()
     }
+}
+
+/// A sum of 16-bit and 32-bit words, in one's complement, as one 16-bit word.
+#[inline(always)]
+pub fn fold(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
 }

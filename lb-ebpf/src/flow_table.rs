@@ -99,7 +99,7 @@ pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &
         let own = all_ones_if_less((entry.tag() ^ tag) as u64, 1) & live;
         // Rank, then age; the way in the last three bits says whose it is.
         let willing =
-            (rank | own & rank::OWN as u64) << RANK_SHIFT | (entry.idle(now) as u64) << 3 | way as u64;
+            (rank | own & rank::OWN as u64) << RANK_SHIFT | (entry.age(now) as u64) << 3 | way as u64;
         let more = all_ones_if_less(best, willing);
         best ^= (best ^ willing) & more;
         best_entry ^= (best_entry ^ entry.0) & more;
@@ -114,10 +114,10 @@ pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &
     };
 }
 
-/// The next way. The compiler cannot see through it, and so does not unroll the loop: unrolled eight
+/// The next way, or turn of any loop. The compiler cannot see through it, and so does not unroll the loop: unrolled eight
 /// times, its values do not fit on the stack.
 #[inline(always)]
-fn next(way: usize) -> usize {
+pub fn next(way: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut way = way;

@@ -58,6 +58,12 @@ impl<'a> Frame<'a> {
         Frame { start, end, memory: PhantomData }
     }
 
+    /// Where the frame begins and ends in memory.
+    #[inline(always)]
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.start, self.end)
+    }
+
     /// The header of type `H` that begins `offset` bytes into the frame, if all of it is there.
     #[inline(always)]
     pub fn at<H: Header>(&mut self, offset: usize) -> Result<&mut H, Reason> {

@@ -5,7 +5,7 @@
 //! maps, the clock and the one `match` from outcome to action.
 //!
 //! One packet: [`parse`](parse::plain) → service lookup → flow table or Maglev slot
-//! ([`select`](select::select)) → next hop → [`nat`] or [`dsr`] → outcome.
+//! ([`select`](select::select)) → next hop → [`nat`], [`dsr`] or `tunnel` → outcome.
 //!
 //! Packets whose headers are not the usual ones take the same way in a program of their own
 //! ([`process_odd`]): so the program that every packet meets is small and reads headers at fixed places.
@@ -22,6 +22,7 @@ pub mod parse;
 pub mod select;
 pub mod tables;
 mod translate;
+mod tunnel;
 
 use lb_common::{Features, Forward, Hop, Reason, ServiceKey, Trace};
 
@@ -44,15 +45,20 @@ pub struct Outcome {
     pub slot: u32,
     /// Whether the flow table knew the flow.
     pub known: bool,
-    /// Length of the IP packet in bytes.
+    /// Length of the IP packet in bytes, as it came.
     pub length: u16,
+    /// The longest IP packet in bytes that would not have been [`Reason::TooBig`]; 0 for other reasons.
+    pub mtu: u16,
 }
 
 impl Outcome {
     /// The backend that gets the packet. (A packet that is dropped, or that finds no NAT port, has one too.)
     #[inline(always)]
     pub fn sent_to(&self) -> Option<u16> {
-        let sent = matches!(self.reason, Reason::Nat | Reason::DsrL2 | Reason::ViaKernel);
+        let sent = matches!(
+            self.reason,
+            Reason::Nat | Reason::DsrL2 | Reason::DsrIpip | Reason::DsrGue | Reason::ViaKernel
+        );
         if sent && self.backend != 0 { Some(self.backend) } else { None }
     }
 
@@ -96,6 +102,7 @@ fn decide<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T, parse: Parse) 
         slot: Trace::NO_SLOT,
         known: false,
         length: 0,
+        mtu: 0,
     };
     outcome.reason = match steps(frame, ingress, tables, parse, &mut outcome) {
         Ok(reason) | Err(reason) => reason,
@@ -131,6 +138,12 @@ fn steps<T: Tables>(
     } else if by(Forward::DsrL2, Features::DSR_L2) {
         let hop = dsr::forward::<T>(&packet, &choice)?;
         send(frame, &hop, Reason::DsrL2, outcome)
+    } else if by(Forward::DsrIpip, Features::DSR_IPIP) {
+        let hop = tunnel::forward(frame, &packet, &choice, tables, &tunnel::IPIP, outcome)?;
+        send(frame, &hop, Reason::DsrIpip, outcome)
+    } else if by(Forward::DsrGue, Features::DSR_GUE) {
+        let hop = tunnel::forward(frame, &packet, &choice, tables, &tunnel::GUE, outcome)?;
+        send(frame, &hop, Reason::DsrGue, outcome)
     } else {
         Err(Reason::NotReady)
     }

@@ -17,8 +17,10 @@ pub const UDP: u8 = 17;
 /// Where the IP header of a plain packet begins.
 pub const L3: usize = EthHdr::LEN;
 
-const ETHERTYPE_IPV4: u16 = EtherType::Ipv4 as u16;
-const ETHERTYPE_IPV6: u16 = EtherType::Ipv6 as u16;
+/// In memory order, as frames have it.
+pub const ETHERTYPE_IPV4: u16 = EtherType::Ipv4 as u16;
+/// As above.
+pub const ETHERTYPE_IPV6: u16 = EtherType::Ipv6 as u16;
 
 /// More fragments (bit 13) and the fragment offset (bits 0 to 12), RFC 791 section 3.1.
 const FRAGMENT_BITS: u16 = 0x3fff;

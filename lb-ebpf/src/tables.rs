@@ -37,4 +37,8 @@ pub trait Tables {
     /// The next hop by the kernel's own routes and neighbours for the packet as it now is in the frame;
     /// [`Hop::default`] when the kernel does not know it either.
     fn route(&self, frame: &mut Frame) -> Hop;
+
+    /// Puts `bytes` bytes before the frame, of any content; whether there was room. Every header must be
+    /// read anew after that.
+    fn grow(&self, frame: &mut Frame, bytes: usize) -> bool;
 }

@@ -16,7 +16,7 @@ use std::{
 use lb_userspace::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
-        PeerCheck, Protocol, Reply, Service, Timing, XdpMode,
+        PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -378,6 +378,7 @@ fn config(peers: u8) -> Config {
     let addresses = vec![same("192.0.2.11"), same("2001:db8:1::11")];
     Config {
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
+        tunnel: Tunnel { source: vec![], gue_port: 6_080 },
         flows: Flows {
             max: 1000,
             tcp_timeout: Duration::from_secs(60),

@@ -1,7 +1,7 @@
 //! The data path on the host: the library over ordinary memory, which is the second implementation of
 //! its seam, [`Tables`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
@@ -72,14 +72,29 @@ impl HostTables {
         Ok(())
     }
 
-    /// Treats a frame that came in on an interface; what became of it.
+    /// Treats a frame that came in on an interface; what became of it. The frame cannot grow: see
+    /// [`HostTables::treat`].
     pub fn process(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        run(bytes, ingress, &View::<false>(self))
+        let mut frame = Frame::new(bytes);
+        let room = frame.bounds().0..frame.bounds().1;
+        run(&mut frame, ingress, &View::<false> { tables: self, room })
+    }
+
+    /// Treats a frame that may change its length.
+    pub fn treat(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
+        let room = frame.room();
+        let mut view = Frame::new(frame.bytes());
+        let outcome = run(&mut view, ingress, &View::<false> { tables: self, room: room.clone() });
+        let (start, end) = view.bounds();
+        frame.place = start - room.start..end - room.start;
+        outcome
     }
 
     /// Tells what would become of a frame; the bytes change all the same.
     pub fn explain(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        run(bytes, ingress, &View::<true>(self))
+        let mut frame = Frame::new(bytes);
+        let room = frame.bounds().0..frame.bounds().1;
+        run(&mut frame, ingress, &View::<true> { tables: self, room })
     }
 
     /// The tables that the data path writes.
@@ -89,17 +104,20 @@ impl HostTables {
 }
 
 /// All programs that a frame goes through.
-fn run(bytes: &mut [u8], ingress: u32, tables: &impl Tables) -> Outcome {
-    let mut frame = Frame::new(bytes);
-    let outcome = process(&mut frame, ingress, tables);
+fn run(frame: &mut Frame, ingress: u32, tables: &impl Tables) -> Outcome {
+    let outcome = process(frame, ingress, tables);
     match outcome.reason.fate() {
-        Fate::Odd => process_odd(&mut frame, ingress, tables),
+        Fate::Odd => process_odd(frame, ingress, tables),
         _ => outcome,
     }
 }
 
 /// The tables, with or without leave to write them.
-struct View<'a, const DRY_RUN: bool>(&'a HostTables);
+struct View<'a, const DRY_RUN: bool> {
+    tables: &'a HostTables,
+    /// The memory in which the frame may move its ends.
+    room: Range<usize>,
+}
 
 impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     const DRY_RUN: bool = DRY_RUN;
@@ -109,35 +127,45 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     }
 
     fn settings(&self) -> Option<&Settings> {
-        Some(&self.0.settings)
+        Some(&self.tables.settings)
     }
 
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.0.services.get(key)
+        self.tables.services.get(key)
     }
 
     fn slot(&self, service: u32, slot: u32) -> Option<u16> {
-        self.0.slots.get(&service)?.get(slot as usize).copied()
+        self.tables.slots.get(&service)?.get(slot as usize).copied()
     }
 
     fn backend(&self, number: u16) -> Option<&Backend> {
-        self.0.backends.get(usize::from(number))
+        self.tables.backends.get(usize::from(number))
     }
 
     fn bucket(&self, index: u32) -> Option<&Bucket> {
-        self.0.buckets.get(index as usize)
+        self.tables.buckets.get(index as usize)
     }
 
     fn nat_set(&self, index: u32) -> Option<&NatSet> {
-        self.0.nat_sets.get(index as usize)
+        self.tables.nat_sets.get(index as usize)
     }
 
     fn tick(&self) -> u16 {
-        self.0.tick
+        self.tables.tick
     }
 
     fn route(&self, _: &mut Frame) -> Hop {
-        self.0.route
+        self.tables.route
+    }
+
+    fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
+        let (start, end) = frame.bounds();
+        if start - bytes < self.room.start {
+            return false;
+        }
+        // SAFETY: the frame stays within the memory that was reserved for it and is borrowed with it.
+        *frame = unsafe { Frame::from_raw(start - bytes, end) };
+        true
     }
 }
 
@@ -168,7 +196,7 @@ impl DataPath for HostPath {
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         let mut memory = AlignedFrame::new(frame);
-        let outcome = self.tables.process(memory.bytes(), FRONT);
+        let outcome = self.tables.treat(&mut memory, FRONT);
         self.reasons[outcome.reason as usize] += 1;
         if let Some(backend) = outcome.sent_to() {
             let counters = self.counters.entry(backend).or_default();
@@ -207,25 +235,37 @@ impl DataPath for HostPath {
     fn on_cpu(&mut self, _: usize) {}
 }
 
-/// A frame at an even address, as every frame in the kernel is.
+/// Bytes before and after a frame, by which it may grow: as many as the kernel has before it.
+const HEADROOM: usize = 256;
+
+/// A frame at an even address, as every frame in the kernel is, with room to grow.
 pub struct AlignedFrame {
     memory: Vec<u16>,
-    length: usize,
+    /// Where in it the frame is, in bytes.
+    place: Range<usize>,
 }
 
 impl AlignedFrame {
     /// A copy of these bytes.
     pub fn new(bytes: &[u8]) -> AlignedFrame {
-        // One word more, so that even an empty frame has an address of its own.
-        let mut frame = AlignedFrame { memory: vec![0; bytes.len() / 2 + 1], length: bytes.len() };
+        let place = HEADROOM..HEADROOM + bytes.len();
+        let mut frame = AlignedFrame { memory: vec![0; bytes.len() / 2 + 1 + HEADROOM], place };
         frame.bytes().copy_from_slice(bytes);
         frame
     }
 
     /// The frame.
     pub fn bytes(&mut self) -> &mut [u8] {
-        let start = self.memory.as_mut_ptr().cast();
-        // SAFETY: the words are at least as long as the frame, borrowed with it, and plain bytes too.
-        unsafe { std::slice::from_raw_parts_mut(start, self.length) }
+        let place = self.place.clone();
+        let memory: *mut u8 = self.memory.as_mut_ptr().cast();
+        // SAFETY: the words are at least as many as the frame needs, borrowed with it, and plain bytes too.
+        let all = unsafe { std::slice::from_raw_parts_mut(memory, self.memory.len() * 2) };
+        &mut all[place]
+    }
+
+    /// The addresses of its memory.
+    fn room(&self) -> Range<usize> {
+        let room = self.memory.as_ptr_range();
+        room.start as usize..room.end as usize
     }
 }

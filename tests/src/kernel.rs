@@ -45,8 +45,13 @@ impl KernelPath {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes =
-            Sizes { buckets: BUCKETS, nat_sets: NAT_SETS, services: SERVICES + 1, backends: BACKENDS + 1 };
+        let sizes = Sizes {
+            buckets: BUCKETS,
+            nat_sets: NAT_SETS,
+            service_bits: 5,
+            services: SERVICES + 1,
+            backends: BACKENDS + 1,
+        };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.
@@ -105,7 +110,8 @@ impl DataPath for KernelPath {
 
     fn memory(&self) -> Memory<'_> {
         let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
-        Memory { buckets, nat_sets, tick: Dataplane::tick() }
+        let tick = self.dataplane.tick().expect("a program that tells the clock");
+        Memory { buckets, nat_sets, tick }
     }
 
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.

@@ -7,7 +7,8 @@ use std::{
 };
 
 use etherparse::{
-    EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, TcpHeader, UdpHeader,
+    EtherType, Ethernet2Header, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header, Ipv6Header, TcpHeader,
+    UdpHeader,
 };
 use lb_common::Mac;
 
@@ -110,6 +111,10 @@ pub struct Ip {
     /// An IPv6 extension header: its protocol number and bytes, the first of which, the number of what
     /// follows, is filled in.
     pub extension: Option<(u8, Vec<u8>)>,
+    /// DSCP and ECN.
+    pub class: u8,
+    /// IPv4: not to be fragmented.
+    pub dont_fragment: bool,
     /// IPv4: more fragments follow.
     pub more_fragments: bool,
     /// IPv4: offset of this fragment in units of 8 bytes.
@@ -172,7 +177,9 @@ impl Packet {
         ip.total_len = self.ip.length.unwrap_or(ip.header_len() as u16 + length);
         ip.more_fragments = self.ip.more_fragments;
         ip.fragment_offset = IpFragOffset::try_new(self.ip.fragment_offset).unwrap();
-        ip.dont_fragment = false;
+        ip.dont_fragment = self.ip.dont_fragment;
+        ip.dscp = IpDscp::try_new(self.ip.class >> 2).unwrap();
+        ip.ecn = IpEcn::try_new(self.ip.class & 3).unwrap();
         ip.header_checksum = ip.calc_header_checksum();
         [&ip.to_bytes(), &transport[..], &self.payload].concat()
     }
@@ -199,6 +206,7 @@ impl Packet {
         let ip = Ipv6Header {
             payload_length: self.ip.length.map_or(true_length, |whole| whole - Ipv6Header::LEN as u16),
             next_header,
+            traffic_class: self.ip.class,
             hop_limit: self.hops,
             source: from,
             destination: to,

@@ -172,6 +172,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         let bytes = match frame {
             Frame::Packet(packet) => packet.bytes(&self.nat_ports),
             Frame::Bytes(bytes) => bytes.clone(),
+            Frame::Made(made) => made.bytes(&self.nat_ports),
         };
         if bytes.len() < P::SHORTEST_FRAME {
             return Ok(());
@@ -190,6 +191,7 @@ impl<'a, P: DataPath> Run<'a, P> {
                 self.learn(frame, packet, &after)?;
                 packet.bytes(&self.nat_ports)
             }
+            Out::Made(made) => made.bytes(&self.nat_ports),
         };
         ensure!(after == expected, "the frame is\n  {}\nnot\n  {}", hex(&after), hex(&expected));
         Ok(())

@@ -1,9 +1,15 @@
 //! What a scenario is made of. The scenarios themselves are in [`crate::table`].
 
+use std::{fmt, rc::Rc};
+
 use lb_common::{BackendCounters, Reason, State};
 use lb_userspace::core::image::Image;
 
-use crate::{packet::Packet, run::Memory, world::World};
+use crate::{
+    packet::{NatPorts, Packet},
+    run::Memory,
+    world::World,
+};
 
 /// One scenario.
 pub struct Scenario {
@@ -47,6 +53,30 @@ pub enum Frame {
     Packet(Box<Packet>),
     /// Anything.
     Bytes(Vec<u8>),
+    /// Anything that depends on the NAT ports.
+    Made(Made),
+}
+
+/// A frame that depends on the NAT ports which flows were given.
+#[derive(Clone)]
+pub struct Made(Rc<dyn Fn(&NatPorts) -> Vec<u8>>);
+
+impl Made {
+    /// The frame that this function makes.
+    pub fn by(make: impl Fn(&NatPorts) -> Vec<u8> + 'static) -> Made {
+        Made(Rc::new(make))
+    }
+
+    /// The frame.
+    pub fn bytes(&self, nat_ports: &NatPorts) -> Vec<u8> {
+        (self.0)(nat_ports)
+    }
+}
+
+impl fmt::Debug for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Made")
+    }
 }
 
 impl From<Packet> for Frame {
@@ -63,6 +93,8 @@ pub enum Out {
     /// It is this packet now, to the last byte. If it bears a NAT port that has not occurred before, that
     /// port is learned from the frame, and checked against the rule that limits the choice to 16.
     Packet(Box<Packet>),
+    /// It is this now, to the last byte.
+    Made(Made),
 }
 
 /// What is done with a frame.

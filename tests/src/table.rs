@@ -9,6 +9,7 @@ mod deliver;
 mod leave_alone;
 mod nat;
 mod remember;
+mod tunnel;
 
 use lb_common::{BackendCounters, Reason, State};
 
@@ -26,6 +27,7 @@ pub fn scenarios() -> Vec<Scenario> {
         all.extend(leave_alone::scenarios(case));
         all.extend(nat::scenarios(case));
         all.extend(remember::scenarios(case));
+        all.extend(tunnel::scenarios(case));
     }
     for case in [TCP4, TCP6] {
         all.extend(nat::tcp_scenarios(case));

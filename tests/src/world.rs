@@ -31,11 +31,17 @@ pub const BUCKETS: u32 = 256;
 /// Size of the table of NAT records.
 pub const NAT_SETS: u32 = 256;
 /// What is configured.
-pub const FEATURES: Features = Features(Features::NAT.0 | Features::DSR_L2.0);
+pub const FEATURES: Features =
+    Features(Features::NAT.0 | Features::DSR_L2.0 | Features::DSR_IPIP.0 | Features::DSR_GUE.0);
 /// Highest service number.
 pub const SERVICES: u32 = 7;
 /// Highest backend number.
 pub const BACKENDS: u32 = 15;
+
+/// The free bits of the networks from which tunnelled packets come: 198.51.100.240/28, 2001:db8:200::f0/124.
+pub const TUNNEL_HOSTS: [[u8; 4]; 2] = [[0, 0, 0, 15], [0, 0, 0, 15]];
+/// The port of GUE tunnels.
+pub const GUE_PORT: u16 = 6_080;
 
 /// Idle limits, in ticks.
 pub const TCP_IDLE: u16 = 1_000;
@@ -93,6 +99,11 @@ impl Case {
     /// The node's NAT address.
     pub fn nat(self) -> IpAddr {
         self.address([203, 0, 113, 11], 2)
+    }
+
+    /// The first address of the network from which tunnelled packets come.
+    pub fn tunnel(self) -> IpAddr {
+        self.address([198, 51, 100, 240], 0x200)
     }
 
     /// The address of a backend.
@@ -260,8 +271,9 @@ impl World {
             hop: hop(number),
             service,
             port: BACKEND_PORT.to_be_bytes(),
+            mtu: 0,
             flags: Backend::UP,
-            zero: [0],
+            zero: [0; 7],
         };
         self.image.backends.insert(number, backend);
         self
@@ -306,6 +318,8 @@ pub fn settings() -> Settings {
     Settings {
         hash_key: hash_key(1),
         nat_source: [TCP4.nat(), TCP6.nat()].map(Address::from),
+        tunnel_source: [TCP4.tunnel(), TCP6.tunnel()].map(Address::from),
+        tunnel_hosts: TUNNEL_HOSTS,
         buckets: BUCKETS,
         nat_sets: NAT_SETS,
         nat_port_first: 1_024,
@@ -314,8 +328,9 @@ pub fn settings() -> Settings {
         tcp_idle: TCP_IDLE,
         udp_idle: UDP_IDLE,
         closing_idle: CLOSING_IDLE,
+        gue_port: GUE_PORT,
         reply_by_route: 0,
-        zero: [0; 5],
+        zero: [0; 3],
     }
 }
 

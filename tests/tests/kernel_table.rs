@@ -1,6 +1,5 @@
 //! The packet table through the program in the kernel, by `BPF_PROG_TEST_RUN`. Needs root.
 
-use lb_userspace::dataplane::Dataplane;
 use usher_tests::{
     kernel::{self, KernelPath},
     race::{self, Tally},
@@ -16,10 +15,10 @@ fn the_program_does_in_the_kernel_what_the_table_says() {
         .iter()
         .filter_map(|scenario| {
             loop {
-                let tick = Dataplane::tick();
+                let tick = path.shared().tick().unwrap();
                 let result = run(&mut path, scenario);
                 // The clock cannot be stopped: a scenario over which a tick passed is run again.
-                if Dataplane::tick() == tick {
+                if path.shared().tick().unwrap() == tick {
                     break result.err();
                 }
             }

@@ -22,8 +22,9 @@ fn the_packet_table_holds() {
             .collect();
         assert!(failures.is_empty(), "{} scenarios failed:\n{}", failures.len(), failures.join("\n"));
         let counted = path.reasons().unwrap();
-        // Odd packets end in the program that goes on with them.
-        let ends = Reason::ALL.iter().filter(|reason| reason.fate() != Fate::Odd);
+        // Odd packets end in the program that goes on with them, and frames here have room to grow.
+        let ends =
+            Reason::ALL.iter().filter(|reason| reason.fate() != Fate::Odd && **reason != Reason::NoHeadroom);
         let missing: Vec<_> = ends.filter(|reason| counted[**reason as usize] == 0).collect();
         assert!(missing.is_empty(), "no scenario ends with {missing:?}");
     }

@@ -26,6 +26,7 @@ pub(super) struct File {
     pub version: Value<i64>,
     pub node: Value<Node>,
     pub nat: Value<Nat>,
+    pub tunnel: Value<Tunnel>,
     pub flows: Value<Flows>,
     pub dns: Value<Dns>,
     pub peer_check: Value<Timing>,
@@ -66,6 +67,13 @@ pub(super) struct Nat {
     pub source: List<String>,
     pub ports: Value<String>,
     pub reply: Value<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tunnel {
+    pub source: List<String>,
+    pub gue_port: Value<i64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -210,6 +218,7 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("node", keys_of::<Node>()),
         ("node.addresses", keys_of::<SplitAddress>()),
         ("nat", keys_of::<Nat>()),
+        ("tunnel", keys_of::<Tunnel>()),
         ("flows", keys_of::<Flows>()),
         ("dns", keys_of::<Dns>()),
         ("peer_check", keys_of::<Timing>()),

@@ -27,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::core::ids::Family;
@@ -38,6 +39,8 @@ pub struct Config {
     pub node: Node,
     /// Source addresses and ports of connections to NAT backends.
     pub nat: Nat,
+    /// Where packets to backends behind tunnels come from.
+    pub tunnel: Tunnel,
     /// Size and timeouts of the flow table.
     pub flows: Flows,
     /// The embedded DNS server; `None` when the file has no `[dns]` section.
@@ -116,6 +119,15 @@ pub enum Reply {
     LastHop,
     /// By the kernel's routes.
     Route,
+}
+
+/// Outer source addresses and port of tunnels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tunnel {
+    /// At most one network per family; empty when no service uses tunnels.
+    pub source: Vec<IpNet>,
+    /// UDP port on which backends take GUE packets.
+    pub gue_port: u16,
 }
 
 /// The flow table's size and timeouts.
@@ -198,11 +210,18 @@ pub struct Service {
 }
 
 impl Service {
+    /// The address of one of its backends for clients of a family. Through a tunnel, a backend with one address
+    /// serves both families.
+    pub fn backend_address(&self, backend: &Backend, family: Family) -> Option<IpAddr> {
+        let any = || backend.addresses.first().copied().filter(|_| self.forward.is_tunnel());
+        backend.address(family).or_else(any)
+    }
+
     /// Families in which the service has a VIP and at least one backend.
     pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
         Family::ALL.into_iter().filter(|&family| {
             self.addresses.iter().any(|&address| Family::of(address) == family)
-                && self.backends.iter().any(|backend| backend.address(family).is_some())
+                && self.backends.iter().any(|backend| self.backend_address(backend, family).is_some())
         })
     }
 }
@@ -241,6 +260,30 @@ pub enum Forward {
     Nat,
     /// Only MAC addresses rewritten; the backend holds the VIP and answers the client itself.
     DsrL2,
+    /// In an IP packet to the backend, which holds the VIP and answers the client itself.
+    DsrIpip,
+    /// In a UDP datagram to the backend, likewise.
+    DsrGue,
+}
+
+impl Forward {
+    /// Every way, by its name in the file.
+    pub const ALL: [(&'static str, Forward); 4] = [
+        ("nat", Forward::Nat),
+        ("dsr-l2", Forward::DsrL2),
+        ("dsr-ipip", Forward::DsrIpip),
+        ("dsr-gue", Forward::DsrGue),
+    ];
+
+    /// Whether backends hold the VIP and answer clients themselves.
+    pub fn is_direct(self) -> bool {
+        self != Forward::Nat
+    }
+
+    /// Whether packets travel in others, which carry the backend's address.
+    pub fn is_tunnel(self) -> bool {
+        matches!(self, Forward::DsrIpip | Forward::DsrGue)
+    }
 }
 
 impl fmt::Display for Forward {
@@ -248,6 +291,8 @@ impl fmt::Display for Forward {
         f.write_str(match self {
             Forward::Nat => "nat",
             Forward::DsrL2 => "dsr-l2",
+            Forward::DsrIpip => "dsr-ipip",
+            Forward::DsrGue => "dsr-gue",
         })
     }
 }
@@ -259,7 +304,7 @@ pub struct Backend {
     pub name: Arc<str>,
     /// At most one per family.
     pub addresses: Vec<IpAddr>,
-    /// Equals the service's port for `dsr-l2`.
+    /// Equals the service's port unless the service forwards by NAT.
     pub port: u16,
     /// Share of new flows relative to the others; 0 takes none.
     pub weight: u16,

@@ -99,6 +99,8 @@ mod tests {
             Box::new(Settings {
                 hash_key: HashKey { first: [seed; 7], second: [seed; 7] },
                 nat_source: Default::default(),
+                tunnel_source: Default::default(),
+                tunnel_hosts: Default::default(),
                 buckets: 1,
                 nat_sets: 1,
                 nat_port_first: 1024,
@@ -106,8 +108,9 @@ mod tests {
                 tcp_idle: 1,
                 udp_idle: 1,
                 closing_idle: 1,
+                gue_port: 1,
                 reply_by_route: 0,
-                zero: [0; 5],
+                zero: [0; 3],
             })
         }))
     }

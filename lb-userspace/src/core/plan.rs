@@ -82,7 +82,7 @@ pub fn backends(
     pool: PoolId,
 ) -> impl Iterator<Item = (&config::Backend, BackendId, IpAddr)> {
     service.backends.iter().filter_map(move |backend| {
-        let address = backend.address(pool.family)?;
+        let address = service.backend_address(backend, pool.family)?;
         let id = BackendId { pool: pool.clone(), backend: backend.name.clone() };
         Some((backend, id, address))
     })
@@ -106,10 +106,10 @@ pub struct KnownHop {
 }
 
 impl KnownHop {
-    /// Whether packets may go this way. Under DSR they still carry the VIP, and a gateway would route them
-    /// back to this node, for ever.
+    /// Whether packets may go this way. Under DSR on the link they still carry the VIP, and a gateway would
+    /// route them back to this node, for ever.
     pub fn serves(&self, forward: config::Forward) -> bool {
-        forward == config::Forward::Nat || self.gateway.is_none()
+        forward != config::Forward::DsrL2 || self.gateway.is_none()
     }
 }
 
@@ -192,6 +192,8 @@ fn forward(forward: config::Forward) -> Forward {
     match forward {
         config::Forward::Nat => Forward::Nat,
         config::Forward::DsrL2 => Forward::DsrL2,
+        config::Forward::DsrIpip => Forward::DsrIpip,
+        config::Forward::DsrGue => Forward::DsrGue,
     }
 }
 
@@ -201,8 +203,9 @@ fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, hop: Hop) 
         hop,
         service,
         port: port.to_be_bytes(),
+        mtu: 0,
         flags: if up { Backend::UP } else { 0 },
-        zero: [0],
+        zero: [0; 7],
     }
 }
 
@@ -224,6 +227,8 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
     Settings {
         hash_key,
         nat_source: [source(Family::V4), source(Family::V6)],
+        tunnel_source: [Family::V4, Family::V6].map(|family| tunnel_source(config, family).0),
+        tunnel_hosts: [Family::V4, Family::V6].map(|family| tunnel_source(config, family).1),
         buckets: flow::buckets_for(config.flows.max),
         nat_sets: if nat { nat::sets_for(config.flows.max) } else { 1 },
         nat_port_first: *ports.start(),
@@ -231,9 +236,27 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
+        gue_port: config.tunnel.gue_port,
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 5],
+        zero: [0; 3],
     }
+}
+
+/// Ports of addresses that lead to services.
+pub fn service_keys(config: &Config) -> u32 {
+    config.services.iter().map(|service| service.addresses.len() as u32).sum()
+}
+
+/// The first address of a family's network from which tunnelled packets come, and which of its last 32 bits are
+/// free.
+fn tunnel_source(config: &Config, family: Family) -> (Address, [u8; 4]) {
+    let mut networks = config.tunnel.source.iter();
+    let Some(network) = networks.find(|network| Family::of(network.addr()) == family) else {
+        return (Address::NONE, [0; 4]);
+    };
+    let free = u32::from(network.max_prefix_len() - network.prefix_len());
+    let hosts = u32::MAX.checked_shr(32 - free.min(32)).unwrap_or(0);
+    (network.addr().into(), hosts.to_be_bytes())
 }
 
 /// What the program is loaded with.
@@ -241,6 +264,8 @@ pub fn features(config: &Config) -> Features {
     let of_service = |service: &config::Service| match service.forward {
         config::Forward::Nat => Features::NAT,
         config::Forward::DsrL2 => Features::DSR_L2,
+        config::Forward::DsrIpip => Features::DSR_IPIP,
+        config::Forward::DsrGue => Features::DSR_GUE,
     };
     config.services.iter().map(of_service).collect()
 }

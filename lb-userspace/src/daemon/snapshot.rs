@@ -13,7 +13,7 @@ use crate::{
         peers::PeerId,
         plan,
     },
-    dataplane::{AttachedMode, Dataplane, FlowCounts, Query},
+    dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
     status::{self, Admin, LastCheck, Status, millis},
@@ -23,7 +23,7 @@ use crate::{
 pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
     let numbers = state.planner.numbers();
     let measured = Measured {
-        flows: state.dataplane.count_flows(Dataplane::tick(), &plan::idle_limits(&state.config)),
+        flows: state.dataplane.count_flows(state.dataplane.tick()?, &plan::idle_limits(&state.config)),
         counters: state.dataplane.counters(numbers.backends())?,
         slots: count_slots(state),
         names: interface_names(),
@@ -217,7 +217,7 @@ pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result
     let backend = numbers.backend_of(trace.backend).and_then(|id| {
         let service = state.config.services.iter().find(|service| service.name == id.pool.service)?;
         let backend = service.backends.iter().find(|backend| backend.name == id.backend)?;
-        let address = backend.address(id.pool.family)?;
+        let address = service.backend_address(backend, id.pool.family)?;
         Some(ChosenBackend { name: backend.name.to_string(), address, port: backend.port })
     });
     let forwarded = reason.fate() == Fate::Forward;

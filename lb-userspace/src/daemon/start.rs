@@ -43,7 +43,7 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
     let backends = numbers.backends().max().unwrap_or(0);
     let features = plan::features(&config);
     let nat = features.has(Features::NAT);
-    let sizes = Sizes::new(config.flows.max, nat, services, u32::from(backends));
+    let sizes = Sizes::new(config.flows.max, nat, plan::service_keys(&config), services, u32::from(backends));
     let mut dataplane = Dataplane::load(sizes, features)?;
     info!(
         instructions = dataplane.verified_instructions(program::USHER)?,

@@ -205,8 +205,11 @@ impl State {
     /// Frees what was idle for too long in the data path's tables.
     pub(super) fn sweep(&self) {
         let limits = plan::idle_limits(&self.config);
-        let freed = tokio::task::block_in_place(|| self.dataplane.sweep(Dataplane::tick(), &limits));
-        debug!(freed, "idle flows swept");
+        let sweep = || Ok::<_, DataplaneError>(self.dataplane.sweep(self.dataplane.tick()?, &limits));
+        match tokio::task::block_in_place(sweep) {
+            Ok(freed) => debug!(freed, "idle flows swept"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot sweep idle flows"),
+        }
     }
 
     /// Takes this node's own addresses out of DNS, because it is about to stop.

@@ -49,7 +49,11 @@ impl SharedTables {
 
 /// # Safety
 /// As for [`Mapped::new`].
-unsafe fn mapped<T>(ebpf: &Ebpf, name: &'static str, length: u32) -> Result<Mapped<T>, DataplaneError> {
+pub(super) unsafe fn mapped<T>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    length: u32,
+) -> Result<Mapped<T>, DataplaneError> {
     let Some(Map::Array(data)) = ebpf.map(name) else {
         return Err(DataplaneError::Missing { kind: "map", name });
     };
@@ -90,15 +94,6 @@ impl Dataplane {
             .chain(self.shared.nat_words())
             .map(|word| free_if_idle(word, now, limits))
             .sum()
-    }
-
-    /// The data path's clock, as the program reads it.
-    pub fn tick() -> u16 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes the struct that it is given; the clock exists on every Linux.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
-        let ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-        (ns >> lb_common::flow::TICK_SHIFT) as u16
     }
 }
 

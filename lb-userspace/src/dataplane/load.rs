@@ -7,9 +7,13 @@ use aya::{
     maps::{MapData, ProgramArray},
     programs::{ProgramError, ProgramInfo, Xdp, XdpMode as AyaMode, xdp::XdpLinkId},
 };
-use lb_common::{Features, Reason, flow, map, nat, program};
+use lb_common::{Features, Reason, constants, flow, map, nat, program, service::place_bits};
 
-use super::{DataplaneError, flows::SharedTables};
+use super::{
+    DataplaneError, clock,
+    flows::{SharedTables, mapped},
+    services::{ServiceTable, places_for},
+};
 use crate::config::XdpMode;
 
 /// The object, aligned as the ELF parser wants it.
@@ -24,17 +28,21 @@ pub struct Sizes {
     pub nat_sets: u32,
     /// Highest service number plus one.
     pub services: u32,
+    /// log2 of the first places in the table of services.
+    pub service_bits: u32,
     /// Highest backend number plus one.
     pub backends: u32,
 }
 
 impl Sizes {
-    /// Tables for a number of flows, with or without NAT, and numbers of services and backends.
-    pub fn new(flows: u32, nat: bool, services: u32, backends: u32) -> Sizes {
+    /// Tables for a number of flows, with or without NAT, with `keys` ports of
+    /// addresses that lead to services, and these numbers of services and backends.
+    pub fn new(flows: u32, nat: bool, keys: u32, services: u32, backends: u32) -> Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
             services: services + 1,
+            service_bits: place_bits(keys),
             backends: backends + 1,
         }
     }
@@ -76,7 +84,8 @@ pub struct Dataplane {
     pub(super) ebpf: Ebpf,
     pub(super) shared: SharedTables,
     /// Highest service number plus one.
-    pub(super) services: u32,
+    pub(super) service_count: u32,
+    pub(super) services: ServiceTable,
     /// Which program goes on where another leaves off. The kernel empties it when nobody holds it.
     _next: ProgramArray<MapData>,
 }
@@ -86,6 +95,9 @@ impl Dataplane {
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
         let mut ebpf = EbpfLoader::new()
             .override_global(Features::SYMBOL, &features.0, true)
+            .override_global(constants::SERVICE_BITS, &sizes.service_bits, true)
+            .override_global(constants::JIFFY, &clock::jiffy(), true)
+            .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
             .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
@@ -97,8 +109,11 @@ impl Dataplane {
             xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }
         let shared = SharedTables::new(&ebpf, sizes)?;
+        // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
+        let places = unsafe { mapped(&ebpf, map::SERVICES, places_for(sizes.service_bits)) }?;
+        let services = ServiceTable::new(places, sizes.service_bits);
         let _next = join(&mut ebpf)?;
-        Ok(Dataplane { ebpf, shared, services: sizes.services, _next })
+        Ok(Dataplane { ebpf, shared, service_count: sizes.services, services, _next })
     }
 
     /// Attaches the program to all of these interfaces, or to none; an interface that has another program

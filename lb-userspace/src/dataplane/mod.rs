@@ -1,9 +1,11 @@
 //! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
 
+mod clock;
 mod explain;
 mod flows;
 mod kernel;
 mod load;
+mod services;
 mod sys;
 mod tables;
 mod test_run;
@@ -84,6 +86,14 @@ pub enum DataplaneError {
         /// The kernel's answer.
         #[source]
         source: io::Error,
+    },
+    /// A map has no room for another element.
+    #[error("map {map} has no room for more {what}")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// What it holds.
+        what: &'static str,
     },
     /// A flow to be explained mixes address families.
     #[error("{from} and {to} are not of the same address family")]

@@ -7,10 +7,8 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use lb_common::{
-    Backend, BackendCounters, Reason, SLOTS_PADDED, Service, ServiceKey, Settings, Trace, bench::Plan, map,
-};
+use aya::maps::{Array, Map, MapError, PerCpuArray};
+use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan, map};
 
 use super::{Dataplane, DataplaneError, sys};
 use crate::core::image::Operation;
@@ -30,7 +28,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, ServiceKey, Service, Backend, BackendCounters, Trace, Plan);
+pod!(Settings, Backend, BackendCounters, Trace, Plan);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
@@ -59,16 +57,11 @@ impl Dataplane {
                 self.set_element(map::BACKENDS, u32::from(*number), Backend::default())
             }
             Operation::SetTable(number, slots) => self.set_tables(&[(*number, slots)]),
-            Operation::SetService(key, service) => {
-                self.services(|services| services.insert(Pod(*key), Pod(*service), 0))
+            Operation::SetService(key, service) => self.services.set(key, service),
+            Operation::RemoveService(key) => {
+                self.services.remove(key);
+                Ok(())
             }
-            Operation::RemoveService(key) => self.services(|services| match services.remove(&Pod(*key)) {
-                // Gone already: a run of operations that failed half-way is tried again whole.
-                Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-                    Ok(())
-                }
-                result => result,
-            }),
             Operation::RemoveTable(number) => self.remove_table(*number),
         }
     }
@@ -80,15 +73,6 @@ impl Dataplane {
         let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
         let mut array: Array<_, Pod<T>> = self.map_mut(name)?.try_into().map_err(error)?;
         array.set(index, Pod(value), 0).map_err(error)
-    }
-
-    fn services(
-        &mut self,
-        change: impl FnOnce(&mut HashMap<&mut MapData, Pod<ServiceKey>, Pod<Service>>) -> Result<(), MapError>,
-    ) -> Result<(), DataplaneError> {
-        let error = |source| DataplaneError::Map { what: "change a service", map: map::SERVICES, source };
-        let mut services = self.map_mut(map::SERVICES)?.try_into().map_err(error)?;
-        change(&mut services).map_err(error)
     }
 
     /// Fills new inner maps and swaps them in together, [`BATCH`] at a time.
@@ -136,7 +120,7 @@ impl Dataplane {
     /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
     pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
         let mut sums = vec![0; Reason::COUNT];
-        for service in 0..self.services {
+        for service in 0..self.service_count {
             let counted = self.reasons_of(service)?;
             sums.iter_mut().zip(counted).for_each(|(sum, count)| *sum += count);
         }

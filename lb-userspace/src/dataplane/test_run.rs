@@ -51,10 +51,11 @@ impl Dataplane {
         }
     }
 
-    fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
+    pub(super) fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
         let missing = DataplaneError::Missing { kind: "program", name };
         let program: &Xdp = self.ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
-        let mut out = vec![0; frame.len()];
+        // The program puts no more than two headers before it.
+        let mut out = vec![0; frame.len() + 64];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
         let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;

@@ -57,7 +57,7 @@ impl Bed {
     /// Loads the data path and fills its tables: a flow table at its configured size with proven flows,
     /// half of them the known ones, and new flows in all other places.
     pub(super) fn new(forward: Forward, case: Case, wrapper: &mut Wrapper) -> Result<Bed> {
-        let sizes = Sizes::new(FLOWS, forward == Forward::Nat, SERVICE, u32::from(BACKENDS));
+        let sizes = Sizes::new(FLOWS, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
         let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
         dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
@@ -92,7 +92,7 @@ impl Bed {
         const STEP: u32 = FLOWS / 2 / 10;
         for step in 0..10 {
             self.pass(wrapper, Traffic::New, first + step * STEP, STEP)?;
-            self.prove(&age);
+            self.prove(&age)?;
         }
         Ok(())
     }
@@ -105,8 +105,8 @@ impl Bed {
     }
 
     /// Takes all new flows for proven ones, of so many ticks ago.
-    fn prove(&self, age: impl Fn(u32) -> u16) {
-        let now = Dataplane::tick();
+    fn prove(&self, age: impl Fn(u32) -> u16) -> Result<()> {
+        let now = self.dataplane.tick()?;
         change_words(self.words(), |entry| match entry.state() {
             State::New => {
                 let tick = now.wrapping_sub(age(entry.tag()));
@@ -114,6 +114,7 @@ impl Bed {
             }
             _ => entry,
         });
+        Ok(())
     }
 
     fn words(&self) -> impl Iterator<Item = &Word> {
@@ -213,7 +214,7 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
             service: SERVICE,
             port: BACKEND_PORT.to_be_bytes(),
             flags: Backend::UP,
-            zero: [0],
+            ..Backend::default()
         };
         image.backends.insert(number, backend);
     }

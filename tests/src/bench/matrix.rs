@@ -7,13 +7,15 @@ use lb_common::{Features, Forward, Reason};
 use crate::world::{Case, TCP4, TCP6, UDP4, UDP6};
 
 /// Every way to forward there is.
-const FORWARDS: &[Forward] = &[Forward::Nat, Forward::DsrL2];
+const FORWARDS: &[Forward] = &[Forward::Nat, Forward::DsrL2, Forward::DsrIpip, Forward::DsrGue];
 
 /// What the program is loaded with: nothing that this way to forward does not need.
 pub(super) fn features(forward: Forward) -> Features {
     match forward {
         Forward::Nat => Features::NAT,
         Forward::DsrL2 => Features::DSR_L2,
+        Forward::DsrIpip => Features::DSR_IPIP,
+        Forward::DsrGue => Features::DSR_GUE,
     }
 }
 
@@ -78,6 +80,8 @@ impl Row {
         match self.forward {
             Forward::Nat => "nat",
             Forward::DsrL2 => "dsr-l2",
+            Forward::DsrIpip => "dsr-ipip",
+            Forward::DsrGue => "dsr-gue",
         }
     }
 
@@ -98,6 +102,8 @@ impl Row {
             (Traffic::Reply, _) => Reason::NatReply,
             (_, Forward::Nat) => Reason::Nat,
             (_, Forward::DsrL2) => Reason::DsrL2,
+            (_, Forward::DsrIpip) => Reason::DsrIpip,
+            (_, Forward::DsrGue) => Reason::DsrGue,
         }
     }
 }

@@ -97,10 +97,15 @@ fn flags(packet: &Packet) -> u8 {
 
 fn bytes(frame: &Frame) -> Vec<u8> {
     match frame {
-        // Some port that may be a NAT port.
-        Frame::Packet(packet) => packet.bytes(&(0..1_000).map(|flow| (flow, 1_024)).collect::<NatPorts>()),
+        Frame::Packet(packet) => packet.bytes(&some_ports()),
+        Frame::Made(made) => made.bytes(&some_ports()),
         Frame::Bytes(bytes) => bytes.clone(),
     }
+}
+
+/// Some port that may be a NAT port, for any flow.
+fn some_ports() -> NatPorts {
+    (0..1_000).map(|flow| (flow, 1_024)).collect()
 }
 
 fn file_name(id: &str) -> String {

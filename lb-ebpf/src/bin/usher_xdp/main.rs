@@ -18,7 +18,7 @@ use aya_ebpf::{
 use lb_common::{Fate, program::next};
 use lb_ebpf::{Frame, Outcome, process, process_odd};
 
-use crate::maps::{COUNTERS, Maps, PROGRAMS, REASONS, TRACE};
+use crate::maps::{COUNTERS, Maps, PROGRAMS, REASONS, TRACE, tick};
 
 #[xdp(frags)]
 fn usher(ctx: XdpContext) -> u32 {
@@ -43,6 +43,12 @@ fn usher_explain(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn usher_explain_odd(ctx: XdpContext) -> u32 {
     tell(&process_odd(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx }))
+}
+
+/// Returns the clock's tick: for the daemon, which judges ages too.
+#[xdp(frags)]
+fn usher_clock(_: XdpContext) -> u32 {
+    tick() as u32
 }
 
 #[inline(always)]

@@ -2,16 +2,19 @@
 
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
-    btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuArray, ProgramArray},
-    helpers::generated::{bpf_fib_lookup, bpf_ktime_get_coarse_ns},
+    btf_maps::{Array, ArrayOfMaps, PerCpuArray, ProgramArray},
+    helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_xdp_adjust_head},
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Features, Hop, MAX_BACKENDS, MAX_SERVICE_KEYS, MAX_SERVICES,
-    NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, flow::TICK_SHIFT, program,
+    Address, Backend, BackendCounters, Bucket, Features, Hop, MAX_BACKENDS, MAX_SERVICES, NatSet, Reason,
+    Service, ServiceKey, Settings, SlotTable, Trace,
+    flow::TICK_SHIFT,
+    program,
+    service::{PROBES, ServicePlace},
 };
-use lb_ebpf::{Frame, Tables, parse::L3};
+use lb_ebpf::{Frame, Tables, flow_table::next, parse::L3};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is configured: set before the object is loaded, and so a constant to the verifier, which removes the
@@ -19,17 +22,22 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 #[unsafe(no_mangle)]
 static FEATURES: u64 = u64::MAX;
 
+/// See [`lb_common::constants`].
+#[unsafe(no_mangle)]
+static SERVICE_BITS: u32 = 6;
+
+/// See [`lb_common::constants`]. Not 0, or the compiler would put it among what may change.
+#[unsafe(no_mangle)]
+static JIFFY: u64 = 1_000_000;
+
 /// BPF_F_MMAPABLE: the daemon maps the table too, and the kernel aligns it to a page, so that a bucket
 /// is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
-/// BPF_F_NO_PREALLOC: services are few, the limit is high.
-const NO_PREALLOC: usize = 1;
-
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
-pub static SERVICES: HashMap<ServiceKey, Service, MAX_SERVICE_KEYS, NO_PREALLOC> = HashMap::new();
+pub static SERVICES: Array<ServicePlace, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static SLOT_TABLES: ArrayOfMaps<Array<SlotTable, 1>, MAX_SERVICES> = ArrayOfMaps::new();
 #[btf_map]
@@ -57,8 +65,7 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
 
     #[inline(always)]
     fn features(&self) -> Features {
-        // SAFETY: a valid pointer; volatile, because the value is another one when the program runs.
-        Features(unsafe { (&raw const FEATURES).read_volatile() })
+        Features(constant(&raw const FEATURES))
     }
 
     #[inline(always)]
@@ -68,8 +75,20 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        // SAFETY: the kernel replaces the element as a whole, and frees the old one after this packet.
-        unsafe { SERVICES.get(key) }
+        let mut place = key.place(constant(&raw const SERVICE_BITS));
+        let mut probe = 0;
+        while probe < PROBES {
+            let found = SERVICES.get(place)?;
+            if found.has(key) {
+                return Some(found.service());
+            }
+            if found.is_unused() {
+                return None;
+            }
+            place += 1;
+            probe = next(probe);
+        }
+        None
     }
 
     #[inline(always)]
@@ -95,8 +114,7 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
 
     #[inline(always)]
     fn tick(&self) -> u16 {
-        // SAFETY: a helper without arguments (kernel 5.11, commit d05512618056).
-        (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u16
+        tick()
     }
 
     #[inline(always)]
@@ -105,6 +123,33 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
         fib_lookup(self.ctx.ctx, &mut hop);
         hop
     }
+
+    #[inline(always)]
+    fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
+        // SAFETY: the context is this call's. The helper moves the packet's start, so the frame is made anew.
+        unsafe {
+            let moved = bpf_xdp_adjust_head(self.ctx.ctx, -(bytes as i32)) == 0;
+            *frame = Frame::from_raw(self.ctx.data(), self.ctx.data_end());
+            moved
+        }
+    }
+}
+
+/// The clock. The kernel compiles reading its counter of timer ticks into the program, where asking for the
+/// coarse time is a call of 12 ns.
+#[inline(always)]
+pub fn tick() -> u16 {
+    // SAFETY: a helper without arguments (kernel 5.6, commit 5576b991e9c1).
+    let jiffies = unsafe { bpf_jiffies64() };
+    (jiffies.wrapping_mul(constant(&raw const JIFFY)) >> TICK_SHIFT) as u16
+}
+
+/// One of the object's constants.
+#[inline(always)]
+fn constant<T: Copy>(constant: *const T) -> T {
+    // SAFETY: only called with pointers to the statics above; volatile, because the value is another one
+    // when the program runs.
+    unsafe { constant.read_volatile() }
 }
 
 const AF_INET: u8 = 2;

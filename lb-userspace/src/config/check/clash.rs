@@ -33,6 +33,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             weights(service, findings);
             backends(config, service, findings);
             nat(config, service, findings);
+            tunnel(config, service, findings);
             ports_of_the_node(config, service, findings);
         }
     }
@@ -144,7 +145,8 @@ fn one_owner_per_port(config: &Config, findings: &mut Findings) {
 fn families(service: &Service, findings: &mut Findings) {
     let key = Key::service(service);
     let vip = |family| service.addresses.iter().any(|&address| Family::of(address) == family);
-    let backend = |family| service.backends.iter().any(|backend| backend.address(family).is_some());
+    let backend =
+        |family| service.backends.iter().any(|backend| service.backend_address(backend, family).is_some());
     if service.families().next().is_none() {
         let (what, mend) = if vip(Family::V4) {
             (
@@ -189,7 +191,7 @@ fn weights(service: &Service, findings: &mut Findings) {
         if service
             .backends
             .iter()
-            .filter(|backend| backend.address(family).is_some())
+            .filter(|backend| service.backend_address(backend, family).is_some())
             .all(|backend| idle(&backend))
         {
             findings.refuse(&key, format!("has only backends of weight 0 for IP{family}"), mend);
@@ -226,9 +228,10 @@ fn nat(config: &Config, service: &Service, findings: &mut Findings) {
         return;
     }
     match service.forward {
-        Forward::DsrL2 => {
+        Forward::DsrL2 | Forward::DsrIpip | Forward::DsrGue => {
             if let Some(vip) = service.addresses.iter().find(|vip| config.nat.source.contains(vip)) {
-                let what = format!("is also an address of the dsr-l2 service \"{}\"", service.name);
+                let what =
+                    format!("is also an address of the {} service \"{}\"", service.forward, service.name);
                 let mend = "use another address of the node: that service's backends hold this one \
                             and drop what comes from it";
                 findings.refuse(&Key::section("nat").child("source").child(vip), what, mend);
@@ -244,6 +247,39 @@ fn nat(config: &Config, service: &Service, findings: &mut Findings) {
                     findings.refuse(&key.child("forward"), what, mend);
                 }
             }
+        }
+    }
+}
+
+/// Every backend can be told from where its packets come, and takes them.
+fn tunnel(config: &Config, service: &Service, findings: &mut Findings) {
+    if !service.forward.is_tunnel() || !findings.sound(&Key::section("tunnel")) {
+        return;
+    }
+    let source = &config.tunnel.source;
+    let backends = || {
+        let families = service.families();
+        families.flat_map(|family| {
+            service.backends.iter().filter_map(move |b| service.backend_address(b, family))
+        })
+    };
+    for (family, example) in [(Family::V4, "198.51.100.0/28"), (Family::V6, "2001:db8:ffff::/64")] {
+        let needed = backends().any(|backend| Family::of(backend) == family);
+        if needed && !source.iter().any(|network| Family::of(network.addr()) == family) {
+            let what = format!("is \"{}\", but [tunnel] names no IP{family} source network", service.forward);
+            let mend = format!("add an IP{family} network such as \"{example}\" to [tunnel] source");
+            findings.refuse(&Key::service(service).child("forward"), what, mend);
+        }
+    }
+    let held = service.addresses.iter().copied().chain(backends());
+    for address in held {
+        let Some(network) = source.iter().find(|network| network.contains(&address)) else { continue };
+        let key = Key::section("tunnel").child("source").child(network);
+        if findings.sound(&key) {
+            let what = format!("contains {address}, which backends of \"{}\" hold", service.name);
+            let mend =
+                "use a network that holds no host: backends drop packets that seem to come from themselves";
+            findings.refuse(&key, what, mend);
         }
     }
 }
@@ -289,7 +325,9 @@ fn sizes(config: &Config, findings: &mut Findings) {
     let in_service = |service: &Service| -> usize {
         service
             .families()
-            .map(|family| service.backends.iter().filter(|b| b.address(family).is_some()).count())
+            .map(|family| {
+                service.backends.iter().filter(|b| service.backend_address(b, family).is_some()).count()
+            })
             .sum()
     };
     let backends: usize = config.services.iter().map(in_service).sum();
@@ -306,6 +344,14 @@ fn sizes(config: &Config, findings: &mut Findings) {
             &Key::section("nat").child("source"),
             "is used by no service",
             "remove it, or use forward = \"nat\"",
+        );
+    }
+    let tunnels = config.services.iter().any(|service| service.forward.is_tunnel());
+    if !tunnels && !config.tunnel.source.is_empty() && findings.sound(&Key::root()) {
+        findings.warn(
+            &Key::section("tunnel").child("source"),
+            "is used by no service",
+            "remove it, or use forward = \"dsr-ipip\" or \"dsr-gue\"",
         );
     }
 }

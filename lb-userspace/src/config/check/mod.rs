@@ -9,6 +9,7 @@ mod nat;
 mod node;
 mod reader;
 mod service;
+mod tunnel;
 mod values;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -34,12 +35,13 @@ pub(super) fn check(
     let node = node::node(&mut reader, &root, file.node);
     let peers = node::peers(&mut reader, &root, file.peer);
     let nat = nat::nat(&mut reader, &root, file.nat);
+    let tunnel = tunnel::tunnel(&mut reader, &root, file.tunnel);
     let flows = flows(&mut reader, &root, file.flows);
     let dns = dns::dns(&mut reader, &root, file.dns, &node.addresses);
     let peer_check = health::peer_check(&mut reader, &root, file.peer_check);
     let services = service::services(&mut reader, &root, file.service, &node.addresses);
 
-    let config = Config { node, nat, flows, dns, peer_check, peers, services };
+    let config = Config { node, nat, tunnel, flows, dns, peer_check, peers, services };
     let mut findings = reader.into_findings();
     clash::check(&config, &mut findings);
     let (warnings, locations) = findings.finish()?;

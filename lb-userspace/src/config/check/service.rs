@@ -58,9 +58,9 @@ fn service_of(
         .and_then(|protocol| reader.choice(&protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]));
     let port = reader.required(&key, "port", service.port).and_then(|port| reader.port(&port));
     let addresses = addresses(reader, &key, service.addresses, node);
-    let forward = reader.optional(&key, "forward", service.forward).map_or(Some(Forward::Nat), |forward| {
-        reader.choice(&forward, &[("nat", Forward::Nat), ("dsr-l2", Forward::DsrL2)])
-    });
+    let forward = reader
+        .optional(&key, "forward", service.forward)
+        .map_or(Some(Forward::Nat), |forward| reader.choice(&forward, &Forward::ALL));
     if protocol == Some(Protocol::Udp) && service.check.is_none() {
         reader.warn(
             &key.child("check"),
@@ -151,11 +151,12 @@ fn backend_of(
     let port = match reader.optional(&key, "port", backend.port) {
         Some(field) => {
             let port = reader.port(&field);
-            if let (Some(port), Some(wanted), Some(Forward::DsrL2)) = (port, service_port, forward)
+            if let (Some(port), Some(wanted), Some(forward)) = (port, service_port, forward)
+                && forward.is_direct()
                 && port != wanted
             {
                 let what = format!(
-                    "{port} differs from the service's port {wanted}, and dsr-l2 cannot change ports"
+                    "{port} differs from the service's port {wanted}, and {forward} cannot change ports"
                 );
                 reader.refuse(
                     &field.key,

@@ -6,10 +6,10 @@ use std::{
 };
 
 use super::{HostFacts, Route, prefix};
-use crate::config::{Config, Forward, findings::Findings, key::Key};
+use crate::config::{Config, Forward, Service, findings::Findings, key::Key};
 
 /// The VIPs that each backend address holds, with the DSR service that makes it hold them.
-type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a str)>>;
+type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a Service)>>;
 
 pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings) {
     let held = held(config);
@@ -47,11 +47,9 @@ pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings)
 
 fn held(config: &Config) -> Held<'_> {
     let mut held = Held::new();
-    for service in config.services.iter().filter(|service| service.forward == Forward::DsrL2) {
+    for service in config.services.iter().filter(|service| service.forward.is_direct()) {
         for address in service.backends.iter().flat_map(|backend| &backend.addresses) {
-            held.entry(*address)
-                .or_default()
-                .extend(service.addresses.iter().map(|&vip| (vip, &*service.name)));
+            held.entry(*address).or_default().extend(service.addresses.iter().map(|&vip| (vip, service)));
         }
     }
     held
@@ -87,7 +85,7 @@ fn check_source(
     findings: &mut Findings,
     key: &Key,
     backend: IpAddr,
-    vips: &[(IpAddr, &str)],
+    vips: &[(IpAddr, &Service)],
 ) {
     let Some((vip, dsr)) = vips.iter().find(|(vip, _)| *vip == route.source) else { return };
     let own = config.node.addresses.iter().map(|node| node.address).chain(config.nat.source.iter().copied());
@@ -99,10 +97,12 @@ fn check_source(
         None => String::new(),
     };
     let what = format!(
-        "would be checked from {vip}, which it holds itself for the dsr-l2 service \"{dsr}\": it would answer itself"
+        "would be checked from {vip}, which it holds itself for the {} service \"{}\": it would answer itself",
+        dsr.forward, dsr.name
     );
     let mend = format!(
-        "offer \"{dsr}\" on another address, or let this host use another source towards it{example}"
+        "offer \"{}\" on another address, or let this host use another source towards it{example}",
+        dsr.name
     );
     findings.refuse(key, what, mend);
 }

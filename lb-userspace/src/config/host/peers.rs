@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{HostFacts, kernel::sysctl_name};
 use crate::{
-    config::{Config, Forward, Protocol, Service, findings::Findings, key::Key},
+    config::{Config, Protocol, Service, findings::Findings, key::Key},
     core::ids::Family,
 };
 
@@ -18,7 +18,7 @@ pub fn probe_source(config: &Config, service: &Service, peer: IpAddr, facts: &Ho
     let choice = facts.check_route.get(&peer)?.source;
     let held_by_backends: BTreeSet<IpAddr> =
         dsr_services(config).flat_map(|service| service.addresses.iter().copied()).collect();
-    if service.forward != Forward::DsrL2 || !held_by_backends.contains(&choice) {
+    if !service.forward.is_direct() || !held_by_backends.contains(&choice) {
         return Some(choice);
     }
     let own = facts
@@ -32,7 +32,7 @@ pub fn probe_source(config: &Config, service: &Service, peer: IpAddr, facts: &Ho
 }
 
 fn dsr_services(config: &Config) -> impl Iterator<Item = &Service> {
-    config.services.iter().filter(|service| service.forward == Forward::DsrL2)
+    config.services.iter().filter(|service| service.forward.is_direct())
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -53,7 +53,7 @@ pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings)
             let Some(service) = probed.next() else { continue };
             source(config, service, (&peer.name, address), facts, findings);
             if address.is_ipv4() {
-                way_back(config, address, facts, findings);
+                way_back(config, service, address, facts, findings);
             }
         }
     }
@@ -70,25 +70,29 @@ fn source(
     if has_way && probe_source(config, service, peer, facts).is_none() {
         let family = Family::of(peer);
         let what = format!(
-            "cannot be probed through the dsr-l2 service \"{}\": that service's backends hold every \
+            "cannot be probed through the {} service \"{}\": that service's backends hold every \
              IP{family} address of this node's interfaces and would answer themselves",
-            service.name
+            service.forward, service.name
         );
-        let mend = format!("give one of the interfaces an IP{family} address that no dsr-l2 service uses");
+        let mend = format!(
+            "give one of the interfaces an IP{family} address that no {} service uses",
+            service.forward
+        );
         findings.refuse(&Key::peer(name).child("addresses").child(peer), what, mend);
     }
 }
 
 /// A probe goes to the peer, but the answer comes from the backend.
-fn way_back(config: &Config, peer: IpAddr, facts: &HostFacts, findings: &mut Findings) {
+fn way_back(config: &Config, service: &Service, peer: IpAddr, facts: &HostFacts, findings: &mut Findings) {
     let Some(way) = facts.check_route.get(&peer) else { return };
     for interface in config.node.interfaces.iter().filter(|interface| **interface != way.interface) {
         let settings = facts.settings.get(interface).copied().unwrap_or_default();
         let key = Key::section("node").child("interfaces").child(interface);
         if settings.rp_filter == Some(STRICT) && !findings.warned(&key) {
             let what = format!(
-                "drops the answers to probes of peers that dsr-l2 backends send here: {} is in effect {STRICT} \
+                "drops the answers to probes of peers that {} backends send here: {} is in effect {STRICT} \
                  (strict), and the way to {peer} is \"{}\"",
+                service.forward,
                 sysctl_name("ipv4", interface, "rp_filter"),
                 way.interface
             );

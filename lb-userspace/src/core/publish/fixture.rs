@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
-        PeerCheck, Protocol, Reply, Service, Timing, XdpMode,
+        PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -54,6 +54,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             secret_file: None,
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
+        tunnel: Tunnel { source: Vec::new(), gue_port: 6_080 },
         flows: Flows {
             max: 1000,
             tcp_timeout: Duration::from_secs(60),

@@ -1,0 +1,73 @@
+//! The table of services, in memory that the program shares.
+
+use std::io;
+
+use lb_common::{
+    Service, ServiceKey, map,
+    service::{PROBES, ServicePlace},
+};
+
+use super::{DataplaneError, sys::Mapped};
+
+/// Waits until every packet that is under way is done: `MEMBARRIER_CMD_GLOBAL` of membarrier(2).
+const WAIT_FOR_PACKETS: libc::c_long = 1;
+
+/// The table, as this process sees it.
+pub(super) struct ServiceTable {
+    places: Mapped<ServicePlace>,
+    bits: u32,
+}
+
+impl ServiceTable {
+    /// A table of [`places_for`] as many bits.
+    pub(super) fn new(places: Mapped<ServicePlace>, bits: u32) -> ServiceTable {
+        ServiceTable { places, bits }
+    }
+
+    /// Adds a service, or replaces it.
+    pub(super) fn set(&self, key: &ServiceKey, service: &Service) -> Result<(), DataplaneError> {
+        let places = self.places_of(key);
+        let own = places.iter().find(|place| place.has(key));
+        let place = match own.or_else(|| places.iter().find(|place| place.is_unused())) {
+            Some(place) => place,
+            None => {
+                let place = places.iter().find(|place| place.is_removed()).ok_or(DataplaneError::Full {
+                    map: map::SERVICES,
+                    what: "addresses and ports of services",
+                })?;
+                wait_for_packets()?;
+                place
+            }
+        };
+        place.set(key, service);
+        Ok(())
+    }
+
+    /// Removes a service, if it is there.
+    pub(super) fn remove(&self, key: &ServiceKey) {
+        if let Some(place) = self.places_of(key).iter().find(|place| place.has(key)) {
+            place.remove();
+        }
+    }
+
+    fn places_of(&self, key: &ServiceKey) -> &[ServicePlace] {
+        let first = key.place(self.bits) as usize;
+        &self.places.as_slice()[first..first + PROBES]
+    }
+}
+
+/// How many places a table of so many bits has.
+pub(super) fn places_for(bits: u32) -> u32 {
+    (1 << bits) + PROBES as u32 - 1
+}
+
+/// A packet that found a service before it was removed may still read it.
+fn wait_for_packets() -> Result<(), DataplaneError> {
+    // SAFETY: a system call without pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, WAIT_FOR_PACKETS, 0, 0) };
+    if result < 0 {
+        let source = io::Error::last_os_error();
+        return Err(DataplaneError::System { what: "wait for packets in", map: map::SERVICES, source });
+    }
+    Ok(())
+}
