@@ -263,6 +263,13 @@ impl AlignedFrame {
         &mut all[place]
     }
 
+    /// Whether nothing was written outside of the frame: its memory was zero.
+    pub fn is_clean_outside(&self) -> bool {
+        let place = self.place.clone();
+        let bytes = self.memory.iter().flat_map(|word| word.to_ne_bytes());
+        bytes.enumerate().all(|(at, byte)| byte == 0 || place.contains(&at))
+    }
+
     /// The addresses of its memory.
     fn room(&self) -> Range<usize> {
         let room = self.memory.as_ptr_range();

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use etherparse::{
-    Ipv4Header, LaxNetSlice, LaxSlicedPacket, NetSlice, SlicedPacket, TcpSlice, TransportSlice, UdpSlice,
+    IpNumber, Ipv4Header, LaxNetSlice, LaxSlicedPacket, NetSlice, SlicedPacket, TcpSlice, TransportSlice,
+    UdpSlice,
 };
 use lb_common::{Address, Reason};
 use lb_ebpf::{
@@ -205,6 +206,22 @@ pub fn l3(frame: &[u8]) -> Option<usize> {
         NetSlice::Arp(_) => return None,
     };
     Some(header as usize - frame.as_ptr() as usize)
+}
+
+/// The packet that a valid frame carries in another IP packet, or in a UDP datagram of one.
+pub fn carried(frame: &[u8]) -> Option<&[u8]> {
+    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+    if let NetSlice::Ipv4(ip) = sliced.net.as_ref()? {
+        let header = ip.header().to_header();
+        if header.header_checksum != header.calc_header_checksum() {
+            return None;
+        }
+    }
+    match (sliced.net.as_ref()?.ip_payload_ref()?, &sliced.transport) {
+        (_, Some(TransportSlice::Udp(udp))) => Some(udp.payload()),
+        (outer, _) if [IpNumber::IPV4, IpNumber::IPV6].contains(&outer.ip_number) => Some(outer.payload),
+        _ => None,
+    }
 }
 
 /// Whether all checksums of a frame are right; `None` for what [`SlicedPacket`] finds invalid, and for

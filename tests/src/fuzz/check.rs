@@ -12,10 +12,6 @@ use crate::{
     world::FRONT,
 };
 
-/// Bytes around a frame that must stay as they are.
-const FENCE: usize = 64;
-const FENCE_BYTE: u8 = 0xa5;
-
 /// Both MAC addresses.
 const MACS: Range<usize> = 0..12;
 
@@ -25,10 +21,10 @@ const MACS: Range<usize> = 0..12;
 /// When it was treated otherwise than any frame may be.
 pub(super) fn process(tables: &HostTables, frame: &[u8]) -> (Outcome, Vec<u8>) {
     let before = tables.memory().snapshot();
-    let (explained, _) = fenced(frame, |bytes| tables.explain(bytes, FRONT));
+    let (explained, _) = within(frame, |frame| tables.explain(frame.bytes(), FRONT));
     assert_eq!(tables.memory().snapshot(), before, "explaining the packet changed the tables");
 
-    let (outcome, after) = fenced(frame, |bytes| tables.process(bytes, FRONT));
+    let (outcome, after) = within(frame, |frame| tables.treat(frame, FRONT));
     let decided = |outcome: &Outcome| {
         (outcome.reason, outcome.interface, outcome.service, outcome.backend, outcome.slot, outcome.known)
     };
@@ -43,16 +39,12 @@ pub(super) fn process(tables: &HostTables, frame: &[u8]) -> (Outcome, Vec<u8>) {
     (outcome, after)
 }
 
-/// The frame between two fences, after something was done with it.
-fn fenced<R>(frame: &[u8], act: impl FnOnce(&mut [u8]) -> R) -> (R, Vec<u8>) {
-    let mut memory = vec![FENCE_BYTE; FENCE + frame.len() + FENCE];
-    memory[FENCE..FENCE + frame.len()].copy_from_slice(frame);
-    let mut memory = AlignedFrame::new(&memory);
-    let result = act(&mut memory.bytes()[FENCE..FENCE + frame.len()]);
-    let (before, rest) = memory.bytes().split_at(FENCE);
-    let (after, behind) = rest.split_at(frame.len());
-    assert!(before.iter().chain(behind).all(|byte| *byte == FENCE_BYTE), "written outside of the frame");
-    (result, after.to_vec())
+/// The frame after something was done with it, which must have kept to it.
+fn within<R>(frame: &[u8], act: impl FnOnce(&mut AlignedFrame) -> R) -> (R, Vec<u8>) {
+    let mut memory = AlignedFrame::new(frame);
+    let result = act(&mut memory);
+    assert!(memory.is_clean_outside(), "written outside of the frame");
+    (result, memory.bytes().to_vec())
 }
 
 fn sent_on(outcome: &Outcome, frame: &[u8], after: &[u8]) {
@@ -60,7 +52,13 @@ fn sent_on(outcome: &Outcome, frame: &[u8], after: &[u8]) {
         assert_eq!(after[MACS.end..], frame[MACS.end..], "direct return changes MAC addresses only");
         return;
     }
-    let (Read::Packet(came), left) = (oracle::read(frame), oracle::read(after)) else { return };
+    let Read::Packet(came) = oracle::read(frame) else { return };
+    if matches!(outcome.reason, Reason::DsrIpip | Reason::DsrGue) {
+        let inner = oracle::l3(frame).map(|l3| &frame[l3..l3 + came.length]);
+        assert_eq!(oracle::carried(after), inner, "{:?} does not carry the packet unchanged", outcome.reason);
+        return;
+    }
+    let left = oracle::read(after);
     let Read::Packet(left) = left else { panic!("a packet came in, and left as {left:?}") };
     assert_eq!((left.protocol, left.flags, left.length), (came.protocol, came.flags, came.length));
     assert_eq!(left.hops, came.hops - 1);
