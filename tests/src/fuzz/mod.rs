@@ -141,7 +141,8 @@ impl Run {
             8 => backend(image, number).mtu = 8 * u16::from(value),
             _ => {
                 let ports = settings_of(image);
-                ports.nat_groups = u16::from(value);
+                // None at all is for nodes without NAT, which have no source address either.
+                ports.nat_groups = u16::from(value).max(1);
                 ports.nat_port_first = 1_024 + 8 * u16::from(value);
             }
         }
