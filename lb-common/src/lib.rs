@@ -12,6 +12,7 @@ pub mod bench;
 pub mod constants;
 pub mod features;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod hop;
 pub mod nat;
@@ -25,6 +26,7 @@ pub use address::Address;
 pub use backend::{Backend, BackendCounters};
 pub use features::Features;
 pub use flow::{Bucket, Entry, State};
+pub use fragment::{FragmentKey, FragmentPath};
 pub use hash::{FlowHash, HashKey};
 pub use hop::{Hop, Mac};
 pub use nat::{NatRecord, NatSet, NatTuple};
@@ -66,6 +68,8 @@ pub mod map {
     pub const FLOWS: &str = "FLOWS";
     /// The NAT records: [`NatSet`](crate::NatSet)s.
     pub const NAT: &str = "NAT";
+    /// [`FragmentKey`](crate::FragmentKey) to [`FragmentPath`](crate::FragmentPath); the least recently used give way.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Packets per CPU, by service and [`Reason`](crate::Reason): see [`Reason::counter`](crate::Reason::counter).
     pub const REASONS: &str = "REASONS";
     /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.

@@ -47,14 +47,15 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Not IPv4 nor IPv6: ARP, VLAN-tagged frames, …
+    /// Not IPv4 nor IPv6: ARP, frames with more than two VLAN tags, …
     NotIp = Pass, "not_ip";
-    /// Its headers are not the usual ones: IPv4 options. Another program treats it, so this is counted only
+    /// Its headers are not the usual ones: VLAN tags, IPv4 options, fragments, IPv6 extension headers; or it is
+    /// to leave with a VLAN tag. Another program treats it, so this is counted only
     /// when that one could not be called.
     Odd = Odd, "odd";
-    /// Neither TCP nor UDP: ICMP, neighbour discovery, IPv6 extension headers, …
+    /// Neither TCP nor UDP: ICMP, neighbour discovery, …; or too many IPv6 extension headers to tell.
     NotTcpUdp = Pass, "not_tcp_udp";
-    /// A fragment: its ports cannot be trusted or are not there.
+    /// A later fragment of a packet that is none of a service: only the first one has ports.
     Fragment = Pass, "fragment";
     /// A header is cut short, or a length contradicts another; the host's stack judges it.
     Malformed = Pass, "malformed";
@@ -83,14 +84,20 @@ reasons! {
     DsrGue = Forward, "dsr_gue";
     /// With the outer header of its tunnel the packet would be longer than the way to the backend takes.
     TooBig = Drop, "too_big";
-    /// There is no room before the frame for the outer header.
-    NoHeadroom = Drop, "no_headroom";
     /// No hops left (TTL or hop limit 1).
     HopLimit = Drop, "hop_limit";
     /// Direct server return, but the backend's MAC address is not known.
     NoNextHop = Drop, "no_next_hop";
     /// NAT without a source address of this family.
     NoNatSource = Drop, "no_nat_source";
+    /// A later fragment for a service or the NAT address, and its packet's first fragment was not seen: it
+    /// came too early, or the first was lost or dropped.
+    FragmentEarly = Drop, "fragment_early";
+    /// A packet with two VLAN tags for a NAT backend that is not on the interface it came in on. A NAT
+    /// record remembers one tag, so the answer would not find its way.
+    TwoTags = Drop, "two_tags";
+    /// The frame was to grow by a tunnel's header or a VLAN tag, and its driver leaves no room in front of it.
+    NoHeadroom = Drop, "no_headroom";
     /// Another CPU is just writing this flow's NAT record; the client will send again.
     NatBusy = Drop, "nat_busy";
 }

@@ -25,6 +25,13 @@ impl ServiceKey {
     pub fn new(address: Address, port: u16, protocol: u8) -> ServiceKey {
         ServiceKey { address, port_and_protocol: (protocol as u64) << 16 | port as u64 }
     }
+
+    /// The key that is there for every VIP and every NAT address: what comes to it may be for a service, or
+    /// an answer to one. No packet has its port and protocol.
+    #[inline(always)]
+    pub fn any(address: Address) -> ServiceKey {
+        ServiceKey { address, port_and_protocol: 0 }
+    }
 }
 
 /// Places that are looked at for a key, from its first.
@@ -145,6 +152,9 @@ pub struct Service {
 const _: () = assert!(size_of::<Service>() == 8);
 
 impl Service {
+    /// What [`ServiceKey::any`] leads to.
+    pub const MARK: Service = Service { number: 0, forward: 0, zero: [0; 3] };
+
     /// A service by number and way to forward.
     pub fn new(number: u32, forward: Forward) -> Service {
         Service { number, forward: forward as u8, zero: [0; 3] }

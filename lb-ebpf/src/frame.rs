@@ -33,6 +33,8 @@ unsafe impl Header for [u8; 2] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 4] {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 8] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 20] {}
@@ -58,7 +60,16 @@ impl<'a> Frame<'a> {
         Frame { start, end, memory: PhantomData }
     }
 
-    /// Where the frame begins and ends in memory.
+    /// The frame has been given other bounds: room in front of it, or bytes of it, were taken in or given up.
+    ///
+    /// # Safety
+    /// As for [`Frame::from_raw`]; or both lie within the memory of [`Frame::new`].
+    #[inline(always)]
+    pub unsafe fn moved(&mut self, start: usize, end: usize) {
+        (self.start, self.end) = (start, end);
+    }
+
+    /// Where it begins and ends in memory.
     #[inline(always)]
     pub fn bounds(&self) -> (usize, usize) {
         (self.start, self.end)

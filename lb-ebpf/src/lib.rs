@@ -16,18 +16,20 @@
 mod checksum;
 mod dsr;
 pub mod flow_table;
+mod fragment;
 pub mod frame;
 pub mod nat;
 pub mod parse;
 pub mod select;
 pub mod tables;
+mod tags;
 mod translate;
 mod tunnel;
 
-use lb_common::{Features, Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Fate, Features, Forward, Hop, Reason, ServiceKey, Trace};
 
 pub use frame::Frame;
-use parse::Packet;
+use parse::{Packet, Part, TAG};
 pub use tables::Tables;
 
 /// What became of a packet.
@@ -80,20 +82,17 @@ impl Outcome {
 /// With the fate [`Odd`](lb_common::Fate::Odd) nothing is decided yet: [`process_odd`] has to go on.
 #[inline(always)]
 pub fn process<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
-    decide(frame, ingress, tables, parse::plain)
+    decide::<T, false>(frame, ingress, tables)
 }
 
 /// Goes on with a frame that [`process`] found odd.
 #[inline(always)]
 pub fn process_odd<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
-    decide(frame, ingress, tables, parse::odd)
+    decide::<T, true>(frame, ingress, tables)
 }
 
-/// Reads a frame's headers.
-type Parse = fn(&mut Frame) -> Result<Packet, Reason>;
-
 #[inline(always)]
-fn decide<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T, parse: Parse) -> Outcome {
+fn decide<T: Tables, const ODD: bool>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
     let mut outcome = Outcome {
         reason: Reason::NotService,
         interface: 0,
@@ -104,46 +103,79 @@ fn decide<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T, parse: Parse) 
         length: 0,
         mtu: 0,
     };
-    outcome.reason = match steps(frame, ingress, tables, parse, &mut outcome) {
+    outcome.reason = match steps::<T, ODD>(frame, ingress, tables, &mut outcome) {
         Ok(reason) | Err(reason) => reason,
     };
     outcome
 }
 
 #[inline(always)]
-fn steps<T: Tables>(
+fn steps<T: Tables, const ODD: bool>(
     frame: &mut Frame,
     ingress: u32,
     tables: &T,
-    parse: Parse,
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
-    let packet = parse(frame)?;
+    if !ODD {
+        let packet = parse::plain(frame)?;
+        let (hop, reason) = treat::<T, ODD>(frame, &packet, ingress, tables, outcome)?;
+        return send(frame, &hop, reason, outcome);
+    }
+    let packet = tables.keep(parse::odd(frame)?).ok_or(Reason::NotReady)?;
+    let treated = match packet.part {
+        Part::Later => fragment::follow(frame, packet, tables, outcome),
+        _ => treat::<T, ODD>(frame, packet, ingress, tables, outcome),
+    };
+    let (hop, reason) = match treated {
+        Ok((hop, reason)) => (hop, reason),
+        Err(reason) => (Hop::default(), reason),
+    };
+    if packet.part == Part::First && reason.fate() != Fate::Drop {
+        fragment::remember(frame, packet, &hop, reason, tables, outcome);
+    }
+    treated?;
+    if hop.is_known() {
+        tags::set(frame, packet, &hop, ingress, tables)?;
+    }
+    send(frame, &hop, reason, outcome)
+}
+
+/// Decides about a packet and rewrites it; where it goes, and why.
+#[inline(always)]
+fn treat<T: Tables, const ODD: bool>(
+    frame: &mut Frame,
+    packet: &Packet,
+    ingress: u32,
+    tables: &T,
+    outcome: &mut Outcome,
+) -> Result<(Hop, Reason), Reason> {
     let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
     let Some(service) = tables.service(&key) else {
         if !tables.features().has(Features::NAT) {
             return Err(Reason::NotService);
         }
-        let hop = nat::reply(frame, &packet, tables)?;
-        return send(frame, &hop, Reason::NatReply, outcome);
+        return Ok((nat::reply::<T, ODD>(frame, packet, ingress, tables)?, Reason::NatReply));
     };
     outcome.service = service.number;
     outcome.length = packet.length;
-    let choice = select::select(&packet, service, tables, outcome)?;
+    let choice = select::select(packet, service, tables, outcome)?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
     if by(Forward::Nat, Features::NAT) {
-        let hop = nat::forward(frame, &packet, &choice, ingress, tables)?;
-        send(frame, &hop, Reason::Nat, outcome)
+        if packet.tags() > TAG && choice.backend.hop.interface() != ingress {
+            return Err(Reason::TwoTags);
+        }
+        let hop = nat::forward(frame, packet, &choice, ingress, tables)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::Nat))
     } else if by(Forward::DsrL2, Features::DSR_L2) {
-        let hop = dsr::forward::<T>(&packet, &choice)?;
-        send(frame, &hop, Reason::DsrL2, outcome)
+        let hop = dsr::forward::<T>(packet, &choice)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::DsrL2))
     } else if by(Forward::DsrIpip, Features::DSR_IPIP) {
-        let hop = tunnel::forward(frame, &packet, &choice, tables, &tunnel::IPIP, outcome)?;
-        send(frame, &hop, Reason::DsrIpip, outcome)
+        let hop = tunnel::forward(frame, packet, &choice, tables, &tunnel::IPIP, outcome)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::DsrIpip))
     } else if by(Forward::DsrGue, Features::DSR_GUE) {
-        let hop = tunnel::forward(frame, &packet, &choice, tables, &tunnel::GUE, outcome)?;
-        send(frame, &hop, Reason::DsrGue, outcome)
+        let hop = tunnel::forward(frame, packet, &choice, tables, &tunnel::GUE, outcome)?;
+        Ok((tags::on_link(hop, packet, ingress), Reason::DsrGue))
     } else {
         Err(Reason::NotReady)
     }

@@ -13,6 +13,7 @@ use crate::{
     parse::{Packet, TCP},
     select::Choice,
     tables::Tables,
+    tags,
     translate::{Translation, translate},
 };
 
@@ -32,7 +33,7 @@ pub fn forward<T: Tables>(
     tables: &T,
 ) -> Result<Hop, Reason> {
     let settings = choice.settings;
-    let source = settings.nat_source[packet.v6 as usize];
+    let source = settings.nat_source[packet.family()];
     if source == Address::NONE {
         return Err(Reason::NoNatSource);
     }
@@ -51,18 +52,23 @@ pub fn forward<T: Tables>(
     };
     translate(frame, packet, &to)?;
     let hop = choice.backend.hop;
-    Ok(if hop.is_known() { hop } else { tables.route(frame) })
+    Ok(if hop.is_known() { hop } else { tables.route(frame, packet.l3()) })
 }
 
 /// Translates a backend's answer back; where it goes next. Anything else that comes to the node's NAT
 /// address is the host's own.
 #[inline(always)]
-pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Result<Hop, Reason> {
+pub fn reply<T: Tables, const ODD: bool>(
+    frame: &mut Frame,
+    packet: &Packet,
+    ingress: u32,
+    tables: &T,
+) -> Result<Hop, Reason> {
     let settings = tables.settings().ok_or(Reason::NotService)?;
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
     let way = (offset % PORTS_PER_GROUP) as usize;
-    if packet.destination != settings.nat_source[packet.v6 as usize] || group >= settings.nat_groups {
+    if packet.destination != settings.nat_source[packet.family()] || group >= settings.nat_groups {
         return Err(Reason::NotService);
     }
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
@@ -81,9 +87,12 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         && u16::from_be_bytes(backend.port) == packet.source_port
         && tuple.protocol == packet.protocol
         && tuple.group == group
-        && tuple.client.is_mapped() != packet.v6;
+        && tuple.client.is_mapped() != packet.v6();
     if !is_answer {
         return Err(Reason::NotService);
+    }
+    if !ODD && last_hop.vlan() != 0 {
+        return Err(Reason::Odd);
     }
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
@@ -98,7 +107,11 @@ pub fn reply<T: Tables>(frame: &mut Frame, packet: &Packet, tables: &T) -> Resul
         touch(word, entry, tables.tick(), answer(packet));
     }
     translate(frame, packet, &to)?;
-    Ok(if settings.reply_by_route != 0 { tables.route(frame) } else { last_hop })
+    Ok(if settings.reply_by_route != 0 {
+        tags::on_link(tables.route(frame, packet.l3()), packet, ingress)
+    } else {
+        last_hop
+    })
 }
 
 /// A flow's place among the NAT records.
@@ -194,7 +207,7 @@ fn keep<T: Tables>(
     if T::DRY_RUN {
         return Ok(());
     }
-    let came_from = last_hop(frame, ingress)?;
+    let came_from = last_hop(frame, packet, ingress)?;
     let way = seat.found.way & 7;
     let (word, record) = (&seat.set.words.0[way], &seat.set.records[way]);
     if seat.own {
@@ -221,8 +234,8 @@ fn claim(word: &Word, old: Entry, choice: &Choice) -> Result<(), Reason> {
 
 /// Where a reply to this frame goes: back to where it came from.
 #[inline(always)]
-fn last_hop(frame: &mut Frame, ingress: u32) -> Result<Hop, Reason> {
-    Ok(Hop::from_frame(ingress, *frame.mac_addresses()?).reversed())
+fn last_hop(frame: &mut Frame, packet: &Packet, ingress: u32) -> Result<Hop, Reason> {
+    Ok(Hop::from_frame(ingress, *frame.mac_addresses()?).reversed().in_vlan(packet.vlan))
 }
 
 /// Notes a packet in a record's word, once per tick or when the state changes. If another CPU was

@@ -1,8 +1,10 @@
 //! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
 
-use lb_common::{Backend, Bucket, Features, Hop, NatSet, Service, ServiceKey, Settings};
+use lb_common::{
+    Backend, Bucket, Features, FragmentKey, FragmentPath, Hop, NatSet, Service, ServiceKey, Settings,
+};
 
-use crate::Frame;
+use crate::{Frame, parse::Packet};
 
 /// What the data path looks up. Every method is one map lookup or one helper call.
 pub trait Tables {
@@ -34,11 +36,23 @@ pub trait Tables {
     /// The clock, in ticks of 2^[`TICK_SHIFT`](lb_common::flow::TICK_SHIFT) ns; it wraps.
     fn tick(&self) -> u16;
 
-    /// The next hop by the kernel's own routes and neighbours for the packet as it now is in the frame;
-    /// [`Hop::default`] when the kernel does not know it either.
-    fn route(&self, frame: &mut Frame) -> Hop;
+    /// Puts away an odd packet's headers until the packet's end: there is little stack. `None` if there is
+    /// nowhere to put them.
+    fn keep(&self, packet: Packet) -> Option<&Packet>;
 
-    /// Puts `bytes` bytes before the frame, of any content; whether there was room. Every header must be
-    /// read anew after that.
+    /// What became of the first fragment of this packet.
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentPath>;
+
+    /// Remembers what became of the first fragment of this packet.
+    fn remember_fragment(&self, key: &FragmentKey, path: &FragmentPath);
+
+    /// The next hop by the kernel's own routes and neighbours for the packet as it now is in the frame, its
+    /// IP header at `l3`; [`Hop::default`] when the kernel does not know it either.
+    fn route(&self, frame: &mut Frame, l3: usize) -> Hop;
+
+    /// Takes in `bytes` bytes in front of the frame; false when there is no room. They hold anything.
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool;
+
+    /// Gives up the first `bytes` bytes of the frame; false when they cannot be given up.
+    fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool;
 }

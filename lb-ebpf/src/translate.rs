@@ -37,16 +37,40 @@ pub fn translate(frame: &mut Frame, packet: &Packet, to: &Translation) -> Result
         .word(packet.source_port.swap_bytes(), to.source_port.swap_bytes())
         .word(packet.destination_port.swap_bytes(), to.destination_port.swap_bytes());
     checksum(frame, packet, ports)?;
-    *frame.at::<[u8; 4]>(packet.l4)? = ports_in_network_order(to);
-    if packet.v6 {
-        let ip = frame.at::<Ipv6Hdr>(packet.l3)?;
-        ip.src_addr = to.source.octets_v6();
-        ip.dst_addr = to.destination.octets_v6();
+    *frame.at::<[u8; 4]>(packet.l4())? = ports_in_network_order(to);
+    network(frame, packet, &to.source, &to.destination, addresses)
+}
+
+/// As [`translate`], for a later fragment: it has addresses only.
+#[inline(always)]
+pub fn translate_rest(
+    frame: &mut Frame,
+    packet: &Packet,
+    source: &Address,
+    destination: &Address,
+) -> Result<(), Reason> {
+    let change = Change::default().address(&packet.source, source).address(&packet.destination, destination);
+    network(frame, packet, source, destination, change)
+}
+
+/// Rewrites the IP header; `addresses` is what changes in it, but for the hops.
+#[inline(always)]
+fn network(
+    frame: &mut Frame,
+    packet: &Packet,
+    source: &Address,
+    destination: &Address,
+    addresses: Change,
+) -> Result<(), Reason> {
+    if packet.v6() {
+        let ip = frame.at::<Ipv6Hdr>(packet.l3())?;
+        ip.src_addr = source.octets_v6();
+        ip.dst_addr = destination.octets_v6();
         ip.hop_limit = packet.hops - 1;
     } else {
-        let ip = frame.at::<Ipv4Hdr>(packet.l3)?;
-        ip.src_addr = to.source.octets_v4();
-        ip.dst_addr = to.destination.octets_v4();
+        let ip = frame.at::<Ipv4Hdr>(packet.l3())?;
+        ip.src_addr = source.octets_v4();
+        ip.dst_addr = destination.octets_v4();
         ip.ttl = packet.hops - 1;
         // TTL is the first byte of its 16-bit word, the protocol beside it stays.
         ip.check = addresses.word(packet.hops as u16, packet.hops as u16 - 1).apply(ip.check);
@@ -59,13 +83,13 @@ pub fn translate(frame: &mut Frame, packet: &Packet, to: &Translation) -> Result
 #[inline(always)]
 fn checksum(frame: &mut Frame, packet: &Packet, change: Change) -> Result<(), Reason> {
     if packet.protocol == UDP {
-        let check = frame.at::<[u8; 2]>(packet.l4 + UDP_CHECKSUM)?;
+        let check = frame.at::<[u8; 2]>(packet.l4() + UDP_CHECKSUM)?;
         if *check != [0, 0] {
             let new = change.apply(*check);
             *check = if new == [0, 0] { [0xff, 0xff] } else { new };
         }
     } else {
-        let check = frame.at::<[u8; 2]>(packet.l4 + TCP_CHECKSUM)?;
+        let check = frame.at::<[u8; 2]>(packet.l4() + TCP_CHECKSUM)?;
         *check = change.apply(*check);
     }
     Ok(())

@@ -16,6 +16,7 @@ use crate::{
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, UDP},
     select::Choice,
     tables::Tables,
+    tags,
 };
 
 /// A kind of tunnel.
@@ -46,10 +47,6 @@ const IPV6_LEAST_MTU: u16 = 1280;
 /// GUE's source ports: the dynamic ones (RFC 6335 section 6).
 const FIRST_PORT: u16 = 0xc000;
 
-/// Where the VLAN tags are, if there are any, and how long one is.
-const TAGS: usize = 12;
-const TAG: usize = 4;
-
 impl Tunnel {
     /// Bytes by which packets to this address grow.
     #[inline(always)]
@@ -74,16 +71,38 @@ pub fn forward<T: Tables>(
     if !hop.is_known() {
         return Err(Reason::NoNextHop);
     }
-    let most = longest(backend.mtu, tunnel.overhead(&backend.address) as u16, packet.v6);
+    let most = longest(backend.mtu, tunnel.overhead(&backend.address) as u16, packet.v6());
     if packet.length > most {
         outcome.mtu = most;
         return Err(Reason::TooBig);
     }
     if !T::DRY_RUN {
-        encapsulate(frame, packet, &backend.address, &choice.hash, choice.settings, tables, tunnel)?;
+        let from = source(choice.settings, &choice.hash, &backend.address, tunnel);
+        let outer = Outer { from, to: backend.address, mark: choice.hash.identity };
+        encapsulate(frame, packet, &outer, choice.settings, tables, tunnel)?;
         choice.remember::<T>(packet, choice.is_from_earlier_tick());
     }
     Ok(hop)
+}
+
+/// Where the outer packet comes from.
+#[inline(always)]
+fn source(settings: &Settings, hash: &FlowHash, to: &Address, tunnel: &Tunnel) -> Address {
+    let v6 = !to.is_mapped() as usize;
+    let first = settings.tunnel_source[v6];
+    let hosts = u32::from_ne_bytes(settings.tunnel_hosts[v6]);
+    if tunnel.udp != 0 { first } else { first.with_last_bits((hosts & hash.identity).to_ne_bytes()) }
+}
+
+/// What the outer headers are made of, beside the inner one.
+pub struct Outer {
+    /// Source address.
+    pub from: Address,
+    /// Destination address.
+    pub to: Address,
+    /// Of the flow: the lower half gives GUE's source port, the upper one the identification of an outer IPv4
+    /// packet that may be fragmented.
+    pub mark: u32,
 }
 
 /// The longest packet that fits into the tunnel. An IPv6 packet that every link must take is sent in any case.
@@ -106,60 +125,53 @@ struct Inner {
 
 #[inline(always)]
 fn inner(frame: &mut Frame, packet: &Packet) -> Result<Inner, Reason> {
-    if packet.v6 {
-        let [first, second] = *frame.at::<[u8; 2]>(packet.l3)?;
+    if packet.v6() {
+        let [first, second] = *frame.at::<[u8; 2]>(packet.l3())?;
         let class = first << 4 | second >> 4;
         return Ok(Inner { class, fragments: DONT_FRAGMENT, protocol: IPV6_IN_IP });
     }
-    let ip = frame.at::<Ipv4Hdr>(packet.l3)?;
+    let ip = frame.at::<Ipv4Hdr>(packet.l3())?;
     let fragments = u16::from_be_bytes(ip.frags) & DONT_FRAGMENT;
     Ok(Inner { class: ip.tos, fragments, protocol: IPV4_IN_IP })
 }
 
 /// Puts the outer headers before the packet.
 #[inline(always)]
-fn encapsulate<T: Tables>(
+pub fn encapsulate<T: Tables>(
     frame: &mut Frame,
     packet: &Packet,
-    to: &Address,
-    hash: &FlowHash,
+    outer: &Outer,
     settings: &Settings,
     tables: &T,
     tunnel: &Tunnel,
 ) -> Result<(), Reason> {
     let inner = inner(frame, packet)?;
+    let Outer { from, to, mark } = outer;
     let overhead = tunnel.overhead(to);
     if !tables.grow(frame, overhead) {
         return Err(Reason::NoHeadroom);
     }
-    let mut at = TAGS;
-    while at + 2 < packet.l3 {
-        *frame.at::<[u8; TAG]>(at)? = *frame.at::<[u8; TAG]>(at + overhead)?;
-        at += TAG;
-    }
+    tags::take_along(frame, packet, overhead)?;
     let v6 = !to.is_mapped();
     let ether_type = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    *frame.at::<[u8; 2]>(packet.l3 - 2)? = ether_type.to_ne_bytes();
+    tags::set_type(frame, packet, ether_type)?;
 
     let gue = tunnel.udp != 0;
-    let first = settings.tunnel_source[v6 as usize];
-    let hosts = u32::from_ne_bytes(settings.tunnel_hosts[v6 as usize]);
-    let from = if gue { first } else { first.with_last_bits((hosts & hash.identity).to_ne_bytes()) };
     let protocol = if gue { UDP } else { inner.protocol };
     let length = packet.length + tunnel.udp as u16;
     let l4 = if v6 {
-        let ip = ipv6(&from, to, inner.class, protocol, length);
-        *frame.at::<Ipv6Hdr>(packet.l3)? = ip;
-        packet.l3 + Ipv6Hdr::LEN
+        let ip = ipv6(from, to, inner.class, protocol, length);
+        *frame.at::<Ipv6Hdr>(packet.l3())? = ip;
+        packet.l3() + Ipv6Hdr::LEN
     } else {
-        let id = if inner.fragments == 0 { (hash.identity >> 16) as u16 } else { 0 };
-        let ip = ipv4(&from, to, &Inner { protocol, ..inner }, id, length + Ipv4Hdr::LEN as u16);
-        *frame.at::<Ipv4Hdr>(packet.l3)? = ip;
-        packet.l3 + Ipv4Hdr::LEN
+        let id = if inner.fragments == 0 { (mark >> 16) as u16 } else { 0 };
+        let ip = ipv4(from, to, &Inner { protocol, ..inner }, id, length + Ipv4Hdr::LEN as u16);
+        *frame.at::<Ipv4Hdr>(packet.l3())? = ip;
+        packet.l3() + Ipv4Hdr::LEN
     };
     if gue {
         *frame.at::<UdpHdr>(l4)? = UdpHdr {
-            src: (FIRST_PORT | hash.identity as u16).to_be_bytes(),
+            src: (FIRST_PORT | *mark as u16).to_be_bytes(),
             dst: settings.gue_port.to_be_bytes(),
             len: length.to_be_bytes(),
             // None, which RFC 6935 allows over IPv6 too: the inner packet has its own.

@@ -55,7 +55,7 @@ fn what_is_left_out_has_its_default() {
 
     let flows = &config.flows;
     let seconds = [flows.tcp_timeout, flows.udp_timeout, flows.closing_timeout].map(|time| time.as_secs());
-    assert_eq!((flows.max, seconds), (1_000_000, [3_600, 120, 60]));
+    assert_eq!((flows.max, flows.fragments, seconds), (1_000_000, 16_384, [3_600, 120, 60]));
 
     let dns = config.dns.as_ref().unwrap();
     assert_eq!(dns.listen, ["192.0.2.11:53".parse().unwrap()]);

@@ -1,14 +1,19 @@
 //! The data path on the host: the library over ordinary memory, which is the second implementation of
 //! its seam, [`Tables`].
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    cell::OnceCell,
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex},
+};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendCounters, Bucket, Fate, Features, Hop, NatSet, Reason, Service, ServiceKey, Settings,
-    Trace,
+    Backend, BackendCounters, Bucket, Fate, Features, FragmentKey, FragmentPath, Hop, NatSet, Reason,
+    Service, ServiceKey, Settings, Trace,
 };
-use lb_ebpf::{Frame, Outcome, Tables, process, process_odd};
+use lb_ebpf::{Frame, Outcome, Tables, parse::Packet, process, process_odd};
 use lb_userspace::core::image::Image;
 
 use crate::{
@@ -30,6 +35,8 @@ pub struct HostTables {
     pub buckets: Vec<Bucket>,
     /// The NAT records.
     pub nat_sets: Vec<NatSet>,
+    /// What became of first fragments.
+    pub fragments: Fragments,
     /// The clock: whatever a test sets it to.
     pub tick: u16,
     /// What the kernel's routing would answer.
@@ -49,6 +56,7 @@ impl HostTables {
             backends: vec![],
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
+            fragments: Fragments::default(),
             tick: 0,
             route: Hop::default(),
         };
@@ -72,29 +80,51 @@ impl HostTables {
         Ok(())
     }
 
-    /// Treats a frame that came in on an interface; what became of it. The frame cannot grow: see
-    /// [`HostTables::treat`].
+    /// Treats a frame that came in on an interface; what became of it. There is no room to grow.
     pub fn process(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        let mut frame = Frame::new(bytes);
-        let room = frame.bounds().0..frame.bounds().1;
-        run(&mut frame, ingress, &View::<false> { tables: self, room })
+        let length = bytes.len();
+        self.run::<false>(bytes, 0..length, ingress).0
     }
 
-    /// Treats a frame that may change its length.
-    pub fn treat(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
-        let room = frame.room();
-        let mut view = Frame::new(frame.bytes());
-        let outcome = run(&mut view, ingress, &View::<false> { tables: self, room: room.clone() });
-        let (start, end) = view.bounds();
-        frame.place = start - room.start..end - room.start;
+    /// The same for a frame with room in front of it.
+    pub fn process_frame(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
+        let bounds = frame.bounds.clone();
+        let (outcome, bounds) = self.run::<false>(frame.memory(), bounds, ingress);
+        frame.bounds = bounds;
         outcome
     }
 
     /// Tells what would become of a frame; the bytes change all the same.
     pub fn explain(&self, bytes: &mut [u8], ingress: u32) -> Outcome {
-        let mut frame = Frame::new(bytes);
-        let room = frame.bounds().0..frame.bounds().1;
-        run(&mut frame, ingress, &View::<true> { tables: self, room })
+        let length = bytes.len();
+        self.run::<true>(bytes, 0..length, ingress).0
+    }
+
+    /// The same for a frame with room in front of it.
+    pub fn explain_frame(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
+        let bounds = frame.bounds.clone();
+        let (outcome, bounds) = self.run::<true>(frame.memory(), bounds, ingress);
+        frame.bounds = bounds;
+        outcome
+    }
+
+    /// Runs all programs that a frame goes through, which lies somewhere in this memory; where it lies then.
+    fn run<const DRY_RUN: bool>(
+        &self,
+        memory: &mut [u8],
+        bounds: Range<usize>,
+        ingress: u32,
+    ) -> (Outcome, Range<usize>) {
+        let floor = memory.as_ptr() as usize;
+        let tables = View::<DRY_RUN> { tables: self, floor, packet: OnceCell::new() };
+        let mut frame = Frame::new(&mut memory[bounds]);
+        let outcome = process(&mut frame, ingress, &tables);
+        let outcome = match outcome.reason.fate() {
+            Fate::Odd => process_odd(&mut frame, ingress, &tables),
+            _ => outcome,
+        };
+        let (start, end) = frame.bounds();
+        (outcome, start - floor..end - floor)
     }
 
     /// The tables that the data path writes.
@@ -103,20 +133,40 @@ impl HostTables {
     }
 }
 
-/// All programs that a frame goes through.
-fn run(frame: &mut Frame, ingress: u32, tables: &impl Tables) -> Outcome {
-    let outcome = process(frame, ingress, tables);
-    match outcome.reason.fate() {
-        Fate::Odd => process_odd(frame, ingress, tables),
-        _ => outcome,
+/// What became of first fragments. What is replaced stays in memory, as others may still look at it.
+#[derive(Default)]
+pub struct Fragments(Mutex<Paths>);
+
+#[derive(Default)]
+struct Paths {
+    /// Places in `all`.
+    places: BTreeMap<FragmentKey, usize>,
+    #[expect(clippy::vec_box, reason = "others refer to what is in the boxes while the vector grows")]
+    all: Vec<Box<FragmentPath>>,
+}
+
+impl Fragments {
+    fn get(&self, key: &FragmentKey) -> Option<&FragmentPath> {
+        let paths = self.0.lock().unwrap();
+        let path: *const FragmentPath = &**paths.all.get(*paths.places.get(key)?)?;
+        // SAFETY: boxes are neither changed nor removed before `self` is dropped, which is borrowed.
+        Some(unsafe { &*path })
+    }
+
+    fn insert(&self, key: FragmentKey, path: FragmentPath) {
+        let mut paths = self.0.lock().unwrap();
+        let place = paths.all.len();
+        paths.places.insert(key, place);
+        paths.all.push(Box::new(path));
     }
 }
 
-/// The tables, with or without leave to write them.
+/// The tables for one frame, with or without leave to write them.
 struct View<'a, const DRY_RUN: bool> {
     tables: &'a HostTables,
-    /// The memory in which the frame may move its ends.
-    room: Range<usize>,
+    /// Where the memory in front of the frame begins.
+    floor: usize,
+    packet: OnceCell<Packet>,
 }
 
 impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
@@ -154,17 +204,36 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         self.tables.tick
     }
 
-    fn route(&self, _: &mut Frame) -> Hop {
+    fn keep(&self, packet: Packet) -> Option<&Packet> {
+        Some(self.packet.get_or_init(|| packet))
+    }
+
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentPath> {
+        self.tables.fragments.get(key)
+    }
+
+    fn remember_fragment(&self, key: &FragmentKey, path: &FragmentPath) {
+        self.tables.fragments.insert(*key, *path);
+    }
+
+    fn route(&self, _: &mut Frame, _: usize) -> Hop {
         self.tables.route
     }
 
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
         let (start, end) = frame.bounds();
-        if start - bytes < self.room.start {
-            return false;
+        let room = start - self.floor >= bytes;
+        if room {
+            // SAFETY: still within the memory that the frame was made in.
+            unsafe { frame.moved(start - bytes, end) };
         }
-        // SAFETY: the frame stays within the memory that was reserved for it and is borrowed with it.
-        *frame = unsafe { Frame::from_raw(start - bytes, end) };
+        room
+    }
+
+    fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool {
+        let (start, end) = frame.bounds();
+        // SAFETY: the end of the frame that was.
+        unsafe { frame.moved(start + bytes, end) };
         true
     }
 }
@@ -196,7 +265,7 @@ impl DataPath for HostPath {
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         let mut memory = AlignedFrame::new(frame);
-        let outcome = self.tables.treat(&mut memory, FRONT);
+        let outcome = self.tables.process_frame(&mut memory, FRONT);
         self.reasons[outcome.reason as usize] += 1;
         if let Some(backend) = outcome.sent_to() {
             let counters = self.counters.entry(backend).or_default();
@@ -213,7 +282,7 @@ impl DataPath for HostPath {
     }
 
     fn explain(&mut self, frame: &[u8]) -> Result<Trace> {
-        Ok(self.tables.explain(AlignedFrame::new(frame).bytes(), FRONT).trace())
+        Ok(self.tables.explain_frame(&mut AlignedFrame::new(frame), FRONT).trace())
     }
 
     fn reasons(&self) -> Result<Vec<u64>> {
@@ -228,51 +297,54 @@ impl DataPath for HostPath {
         self.tables.memory()
     }
 
-    fn later(&mut self, ticks: u16) {
+    fn clear_fragments(&mut self) -> Result<()> {
+        self.tables.fragments = Fragments::default();
+        Ok(())
+    }
+
+    fn later(&mut self, ticks: u16) -> Result<()> {
         self.tables.tick = self.tables.tick.wrapping_add(ticks);
+        Ok(())
     }
 
     fn on_cpu(&mut self, _: usize) {}
 }
 
-/// Bytes before and after a frame, by which it may grow: as many as the kernel has before it.
-const HEADROOM: usize = 256;
-
-/// A frame at an even address, as every frame in the kernel is, with room to grow.
+/// A frame at an even address, as every frame in the kernel is, with as much room in front of it as XDP
+/// asks of drivers.
 pub struct AlignedFrame {
     memory: Vec<u16>,
-    /// Where in it the frame is, in bytes.
-    place: Range<usize>,
+    bounds: Range<usize>,
 }
+
+/// XDP_PACKET_HEADROOM (include/uapi/linux/bpf.h), in bytes.
+const HEADROOM: usize = 256;
 
 impl AlignedFrame {
     /// A copy of these bytes.
     pub fn new(bytes: &[u8]) -> AlignedFrame {
-        let place = HEADROOM..HEADROOM + bytes.len();
-        let mut frame = AlignedFrame { memory: vec![0; bytes.len() / 2 + 1 + HEADROOM], place };
+        let bounds = HEADROOM..HEADROOM + bytes.len();
+        let mut frame = AlignedFrame { memory: vec![0; bounds.end.div_ceil(2)], bounds };
         frame.bytes().copy_from_slice(bytes);
         frame
     }
 
     /// The frame.
     pub fn bytes(&mut self) -> &mut [u8] {
-        let place = self.place.clone();
-        let memory: *mut u8 = self.memory.as_mut_ptr().cast();
-        // SAFETY: the words are at least as many as the frame needs, borrowed with it, and plain bytes too.
-        let all = unsafe { std::slice::from_raw_parts_mut(memory, self.memory.len() * 2) };
-        &mut all[place]
+        let bounds = self.bounds.clone();
+        &mut self.memory()[bounds]
     }
 
-    /// Whether nothing was written outside of the frame: its memory was zero.
+    /// Whether nothing was written outside of the frame as it was and is: its memory was zero.
     pub fn is_clean_outside(&self) -> bool {
-        let place = self.place.clone();
+        let own = self.bounds.start.min(HEADROOM)..self.bounds.end;
         let bytes = self.memory.iter().flat_map(|word| word.to_ne_bytes());
-        bytes.enumerate().all(|(at, byte)| byte == 0 || place.contains(&at))
+        bytes.enumerate().all(|(at, byte)| byte == 0 || own.contains(&at))
     }
 
-    /// The addresses of its memory.
-    fn room(&self) -> Range<usize> {
-        let room = self.memory.as_ptr_range();
-        room.start as usize..room.end as usize
+    fn memory(&mut self) -> &mut [u8] {
+        let start = self.memory.as_mut_ptr().cast();
+        // SAFETY: the words' own memory, borrowed with them; they are plain bytes too.
+        unsafe { std::slice::from_raw_parts_mut(start, self.memory.len() * 2) }
     }
 }

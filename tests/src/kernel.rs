@@ -4,7 +4,7 @@
 use std::{env, os::fd::BorrowedFd, ptr::NonNull, slice};
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, NatSet, Trace, map};
+use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, Trace, map};
 use lb_userspace::{
     core::image::{Image, diff},
     dataplane::{Dataplane, Sizes},
@@ -18,7 +18,7 @@ use nix::{
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, FEATURES, NAT_SETS, SERVICES},
+    world::{BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
 };
 
 /// The program in the kernel with its maps.
@@ -49,6 +49,7 @@ impl KernelPath {
             buckets: BUCKETS,
             nat_sets: NAT_SETS,
             service_bits: 5,
+            fragments: FRAGMENTS,
             services: SERVICES + 1,
             backends: BACKENDS + 1,
         };
@@ -114,9 +115,16 @@ impl DataPath for KernelPath {
         Memory { buckets, nat_sets, tick }
     }
 
+    fn clear_fragments(&mut self) -> Result<()> {
+        Ok(self.dataplane.change_fragments(|_| None)?)
+    }
+
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.
-    fn later(&mut self, ticks: u16) {
+    fn later(&mut self, ticks: u16) -> Result<()> {
         self.memory().age(ticks);
+        self.dataplane
+            .change_fragments(|path| Some(FragmentPath { tick: path.tick.wrapping_sub(ticks), ..path }))?;
+        Ok(())
     }
 
     fn on_cpu(&mut self, cpu: usize) {

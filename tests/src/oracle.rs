@@ -3,30 +3,16 @@
 use std::net::IpAddr;
 
 use etherparse::{
-    IpNumber, Ipv4Header, LaxNetSlice, LaxSlicedPacket, NetSlice, SlicedPacket, TcpSlice, TransportSlice,
-    UdpSlice,
+    IpNumber, Ipv4Header, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, LaxNetSlice, LaxSlicedPacket, NetSlice,
+    SlicedPacket, TcpSlice, TransportSlice, UdpSlice,
 };
 use lb_common::{Address, Reason};
 use lb_ebpf::{
     Frame,
-    parse::{self, Packet, TCP, UDP},
+    parse::{self, Packet, Part, TCP, UDP},
 };
 
 use crate::host::AlignedFrame;
-
-/// Which headers beyond Ethernet, IPv4 with options and plain IPv6 the parser reads.
-///
-/// The one place that says so: what it does not read, it must leave to the host's stack.
-pub const PARSER: Reads = Reads { vlan_tags: false, ipv6_extensions: false };
-
-/// Kinds of headers.
-#[derive(Debug, Clone, Copy)]
-pub struct Reads {
-    /// Up to two VLAN tags.
-    pub vlan_tags: bool,
-    /// IPv6 extension headers before TCP or UDP.
-    pub ipv6_extensions: bool,
-}
 
 /// What parsers must agree about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +41,30 @@ const FLAGS: u8 = 0x17;
 pub enum Read {
     /// TCP or UDP with its ports.
     Packet(Fields),
-    /// The same, but the parser does not read such headers yet: see [`PARSER`].
-    Beyond(Fields),
     /// Valid, but neither TCP nor UDP, or a fragment without ports: never a packet.
     Other,
     /// Not valid as far as the ports, or of a kind on which parsers may differ.
     Unclear,
+}
+
+/// What etherparse reads beyond ours: more tags, more extension headers (which are a constant of the
+/// parser), and headers that begin further behind.
+const MOST_TAGS: usize = 2;
+const MOST_EXTENSIONS: usize = 6;
+const LAST_L4: usize = 511;
+
+/// Numbers of all IPv6 extension headers that ours follows (RFC 7045 section 4, without ESP).
+const EXTENSIONS: [u8; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
+
+/// Whether ours stops at these headers: they are too many, or the packet is on its way to another address
+/// than its destination.
+fn reads_less(extensions: &Ipv6ExtensionsSlice) -> bool {
+    let on_the_way = |one: &Ipv6ExtensionSlice| match one {
+        Ipv6ExtensionSlice::Routing(routing) => routing.slice()[3] != 0,
+        _ => false,
+    };
+    let all: Vec<_> = extensions.clone().into_iter().collect();
+    all.len() > MOST_EXTENSIONS || all.iter().any(on_the_way)
 }
 
 /// What etherparse reads, strictly: anything that contradicts itself is [`Read::Unclear`].
@@ -68,7 +72,7 @@ pub fn read(frame: &[u8]) -> Read {
     let Ok(sliced) = SlicedPacket::from_ethernet(frame) else { return Read::Unclear };
     let Some(net) = &sliced.net else { return Read::Other };
     let Some(payload) = net.ip_payload_ref() else { return Read::Other };
-    let (addresses, hops, header, beyond) = match net {
+    let (addresses, hops, header) = match net {
         NetSlice::Ipv4(ip) => {
             let header = ip.header();
             let addresses: [IpAddr; 2] = [header.source_addr().into(), header.destination_addr().into()];
@@ -76,17 +80,20 @@ pub fn read(frame: &[u8]) -> Read {
             if !ip.extensions().is_empty() {
                 return Read::Unclear;
             }
-            (addresses, header.ttl(), header.slice().len(), false)
+            (addresses, header.ttl(), header.slice().len())
         }
         NetSlice::Ipv6(ip) => {
             let header = ip.header();
             let addresses: [IpAddr; 2] = [header.source_addr().into(), header.destination_addr().into()];
             let extended = ip.extensions().slice().len();
+            if reads_less(ip.extensions()) {
+                return Read::Unclear;
+            }
             // A jumbogram (RFC 2675) to etherparse: as long as the frame. To ours it is nothing.
             if header.payload_length() == 0 {
                 return Read::Unclear;
             }
-            (addresses, header.hop_limit(), header.slice().len() + extended, extended != 0)
+            (addresses, header.hop_limit(), header.slice().len() + extended)
         }
         NetSlice::Arp(_) => return Read::Other,
     };
@@ -101,13 +108,14 @@ pub fn read(frame: &[u8]) -> Read {
         Some(TransportSlice::Udp(udp)) => fields(UDP, udp.header_slice(), addresses, hops),
         // The first fragment holds its packet's ports, though etherparse does not look: ours may read them.
         None if payload.fragmented && is_first_fragment(net) => return Read::Unclear,
+        // These end etherparse's reading, but not ours.
+        None if EXTENSIONS.contains(&payload.ip_number.0) => return Read::Unclear,
         _ => return Read::Other,
     };
-    let fields = Fields { l4, length, ..fields };
-    let tags = !sliced.link_exts.is_empty();
-    if tags && !PARSER.vlan_tags || beyond && !PARSER.ipv6_extensions {
-        return Read::Beyond(fields);
+    if sliced.link_exts.len() > MOST_TAGS || l4 > LAST_L4 {
+        return Read::Unclear;
     }
+    let fields = Fields { l4, length, ..fields };
     Read::Packet(fields)
 }
 
@@ -141,6 +149,10 @@ pub fn parsed(frame: &[u8]) -> Result<Fields, Reason> {
         Err(Reason::Odd) => parse::odd(&mut frame)?,
         other => other?,
     };
+    // Its ports are in the first fragment.
+    if packet.part == Part::Later {
+        return Err(Reason::Fragment);
+    }
     Ok(our_fields(&packet))
 }
 
@@ -153,7 +165,7 @@ fn our_fields(packet: &Packet) -> Fields {
         flags: packet.flags.0 & FLAGS,
         hops: packet.hops,
         length: usize::from(packet.length),
-        l4: packet.l4,
+        l4: packet.l4(),
     }
 }
 
@@ -166,7 +178,6 @@ pub fn compare(frame: &[u8]) -> Result<(), String> {
     let agree = match (&theirs, &ours) {
         (Read::Packet(expected), Ok(found)) => found == expected,
         (Read::Packet(_), Err(_)) => false,
-        (Read::Beyond(_), ours) => ours.is_err(),
         (Read::Other, ours) => ours.is_err(),
         // Headers are right as far as ours reads; what lies behind need not be.
         (Read::Unclear, Ok(found)) => agrees_with_lax(frame, found),
@@ -189,23 +200,26 @@ fn agrees_with_lax(frame: &[u8], found: &Fields) -> bool {
         }
         _ => return false,
     };
-    let Some(ports) = payload.payload.get(..4) else { return false };
     let l4 = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
+    // Where it follows no further, ours may.
+    if found.source.0.is_ipv6() && EXTENSIONS.contains(&payload.ip_number.0) {
+        return [found.source.0, found.destination.0] == addresses && found.l4 > l4;
+    }
+    let Some(ports) = payload.payload.get(..4) else { return false };
     [found.source.0, found.destination.0] == addresses
         && (payload.ip_number.0, l4) == (found.protocol, found.l4)
         && found.source.1.to_be_bytes() == ports[..2]
         && found.destination.1.to_be_bytes() == ports[2..]
 }
 
-/// Where the IP header begins.
-pub fn l3(frame: &[u8]) -> Option<usize> {
-    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
-    let header = match sliced.net.as_ref()? {
-        NetSlice::Ipv4(ip) => ip.header().slice().as_ptr(),
-        NetSlice::Ipv6(ip) => ip.header().slice().as_ptr(),
-        NetSlice::Arp(_) => return None,
-    };
-    Some(header as usize - frame.as_ptr() as usize)
+/// Where the IP header begins: behind the EtherType, which follows any VLAN tags (IEEE 802.1Q).
+pub fn l3(frame: &[u8]) -> usize {
+    let tagged = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let mut ether_type = 12;
+    while tagged(ether_type) {
+        ether_type += 4;
+    }
+    (ether_type + 2).min(frame.len())
 }
 
 /// The packet that a valid frame carries in another IP packet, or in a UDP datagram of one.

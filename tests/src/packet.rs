@@ -72,6 +72,8 @@ pub struct Packet {
     pub ip: Ip,
     /// What follows the IP packet in its frame.
     pub padding: Vec<u8>,
+    /// VLAN tags, from the outermost: type and content.
+    pub tags: Vec<(u16, u16)>,
 }
 
 /// What is particular to the protocol.
@@ -108,19 +110,36 @@ pub mod flag {
 pub struct Ip {
     /// IPv4 options; a multiple of 4 bytes.
     pub options: Vec<u8>,
-    /// An IPv6 extension header: its protocol number and bytes, the first of which, the number of what
+    /// IPv6 extension headers: their protocol numbers and bytes, the first of which, the number of what
     /// follows, is filled in.
-    pub extension: Option<(u8, Vec<u8>)>,
+    pub extensions: Vec<(u8, Vec<u8>)>,
     /// DSCP and ECN.
     pub class: u8,
     /// IPv4: not to be fragmented.
     pub dont_fragment: bool,
-    /// IPv4: more fragments follow.
-    pub more_fragments: bool,
-    /// IPv4: offset of this fragment in units of 8 bytes.
-    pub fragment_offset: u16,
+    /// The part of the IP packet that this one holds, if not all of it.
+    pub fragment: Option<Fragment>,
     /// A length of the whole IP packet that is not the true one.
     pub length: Option<u16>,
+}
+
+/// A part of an IP packet. What is cut is what follows the IPv4 header, or the IPv6 fragment header, which
+/// comes after all extension headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification of the whole.
+    pub id: u32,
+    /// Where the part begins, a multiple of 8 bytes.
+    pub from: usize,
+    /// Where it ends; `None` for the last one.
+    pub to: Option<usize>,
+}
+
+impl Fragment {
+    fn of(fragment: Option<Fragment>, whole: &[u8]) -> &[u8] {
+        let Some(Fragment { from, to, .. }) = fragment else { return whole };
+        &whole[from..to.unwrap_or(whole.len())]
+    }
 }
 
 impl Packet {
@@ -138,22 +157,54 @@ impl Packet {
             }
             mixed => panic!("{mixed:?} are of two families"),
         };
-        let ethernet = Ethernet2Header { source: self.mac_from, destination: self.mac_to, ether_type: kind };
-        [&ethernet.to_bytes(), &packet[..], &self.padding].concat()
+        let mut types = self.tags.iter().map(|(kind, _)| EtherType(*kind)).chain([kind]);
+        let ether_type = types.next().unwrap();
+        let ethernet = Ethernet2Header { source: self.mac_from, destination: self.mac_to, ether_type };
+        let tag = |((_, content), next): (&(u16, u16), EtherType)| {
+            [content.to_be_bytes(), next.0.to_be_bytes()].concat()
+        };
+        let tags: Vec<u8> = self.tags.iter().zip(types).flat_map(tag).collect();
+        [&ethernet.to_bytes(), &tags[..], &packet, &self.padding].concat()
     }
 
     /// Length of the IP packet in bytes.
     pub fn ip_length(&self) -> u64 {
-        let extension = self.ip.extension.as_ref().map_or(0, |(_, bytes)| bytes.len());
         let ip = match self.from.address {
             IpAddr::V4(_) => Ipv4Header::MIN_LEN + self.ip.options.len(),
-            IpAddr::V6(_) => Ipv6Header::LEN + extension,
+            IpAddr::V6(_) => Ipv6Header::LEN + self.extension_length(),
         };
         let transport = match self.transport {
             Transport::Tcp { .. } => TcpHeader::MIN_LEN,
             Transport::Udp { .. } => UdpHeader::LEN,
         };
-        (ip + transport + self.payload.len()) as u64
+        let whole = transport + self.payload.len();
+        let part = self.ip.fragment.map_or(whole, |part| part.to.unwrap_or(whole) - part.from);
+        (ip + part) as u64
+    }
+
+    /// Where the TCP or UDP header begins in its frame.
+    pub fn l4(&self) -> usize {
+        let ip = match self.from.address {
+            IpAddr::V4(_) => Ipv4Header::MIN_LEN + self.ip.options.len(),
+            IpAddr::V6(_) => Ipv6Header::LEN + self.extension_length(),
+        };
+        14 + 4 * self.tags.len() + ip
+    }
+
+    fn extension_length(&self) -> usize {
+        let extensions: usize = self.ip.extensions.iter().map(|(_, bytes)| bytes.len()).sum();
+        extensions + if self.ip.fragment.is_some() { 8 } else { 0 }
+    }
+
+    /// The packet in these parts: what follows the IP header is cut at these places.
+    pub fn cut(&self, id: u32, places: &[usize]) -> Vec<Packet> {
+        let starts = std::iter::once(0).chain(places.iter().copied());
+        let ends = places.iter().copied().map(Some).chain([None]);
+        let part = |(from, to)| {
+            let fragment = Some(Fragment { id, from, to });
+            Packet { ip: Ip { fragment, ..self.ip.clone() }, ..self.clone() }
+        };
+        starts.zip(ends).map(part).collect()
     }
 
     fn ipv4(&self, from: [u8; 4], to: [u8; 4], nat_ports: &NatPorts) -> Vec<u8> {
@@ -171,17 +222,22 @@ impl Packet {
                 udp.to_bytes().to_vec()
             }
         };
-        let length = (transport.len() + self.payload.len()) as u16;
+        let whole = [&transport[..], &self.payload].concat();
+        let part = Fragment::of(self.ip.fragment, &whole);
+        let length = part.len() as u16;
         let mut ip = Ipv4Header::new(length, self.hops, self.protocol(), from, to).unwrap();
         ip.options = self.ip.options[..].try_into().unwrap();
         ip.total_len = self.ip.length.unwrap_or(ip.header_len() as u16 + length);
-        ip.more_fragments = self.ip.more_fragments;
-        ip.fragment_offset = IpFragOffset::try_new(self.ip.fragment_offset).unwrap();
+        if let Some(Fragment { id, from, to }) = self.ip.fragment {
+            ip.identification = id as u16;
+            ip.more_fragments = to.is_some();
+            ip.fragment_offset = IpFragOffset::try_new(from as u16 / 8).unwrap();
+        }
         ip.dont_fragment = self.ip.dont_fragment;
         ip.dscp = IpDscp::try_new(self.ip.class >> 2).unwrap();
         ip.ecn = IpEcn::try_new(self.ip.class & 3).unwrap();
         ip.header_checksum = ip.calc_header_checksum();
-        [&ip.to_bytes(), &transport[..], &self.payload].concat()
+        [&ip.to_bytes(), part].concat()
     }
 
     fn ipv6(&self, from: [u8; 16], to: [u8; 16], nat_ports: &NatPorts) -> Vec<u8> {
@@ -196,23 +252,30 @@ impl Packet {
                 udp.to_bytes().to_vec()
             }
         };
-        let (next_header, extension) = match &self.ip.extension {
-            Some((number, bytes)) => {
-                (IpNumber(*number), [&[self.protocol().0], bytes.get(1..).unwrap_or_default()].concat())
-            }
-            None => (self.protocol(), Vec::new()),
-        };
-        let true_length = (extension.len() + transport.len() + self.payload.len()) as u16;
+        let whole = [&transport[..], &self.payload].concat();
+        let part = Fragment::of(self.ip.fragment, &whole);
+        let mut headers = self.ip.extensions.clone();
+        if let Some(Fragment { id, from, to }) = self.ip.fragment {
+            let word = from as u16 | u16::from(to.is_some());
+            headers.push((44, [&[0, 0][..], &word.to_be_bytes(), &id.to_be_bytes()].concat()));
+        }
+        let mut next = self.protocol().0;
+        for (number, bytes) in headers.iter_mut().rev() {
+            bytes[0] = next;
+            next = *number;
+        }
+        let extensions = headers.into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<u8>>();
+        let true_length = (extensions.len() + part.len()) as u16;
         let ip = Ipv6Header {
             payload_length: self.ip.length.map_or(true_length, |whole| whole - Ipv6Header::LEN as u16),
-            next_header,
+            next_header: IpNumber(next),
             traffic_class: self.ip.class,
             hop_limit: self.hops,
             source: from,
             destination: to,
             ..Ipv6Header::default()
         };
-        [&ip.to_bytes(), &extension[..], &transport, &self.payload].concat()
+        [&ip.to_bytes(), &extensions[..], part].concat()
     }
 
     fn protocol(&self) -> IpNumber {

@@ -36,8 +36,11 @@ pub trait DataPath {
     /// The tables.
     fn memory(&self) -> Memory<'_>;
 
+    /// Forgets all first fragments.
+    fn clear_fragments(&mut self) -> Result<()>;
+
     /// Lets ticks pass.
-    fn later(&mut self, ticks: u16);
+    fn later(&mut self, ticks: u16) -> Result<()>;
 
     /// From now on, frames are treated on this CPU, if there is one.
     fn on_cpu(&mut self, cpu: usize);
@@ -147,6 +150,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         let image = scenario.world.image.clone();
         path.configure(&image)?;
         path.memory().clear();
+        path.clear_fragments()?;
         path.on_cpu(0);
         let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
         let sent_before =
@@ -161,7 +165,7 @@ impl<'a, P: DataPath> Run<'a, P> {
                 change(&mut self.image);
                 self.path.configure(&self.image)?;
             }
-            Step::Later(ticks) => self.path.later(*ticks),
+            Step::Later(ticks) => self.path.later(*ticks)?,
             Step::Disturb(disturb) => disturb(&self.path.memory()),
             Step::OnCpu(cpu) => self.path.on_cpu(*cpu),
         }
@@ -221,8 +225,7 @@ impl<'a, P: DataPath> Run<'a, P> {
             return Ok(());
         }
         let settings = self.image.settings.as_ref().context("no settings")?;
-        let header = if client.from.address.is_ipv4() { 20 + client.ip.options.len() } else { 40 };
-        let at = 14 + header;
+        let at = out.l4();
         let port = after.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
         let allowed = nat_groups(settings, client).map(|group| {
             let first = settings.nat_port_first + group * PORTS_PER_GROUP;

@@ -6,8 +6,10 @@
 //! foretells it. Numbers such as A5 are those of the project's list of acceptance scenarios.
 
 mod deliver;
+mod fragments;
 mod leave_alone;
 mod nat;
+mod odd;
 mod remember;
 mod tunnel;
 
@@ -24,8 +26,11 @@ pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
     for case in [TCP4, TCP6, UDP4, UDP6] {
         all.extend(deliver::scenarios(case));
+        all.extend(deliver::cut_anywhere(case));
+        all.extend(fragments::scenarios(case));
         all.extend(leave_alone::scenarios(case));
         all.extend(nat::scenarios(case));
+        all.extend(odd::scenarios(case));
         all.extend(remember::scenarios(case));
         all.extend(tunnel::scenarios(case));
     }

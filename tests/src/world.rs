@@ -33,6 +33,8 @@ pub const NAT_SETS: u32 = 256;
 /// What is configured.
 pub const FEATURES: Features =
     Features(Features::NAT.0 | Features::DSR_L2.0 | Features::DSR_IPIP.0 | Features::DSR_GUE.0);
+/// First fragments that are remembered.
+pub const FRAGMENTS: u32 = 1_024;
 /// Highest service number.
 pub const SERVICES: u32 = 7;
 /// Highest backend number.
@@ -218,8 +220,8 @@ impl Flow {
         };
         let payload = if self.case.udp && payload.is_empty() { b"datagram" } else { payload }.to_vec();
         let (mac_to, mac_from, hops) = (NODE_FRONT, ROUTER, 64);
-        let (ip, padding) = Default::default();
-        Packet { mac_to, mac_from, from, to, hops, transport, payload, ip, padding }
+        let (ip, padding, tags) = Default::default();
+        Packet { mac_to, mac_from, from, to, hops, transport, payload, ip, padding, tags }
     }
 }
 
@@ -261,6 +263,9 @@ impl World {
     pub fn with_service(mut self, case: Case, at: SocketAddr, number: u32, forward: Forward) -> World {
         let key = ServiceKey::new(Address::from(at.ip()), at.port(), case.protocol());
         self.image.services.insert(key, Service::new(number, forward));
+        for address in [at.ip(), case.nat()] {
+            self.image.services.insert(ServiceKey::any(address.into()), Service::MARK);
+        }
         self
     }
 

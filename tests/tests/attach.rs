@@ -45,7 +45,7 @@ fn dataplane() -> Option<Dataplane> {
     ip(&format!("link add {NATIVE} type veth peer name usher-peer"));
     ip(&format!("link add {NOT_NATIVE} type bridge"));
     Some(
-        Dataplane::load(Sizes::new(1_000, false, 1, 1, 1), Features::DSR_L2)
+        Dataplane::load(Sizes::new(1_000, 1_000, false, 1, 1, 1), Features::DSR_L2)
             .expect("the kernel accepts the program"),
     )
 }
@@ -87,7 +87,7 @@ fn native_or_not_at_all() {
 fn another_program_is_never_displaced() {
     let Some(mut first) = dataplane() else { return };
     first.attach(&names(&[NATIVE]), XdpMode::Auto).unwrap();
-    let mut second = Dataplane::load(Sizes::new(1_000, false, 1, 1, 1), Features::DSR_L2).unwrap();
+    let mut second = Dataplane::load(Sizes::new(1_000, 1_000, false, 1, 1, 1), Features::DSR_L2).unwrap();
     let error = second.attach(&names(&["usher-peer", NATIVE]), XdpMode::Auto).unwrap_err();
     assert!(matches!(error, DataplaneError::Occupied { interface } if interface == NATIVE));
     assert_eq!([kernel_mode(NATIVE), kernel_mode("usher-peer")], ["native", ""]);

@@ -3,7 +3,7 @@
 use lb_common::{Fate, Forward, Hop, Reason};
 use usher_tests::{
     host::{AlignedFrame, HostPath, HostTables},
-    packet::{NatPorts, Port},
+    packet::{NatPorts, Packet, Port},
     race::{self, Tally},
     run::{DataPath as _, Ran, run},
     table::scenarios,
@@ -22,7 +22,7 @@ fn the_packet_table_holds() {
             .collect();
         assert!(failures.is_empty(), "{} scenarios failed:\n{}", failures.len(), failures.join("\n"));
         let counted = path.reasons().unwrap();
-        // Odd packets end in the program that goes on with them, and frames here have room to grow.
+        // Odd packets end in the program that goes on with them; that a frame cannot grow has a test of its own.
         let ends =
             Reason::ALL.iter().filter(|reason| reason.fate() != Fate::Odd && **reason != Reason::NoHeadroom);
         let missing: Vec<_> = ends.filter(|reason| counted[**reason as usize] == 0).collect();
@@ -38,6 +38,18 @@ fn names_of_scenarios_are_unique() {
     ids.dedup();
     assert_eq!(ids.len(), count);
     println!("{count} scenarios");
+}
+
+#[test]
+fn a14_a_frame_that_cannot_grow_ends() {
+    let tables = HostTables::new(&World::service(TCP4, Forward::Nat).image, BUCKETS, NAT_SETS).unwrap();
+    let flow = TCP4.flow(0);
+    let tagged = Packet { tags: vec![(0x8100, 5)], ..flow.opens() };
+    let mut there = AlignedFrame::new(&tagged.bytes(&NatPorts::new()));
+    assert_eq!(tables.process_frame(&mut there, FRONT).reason, Reason::Nat);
+    let port = u16::from_be_bytes([there.bytes()[34], there.bytes()[35]]);
+    let mut back = AlignedFrame::new(&flow.accepted_by(1).bytes(&NatPorts::from([(0, port)])));
+    assert_eq!(tables.process(back.bytes(), FRONT).reason, Reason::NoHeadroom);
 }
 
 /// What BPF_PROG_TEST_RUN cannot show: there, every frame comes in on the same interface, and no route

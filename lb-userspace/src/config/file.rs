@@ -80,6 +80,7 @@ pub(super) struct Tunnel {
 #[serde(deny_unknown_fields)]
 pub(super) struct Flows {
     pub max: Value<i64>,
+    pub fragments: Value<i64>,
     pub tcp_timeout: Value<String>,
     pub udp_timeout: Value<String>,
     pub closing_timeout: Value<String>,

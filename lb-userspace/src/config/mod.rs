@@ -135,6 +135,8 @@ pub struct Tunnel {
 pub struct Flows {
     /// Flows held at once; the tables are about twice that to keep their buckets from overflowing.
     pub max: u32,
+    /// First fragments that are remembered for the later ones of their packets.
+    pub fragments: u32,
     /// Idle time after which a TCP flow is forgotten.
     pub tcp_timeout: Duration,
     /// Idle time after which a UDP flow is forgotten.

@@ -158,7 +158,11 @@ impl Planner {
             for address in service.addresses.iter().filter(|&&vip| Family::of(vip) == pool.family) {
                 let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
                 image.services.insert(key, Service::new(number, forward(service.forward)));
+                image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
             }
+        }
+        for address in config.nat.source.iter().filter(|_| features(config).has(Features::NAT)) {
+            image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
         }
         image
     }
@@ -361,7 +365,11 @@ address = "203.0.113.21"
         assert_eq!(service("192.0.2.12", 80, 6), Some(Service::new(1, Forward::Nat)));
         assert_eq!(service("2001:db8:1::11", 80, 6), Some(Service::new(2, Forward::Nat)));
         assert_eq!(service("192.0.2.11", 7, 17), Some(Service::new(3, Forward::DsrL2)));
-        assert_eq!(image.services.len(), 4);
+        let mark = |address: &str| ServiceKey::any(address.parse::<IpAddr>().unwrap().into());
+        for address in ["192.0.2.11", "192.0.2.12", "2001:db8:1::11", "203.0.113.11"] {
+            assert_eq!(image.services.get(&mark(address)), Some(&Service::MARK), "{address}");
+        }
+        assert_eq!(image.services.values().filter(|service| **service != Service::MARK).count(), 4);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use lb_common::{Features, program};
+use anyhow::ensure;
+use lb_common::{Features, Hop, program};
+use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
 use super::secret;
@@ -43,12 +45,12 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
     let backends = numbers.backends().max().unwrap_or(0);
     let features = plan::features(&config);
     let nat = features.has(Features::NAT);
-    let sizes = Sizes::new(config.flows.max, nat, plan::service_keys(&config), services, u32::from(backends));
+    let (flows, fragments, keys) = (config.flows.max, config.flows.fragments, plan::service_keys(&config));
+    let sizes = Sizes::new(flows, fragments, nat, keys, services, u32::from(backends));
     let mut dataplane = Dataplane::load(sizes, features)?;
     info!(
         instructions = dataplane.verified_instructions(program::USHER)?,
-        flows = config.flows.max,
-        "the kernel accepted the program"
+        flows, "the kernel accepted the program"
     );
     let attached = attach(&mut dataplane, &config.node, &host)?;
     tell_of_sysctls(&config);
@@ -56,6 +58,15 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
 }
 
 fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::Result<Vec<Attached>> {
+    for name in &node.interfaces {
+        let index = if_nametoindex(name.as_str()).unwrap_or(0);
+        ensure!(
+            index <= Hop::MAX_INTERFACE,
+            "interface {name} has index {index}; the data path takes indexes up to {}: make it anew in a \
+             network namespace of its own, or restart the host",
+            Hop::MAX_INTERFACE
+        );
+    }
     let attached = dataplane.attach(&node.interfaces, node.xdp_mode)?;
     for Attached { interface, mode, .. } in &attached {
         let have = host.interfaces.iter().find(|have| have.link.name == *interface);

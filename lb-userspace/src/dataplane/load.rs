@@ -26,6 +26,8 @@ pub struct Sizes {
     pub buckets: u32,
     /// Sets of NAT records; 1 when no service uses NAT.
     pub nat_sets: u32,
+    /// First fragments that are remembered.
+    pub fragments: u32,
     /// Highest service number plus one.
     pub services: u32,
     /// log2 of the first places in the table of services.
@@ -35,12 +37,13 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Tables for a number of flows, with or without NAT, with `keys` ports of
-    /// addresses that lead to services, and these numbers of services and backends.
-    pub fn new(flows: u32, nat: bool, keys: u32, services: u32, backends: u32) -> Sizes {
+    /// Tables for numbers of flows and fragments, with or without NAT, with `keys` ports of addresses that
+    /// lead to services, and these numbers of services and backends.
+    pub fn new(flows: u32, fragments: u32, nat: bool, keys: u32, services: u32, backends: u32) -> Sizes {
         Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            fragments,
             services: services + 1,
             service_bits: place_bits(keys),
             backends: backends + 1,
@@ -101,6 +104,7 @@ impl Dataplane {
             .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
+            .map_max_entries(map::FRAGMENTS, sizes.fragments)
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)

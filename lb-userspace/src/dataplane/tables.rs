@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapError, PerCpuArray};
-use lb_common::{Backend, BackendCounters, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan, map};
+use lb_common::{
+    Backend, BackendCounters, FragmentKey, FragmentPath, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan,
+    map,
+};
 
 use super::{Dataplane, DataplaneError, sys};
 use crate::core::image::Operation;
@@ -28,7 +31,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, Backend, BackendCounters, Trace, Plan);
+pod!(Settings, Backend, BackendCounters, FragmentKey, FragmentPath, Trace, Plan);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.

@@ -4,10 +4,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
     TestRun as _,
-    maps::{Array, Map, MapData},
+    maps::{Array, HashMap, Map, MapData},
     programs::{TestRunOptions, Xdp},
 };
-use lb_common::{Trace, map, program};
+use lb_common::{FragmentKey, FragmentPath, Trace, map, program};
 
 use super::{Dataplane, DataplaneError, tables::Pod};
 
@@ -19,6 +19,9 @@ pub struct TestRun {
     /// The frame afterwards.
     pub frame: Vec<u8>,
 }
+
+/// Bytes by which a frame may grow: a VLAN tag.
+const GROWTH: usize = 64;
 
 impl Dataplane {
     /// Runs the program on a frame as if it came in on lo, with all effects but sending it.
@@ -40,6 +43,28 @@ impl Dataplane {
         Ok(traces.get(&0, 0).map_err(error)?.0)
     }
 
+    /// Replaces what is remembered of first fragments, or forgets it, for tests that cannot wait.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn change_fragments(
+        &mut self,
+        change: impl Fn(FragmentPath) -> Option<FragmentPath>,
+    ) -> Result<(), DataplaneError> {
+        let error = |source| DataplaneError::Map { what: "change the elements", map: map::FRAGMENTS, source };
+        let missing = DataplaneError::Missing { kind: "map", name: map::FRAGMENTS };
+        let found = self.ebpf.map_mut(map::FRAGMENTS).ok_or(missing)?;
+        let mut paths: HashMap<_, Pod<FragmentKey>, Pod<FragmentPath>> = found.try_into().map_err(error)?;
+        let all = paths.iter().collect::<Result<Vec<_>, _>>().map_err(error)?;
+        for (key, path) in all {
+            match change(path.0) {
+                Some(path) => paths.insert(key, Pod(path), 0).map_err(error)?,
+                None => paths.remove(&key).map_err(error)?,
+            }
+        }
+        Ok(())
+    }
+
     /// The descriptor of one of the tables that the program writes, for tests that look into them.
     ///
     /// # Errors
@@ -54,8 +79,7 @@ impl Dataplane {
     pub(super) fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
         let missing = DataplaneError::Missing { kind: "program", name };
         let program: &Xdp = self.ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
-        // The program puts no more than two headers before it.
-        let mut out = vec![0; frame.len() + 64];
+        let mut out = vec![0; frame.len() + GROWTH];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
         let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;

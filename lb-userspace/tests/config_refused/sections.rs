@@ -199,6 +199,16 @@ ports = "1024-70000"
     ),
     (
         "max = 1000000",
+        "max = 1000000\nfragments = 999",
+        "usher.toml:11: flows: fragments: 999 is less than 1000; use 1000 to 1000000; 16384 suits most",
+    ),
+    (
+        "max = 1000000",
+        "max = 1000000\nfragments = 1000001",
+        "usher.toml:11: flows: fragments: 1000001 is more than 1000000; use 1000 to 1000000; 16384 suits most",
+    ),
+    (
+        "max = 1000000",
         r#"max = 1000000
 tcp_timeout = "forever""#,
         r#"usher.toml:11: flows: tcp_timeout: "forever" is not a duration; write a number and its unit, such as "500ms", "2s", "5m" or "1h""#,

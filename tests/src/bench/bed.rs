@@ -57,7 +57,7 @@ impl Bed {
     /// Loads the data path and fills its tables: a flow table at its configured size with proven flows,
     /// half of them the known ones, and new flows in all other places.
     pub(super) fn new(forward: Forward, case: Case, wrapper: &mut Wrapper) -> Result<Bed> {
-        let sizes = Sizes::new(FLOWS, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
+        let sizes = Sizes::new(FLOWS, 1_000, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
         let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
         dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made

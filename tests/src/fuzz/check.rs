@@ -1,7 +1,5 @@
 //! What must hold for any packet.
 
-use std::ops::Range;
-
 use lb_common::{Fate, Reason};
 use lb_ebpf::Outcome;
 
@@ -12,19 +10,16 @@ use crate::{
     world::FRONT,
 };
 
-/// Both MAC addresses.
-const MACS: Range<usize> = 0..12;
-
 /// Treats a frame, after a dry run; what became of it, and the frame afterwards.
 ///
 /// # Panics
 /// When it was treated otherwise than any frame may be.
 pub(super) fn process(tables: &HostTables, frame: &[u8]) -> (Outcome, Vec<u8>) {
     let before = tables.memory().snapshot();
-    let (explained, _) = within(frame, |frame| tables.explain(frame.bytes(), FRONT));
+    let (explained, _) = within(frame, |frame| tables.explain_frame(frame, FRONT));
     assert_eq!(tables.memory().snapshot(), before, "explaining the packet changed the tables");
 
-    let (outcome, after) = within(frame, |frame| tables.treat(frame, FRONT));
+    let (outcome, after) = within(frame, |frame| tables.process_frame(frame, FRONT));
     let decided = |outcome: &Outcome| {
         (outcome.reason, outcome.interface, outcome.service, outcome.backend, outcome.slot, outcome.known)
     };
@@ -49,13 +44,20 @@ fn within<R>(frame: &[u8], act: impl FnOnce(&mut AlignedFrame) -> R) -> (R, Vec<
 
 fn sent_on(outcome: &Outcome, frame: &[u8], after: &[u8]) {
     if outcome.reason == Reason::DsrL2 {
-        assert_eq!(after[MACS.end..], frame[MACS.end..], "direct return changes MAC addresses only");
+        // Tags may come or go with the link.
+        let (came, left) = (oracle::l3(frame), oracle::l3(after));
+        assert_eq!(after[left..], frame[came..], "direct return changes nothing behind the Ethernet header");
         return;
     }
     let Read::Packet(came) = oracle::read(frame) else { return };
     if matches!(outcome.reason, Reason::DsrIpip | Reason::DsrGue) {
-        let inner = oracle::l3(frame).map(|l3| &frame[l3..l3 + came.length]);
-        assert_eq!(oracle::carried(after), inner, "{:?} does not carry the packet unchanged", outcome.reason);
+        let inner = &frame[oracle::l3(frame)..][..came.length];
+        assert_eq!(
+            oracle::carried(after),
+            Some(inner),
+            "{:?} does not carry the packet unchanged",
+            outcome.reason
+        );
         return;
     }
     let left = oracle::read(after);
@@ -72,7 +74,7 @@ pub(super) fn answer_to(sent: &[u8], flags: u8) -> Option<Vec<u8>> {
     let Read::Packet(Fields { l4, protocol, source: (source, _), .. }) = oracle::read(sent) else {
         return None;
     };
-    let l3 = oracle::l3(sent)?;
+    let l3 = oracle::l3(sent);
     let mut frame = sent.to_vec();
     swap(&mut frame, 0, 6);
     match source.is_ipv4() {

@@ -153,7 +153,9 @@ impl Run {
 
 /// Through a tunnel, a service's second backend is reached in the other family.
 fn give_addresses(image: &mut Image) {
-    let forwards: Vec<_> = image.services.values().map(|entry| (entry.number, entry.forward)).collect();
+    // 0: the entry of a VIP by itself.
+    let services = image.services.values().filter(|entry| entry.number != 0);
+    let forwards: Vec<_> = services.map(|entry| (entry.number, entry.forward)).collect();
     for (service, forward) in forwards {
         let case = CASES[service as usize - 1];
         let [first, second] = script::backends_of(service);

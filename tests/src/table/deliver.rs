@@ -102,12 +102,6 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: After { sent: vec![(1, BackendCounters::default())], ..nothing() },
         },
         Scenario {
-            id: scenario(case, "A12 cut short anywhere within its headers, a packet is left to the host"),
-            world: World::service(case, Forward::Nat),
-            steps: cut_anywhere(&flow.opens()),
-            after: nothing(),
-        },
-        Scenario {
             id: scenario(case, "A13 a padded frame: the IP length decides, and the padding stays"),
             world: World::service(case, Forward::Nat),
             steps: vec![nat(&flow, Packet { padding: vec![0xee; 23], ..flow.opens() }, 1)],
@@ -164,15 +158,32 @@ fn other_protocol(case: Case) -> Case {
     Case { udp: !case.udp, ..case }
 }
 
-/// The packet, cut after every byte of its headers, with IPv4 options too.
-fn cut_anywhere(packet: &Packet) -> Vec<Step> {
-    let with_options = Packet { ip: Ip { options: vec![1; 40], ..Ip::default() }, ..packet.clone() };
-    let packets = [packet.clone(), with_options];
-    let steps = packets.iter().flat_map(|packet| {
-        let headers = 14 + packet.ip_length() as usize - packet.payload.len();
-        (0..headers).map(|length| passed(cut(packet, length), Reason::Malformed))
+/// A packet, cut after every byte of its headers: a plain one, one with tags and options or extension headers,
+/// and a first fragment. Each is a scenario of its own, to be through within a tick.
+pub(super) fn cut_anywhere(case: Case) -> Vec<Scenario> {
+    let ip = Ip {
+        options: if case.v6 { vec![] } else { vec![1; 40] },
+        extensions: if case.v6 {
+            vec![(0, vec![0; 8]), (60, [vec![0, 1], vec![0; 14]].concat())]
+        } else {
+            vec![]
+        },
+        ..Ip::default()
+    };
+    let plain = case.flow(0).opens();
+    let odd = Packet { ip, tags: vec![(0x88a8, 7), (0x8100, 5)], ..plain.clone() };
+    let fragment = Packet { payload: vec![0; 64], ..odd.clone() }.cut(1, &[40]).swap_remove(0);
+    let packets = [("plain packet", plain), ("packet with odd headers", odd), ("first fragment", fragment)];
+    let scenarios = packets.map(|(what, packet)| {
+        let headers = packet.l4() + if case.udp { 8 } else { 20 };
+        Scenario {
+            id: scenario(case, &format!("A12 cut after every byte of its headers: a {what}")),
+            world: World::service(case, Forward::Nat),
+            steps: (0..headers).map(|length| passed(cut(&packet, length), Reason::Malformed)).collect(),
+            after: nothing(),
+        }
     });
-    steps.collect()
+    scenarios.into()
 }
 
 /// The whole header is there, but the IP packet ends before it does.

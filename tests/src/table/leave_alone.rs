@@ -10,7 +10,7 @@ use lb_common::{
 
 use super::{Scenario, Step, nat, nat_flows, nat_reply, nothing, passed, scenario};
 use crate::{
-    packet::{Endpoint, Ip, NatPorts, Packet, Port, flag},
+    packet::{Endpoint, NatPorts, Packet, Port, flag},
     scenario::Frame,
     world::{BACKEND_PORT, Case, Flow, NODE_FRONT, PORT, ROUTER, TCP4, TCP6, World, settings_of},
 };
@@ -43,13 +43,6 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 .map(|port| passed(answer_to(&flow, port), Reason::NotService))
                 .collect(),
         ),
-        scenario(
-            "A14 VLAN tagged frames pass, with one tag and with two",
-            vec![
-                passed(tagged(&flow.opens(), &[0x8100]), Reason::NotIp),
-                passed(tagged(&flow.opens(), &[0x88a8, 0x8100]), Reason::NotIp),
-            ],
-        ),
         scenario("headers that contradict themselves", contradictions(&flow.opens())),
         Scenario {
             id: super::scenario(case, "A5 only the very backend may answer a flow, and only to its port"),
@@ -61,11 +54,6 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(New, 1)]).with_nat(if case.udp { Proven } else { New }),
         },
     ];
-    all.push(if case.v6 {
-        scenario("A10 A11 IPv6 fragments and extension headers", extended(&flow.opens()))
-    } else {
-        scenario("A10 IPv4 fragments: first, middle, last", fragments(&flow.opens()))
-    });
     if case.v6 {
         let mapped = |address| Endpoint { address, port: Port::Number(PORT) };
         let v4 = mapped(Ipv6Addr::from([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 11]).into());
@@ -127,15 +115,6 @@ fn strangers(flow: &Flow) -> Vec<Step> {
     ]
 }
 
-fn tagged(packet: &Packet, ether_types: &[u16]) -> Frame {
-    let mut bytes = packet.bytes(&NatPorts::new());
-    for ether_type in ether_types.iter().rev() {
-        let [high, low] = ether_type.to_be_bytes();
-        bytes.splice(12..12, [high, low, 0, 5]);
-    }
-    Frame::Bytes(bytes)
-}
-
 fn contradictions(packet: &Packet) -> Vec<Step> {
     let with_first_byte = |byte| {
         let mut bytes = packet.bytes(&NatPorts::new());
@@ -151,33 +130,13 @@ fn contradictions(packet: &Packet) -> Vec<Step> {
     steps
 }
 
-fn fragments(packet: &Packet) -> Vec<Step> {
-    let parts = [(true, 0), (true, 185), (false, 370)];
-    let fragment = |(more_fragments, fragment_offset)| {
-        let ip = Ip { more_fragments, fragment_offset, ..Ip::default() };
-        passed(Packet { ip, ..packet.clone() }, Reason::Fragment)
-    };
-    parts.map(fragment).into()
-}
-
-/// Hop-by-hop options, a fragment header, destination options: never taken for TCP or UDP.
-fn extended(packet: &Packet) -> Vec<Step> {
-    let extensions =
-        [(0, [0, 0, 1, 4, 0, 0, 0, 0]), (44, [0, 0, 0, 1, 0, 0, 0, 9]), (60, [0, 0, 1, 4, 0, 0, 0, 0])];
-    let extended = |(number, bytes): (u8, [u8; 8])| {
-        let ip = Ip { extension: Some((number, bytes.to_vec())), ..Ip::default() };
-        passed(Packet { ip, ..packet.clone() }, Reason::NotTcpUdp)
-    };
-    extensions.map(extended).into()
-}
-
 fn ethernet(kind: EtherType) -> Vec<u8> {
     etherparse::Ethernet2Header { source: ROUTER, destination: NODE_FRONT, ether_type: kind }
         .to_bytes()
         .to_vec()
 }
 
-fn arp() -> Frame {
+pub(super) fn arp() -> Frame {
     let (sender, target) = ([192, 0, 2, 1], [192, 0, 2, 11]);
     let request = ArpPacket::new(
         ArpHardwareId::ETHERNET,

@@ -12,7 +12,7 @@ use super::{
     steps, via_kernel,
 };
 use crate::{
-    packet::{Ip, NatPorts, Packet, flag},
+    packet::{NatPorts, Packet, flag},
     run::nat_groups,
     world::{
         BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, addressed, backend, hop, settings,
@@ -23,7 +23,7 @@ use crate::{
 /// For every family and protocol.
 pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
-    let mut all = vec![
+    vec![
         Scenario {
             id: scenario(case, "A5 there and back again; the backend's answer proves the flow"),
             world: World::service(case, Forward::Nat),
@@ -204,21 +204,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             ],
             after: After { flows: vec![(New, 1)], nat: vec![(Proven, BEING_WRITTEN)], ..nothing() },
         },
-    ];
-    if !case.v6 {
-        let options = Ip { options: vec![7, 7, 4, 0, 0, 0, 0, 0], ..Ip::default() };
-        let with_options = |packet| Packet { ip: options.clone(), ..packet };
-        all.push(Scenario {
-            id: scenario(case, "A9 IPv4 options are carried along"),
-            world: World::service(case, Forward::Nat),
-            steps: vec![
-                nat(&flow, with_options(flow.opens()), 1),
-                nat_reply(&flow, with_options(flow.answered_by(1))),
-            ],
-            after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
-        });
-    }
-    all
+    ]
 }
 
 /// For TCP over both families.

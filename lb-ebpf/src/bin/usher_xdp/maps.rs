@@ -1,20 +1,22 @@
 //! The maps, and the library's view of them.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
-    btf_maps::{Array, ArrayOfMaps, PerCpuArray, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, ProgramArray},
     helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_xdp_adjust_head},
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Features, Hop, MAX_BACKENDS, MAX_SERVICES, NatSet, Reason,
-    Service, ServiceKey, Settings, SlotTable, Trace,
+    Address, Backend, BackendCounters, Bucket, Features, FragmentKey, FragmentPath, Hop, MAX_BACKENDS,
+    MAX_SERVICES, NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace,
     flow::TICK_SHIFT,
     program,
     service::{PROBES, ServicePlace},
 };
-use lb_ebpf::{Frame, Tables, flow_table::next, parse::L3};
+use lb_ebpf::{Frame, Tables, flow_table::next, parse::Packet};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is configured: set before the object is loaded, and so a constant to the verifier, which removes the
@@ -46,6 +48,11 @@ pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 pub static FLOWS: Array<Bucket, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static NAT: Array<NatSet, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPath, 1> = LruHashMap::new();
+/// The odd packet that a CPU is just treating; and the one that is explained.
+#[btf_map]
+pub static PACKETS: PerCpuArray<Packet, 2> = PerCpuArray::new();
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = PerCpuArray::new();
 #[btf_map]
@@ -118,18 +125,53 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
-    fn route(&self, _: &mut Frame) -> Hop {
+    fn keep(&self, packet: Packet) -> Option<&Packet> {
+        let place = PACKETS.get_ptr_mut(DRY_RUN as u32)?;
+        // SAFETY: a per-CPU element, of which nobody else holds a reference while this packet is treated.
+        unsafe {
+            place.write(packet);
+            Some(&*place)
+        }
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<&FragmentPath> {
+        // SAFETY: read at once. An element that another packet takes over meanwhile sends one fragment astray.
+        unsafe { FRAGMENTS.get(key) }
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, path: &FragmentPath) {
+        // A full map gives up its oldest elements; should it fail all the same, the rest is dropped.
+        let _ = FRAGMENTS.insert(key, path, 0);
+    }
+
+    #[inline(always)]
+    fn route(&self, _: &mut Frame, l3: usize) -> Hop {
         let mut hop = Hop::default();
-        fib_lookup(self.ctx.ctx, &mut hop);
+        fib_lookup(self.ctx.ctx, l3, &mut hop);
         hop
     }
 
     #[inline(always)]
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
-        // SAFETY: the context is this call's. The helper moves the packet's start, so the frame is made anew.
+        self.adjust(frame, -(bytes as i32))
+    }
+
+    #[inline(always)]
+    fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool {
+        self.adjust(frame, bytes as i32)
+    }
+}
+
+impl<const DRY_RUN: bool> Maps<'_, DRY_RUN> {
+    /// Moves the frame's start by this many bytes.
+    #[inline(always)]
+    fn adjust(&self, frame: &mut Frame, by: i32) -> bool {
+        // SAFETY: the context is this call's; all pointers into the packet are taken anew.
         unsafe {
-            let moved = bpf_xdp_adjust_head(self.ctx.ctx, -(bytes as i32)) == 0;
-            *frame = Frame::from_raw(self.ctx.data(), self.ctx.data_end());
+            let moved = bpf_xdp_adjust_head(self.ctx.ctx, by) == 0;
+            frame.moved(self.ctx.data(), self.ctx.data_end());
             moved
         }
     }
@@ -157,8 +199,7 @@ const AF_INET6: u8 = 10;
 
 /// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h) in words: reading its unaligned MAC addresses as
 /// such is refused on the stack.
-#[repr(C)]
-#[derive(Default)]
+#[repr(C, align(8))]
 struct FibQuery {
     family: u8,
     protocol: u8,
@@ -176,16 +217,39 @@ struct FibQuery {
 
 const _: () = assert!(size_of::<FibQuery>() == 64);
 
+impl FibQuery {
+    /// Makes it all zero, in place and word by word: the compiler makes of `Default` a call of memset, which is
+    /// a loop over bytes and one more frame on the stack.
+    #[inline(always)]
+    fn zero(place: &mut MaybeUninit<FibQuery>) -> &mut FibQuery {
+        let words: *mut u64 = place.as_mut_ptr().cast();
+        // SAFETY: eight aligned words are all of it, and zero is a value of each of its fields.
+        unsafe {
+            words.write_volatile(0);
+            words.add(1).write_volatile(0);
+            words.add(2).write_volatile(0);
+            words.add(3).write_volatile(0);
+            words.add(4).write_volatile(0);
+            words.add(5).write_volatile(0);
+            words.add(6).write_volatile(0);
+            words.add(7).write_volatile(0);
+            place.assume_init_mut()
+        }
+    }
+}
+
 /// Asks the kernel's routing tables about the packet as it now is. A function of its own that takes no
-/// more than the context: its 64-byte query, and whatever was passed to it, would take stack from the
+/// more than the context and an offset: its 64-byte query, and whatever was passed to it, would take stack from the
 /// whole program, and 512 bytes are all there is.
 #[inline(never)]
-fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
+fn fib_lookup(ctx: *mut xdp_md, l3: usize, hop: &mut Hop) {
     let ctx = XdpContext::new(ctx);
     // SAFETY: data and data_end of this call's packet; nothing below moves them.
     let mut frame = unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) };
-    let mut query = FibQuery { interface: ctx.ingress_ifindex() as u32, ..FibQuery::default() };
-    if let Ok(ip) = frame.at::<Ipv4Hdr>(L3)
+    let mut place = MaybeUninit::uninit();
+    let query = FibQuery::zero(&mut place);
+    query.interface = ctx.ingress_ifindex() as u32;
+    if let Ok(ip) = frame.at::<Ipv4Hdr>(l3)
         && ip.version() == 4
     {
         query.family = AF_INET;
@@ -193,7 +257,7 @@ fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
         query.length = ip.tot_len();
         query.source[0] = u32::from_ne_bytes(ip.src_addr);
         query.destination[0] = u32::from_ne_bytes(ip.dst_addr);
-    } else if let Ok(ip) = frame.at::<Ipv6Hdr>(L3) {
+    } else if let Ok(ip) = frame.at::<Ipv6Hdr>(l3) {
         query.family = AF_INET6;
         query.protocol = ip.next_hdr;
         query.length = ip.payload_len().saturating_add(Ipv6Hdr::LEN as u16);
@@ -202,8 +266,8 @@ fn fib_lookup(ctx: *mut xdp_md, hop: &mut Hop) {
     }
     let size = size_of::<FibQuery>() as i32;
     // SAFETY: the context is this call's; the struct has the kernel's layout and size.
-    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), (&raw mut query).cast(), size, 0) };
-    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+    let found = unsafe { bpf_fib_lookup(ctx.ctx.cast(), (&raw mut *query).cast(), size, 0) };
+    if found == BPF_FIB_LKUP_RET_SUCCESS as i64 && query.interface <= Hop::MAX_INTERFACE {
         let [a, b, c] = query.macs.map(u64::from);
         *hop = Hop::from_macs(query.interface, b >> 16 | c << 16, a | (b & 0xffff) << 32);
     }

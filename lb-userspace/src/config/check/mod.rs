@@ -53,12 +53,15 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 fn flows(reader: &mut Reader<'_>, root: &Key, section: file::Value<file::Flows>) -> Flows {
     /// A flow takes 16 bytes of flow table and 128 of NAT records: 2.2 GiB at the most.
     const MAX: std::ops::RangeInclusive<i64> = 1_000..=16_000_000;
+    /// Each takes 160 bytes: 160 MiB at the most.
+    const FRAGMENTS: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
     /// Shorter, and a flow is forgotten between two packets; longer, and its 16-bit age wraps.
     const IDLE: std::ops::RangeInclusive<Duration> =
         Duration::from_secs(1)..=Duration::from_secs(17 * 60 * 60);
 
     let mut flows = Flows {
         max: 1_000_000,
+        fragments: 16_384,
         tcp_timeout: Duration::from_secs(60 * 60),
         udp_timeout: Duration::from_secs(120),
         closing_timeout: Duration::from_secs(60),
@@ -68,6 +71,10 @@ fn flows(reader: &mut Reader<'_>, root: &Key, section: file::Value<file::Flows>)
     if let Some(max) = reader.optional(&key, "max", section.max) {
         let mend = format!("use {} to {}; 1000000 suits most", MAX.start(), MAX.end());
         flows.max = reader.whole(&max, MAX, &mend).unwrap_or(flows.max);
+    }
+    if let Some(fragments) = reader.optional(&key, "fragments", section.fragments) {
+        let mend = format!("use {} to {}; 16384 suits most", FRAGMENTS.start(), FRAGMENTS.end());
+        flows.fragments = reader.whole(&fragments, FRAGMENTS, &mend).unwrap_or(flows.fragments);
     }
     for (name, written, timeout) in [
         ("tcp_timeout", section.tcp_timeout, &mut flows.tcp_timeout),

@@ -57,6 +57,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         tunnel: Tunnel { source: Vec::new(), gue_port: 6_080 },
         flows: Flows {
             max: 1000,
+            fragments: 16_384,
             tcp_timeout: Duration::from_secs(60),
             udp_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(60),
