@@ -9,10 +9,12 @@
 pub mod address;
 pub mod backend;
 pub mod bench;
+pub mod budget;
 pub mod constants;
 pub mod features;
 pub mod flow;
 pub mod fragment;
+pub mod handoff;
 pub mod hash;
 pub mod hop;
 pub mod nat;
@@ -24,9 +26,11 @@ pub mod word;
 
 pub use address::Address;
 pub use backend::{Backend, BackendCounters};
+pub use budget::Budget;
 pub use features::Features;
 pub use flow::{Bucket, Entry, State};
 pub use fragment::{FragmentKey, FragmentPath};
+pub use handoff::Handoff;
 pub use hash::{FlowHash, HashKey};
 pub use hop::{Hop, Mac};
 pub use nat::{NatRecord, NatSet, NatTuple};
@@ -76,6 +80,10 @@ pub mod map {
     pub const COUNTERS: &str = "COUNTERS";
     /// The programs that go on where another leaves off, by their place in [`program::NEXT`](crate::program::NEXT).
     pub const PROGRAMS: &str = "PROGRAMS";
+    /// One [`Handoff`](crate::Handoff) per CPU, for the program for answers.
+    pub const HANDOFF: &str = "HANDOFF";
+    /// What each [`Budget`](crate::Budget) has left, per CPU.
+    pub const BUDGETS: &str = "BUDGETS";
     /// One [`Trace`](crate::Trace), written by the explain program only.
     pub const TRACE: &str = "TRACE";
 }
@@ -91,15 +99,21 @@ pub mod program {
     /// The same without side effects.
     pub const EXPLAIN_ODD: &str = "usher_explain_odd";
 
+    /// Treats ICMP.
+    pub const ICMP: &str = "usher_icmp";
+    /// The same without side effects.
+    pub const EXPLAIN_ICMP: &str = "usher_explain_icmp";
+    /// Answers packets itself: resets and ICMP errors.
+    pub const ANSWER: &str = "usher_answer";
     /// Tells the clock.
     pub const CLOCK: &str = "usher_clock";
 
     /// Every program.
-    pub const ALL: [&str; 5] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD, CLOCK];
+    pub const ALL: [&str; 8] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD, ICMP, EXPLAIN_ICMP, ANSWER, CLOCK];
 
     /// Programs that another one hands packets to by a tail call, in the order of the map
     /// [`PROGRAMS`](super::map::PROGRAMS): see [`next`].
-    pub const NEXT: [&str; 2] = [ODD, EXPLAIN_ODD];
+    pub const NEXT: [&str; 5] = [ODD, EXPLAIN_ODD, ICMP, EXPLAIN_ICMP, ANSWER];
 
     /// Places in [`NEXT`].
     pub mod next {
@@ -107,5 +121,11 @@ pub mod program {
         pub const ODD: u32 = 0;
         /// [`EXPLAIN_ODD`](super::EXPLAIN_ODD).
         pub const EXPLAIN_ODD: u32 = 1;
+        /// [`ICMP`](super::ICMP).
+        pub const ICMP: u32 = 2;
+        /// [`EXPLAIN_ICMP`](super::EXPLAIN_ICMP).
+        pub const EXPLAIN_ICMP: u32 = 3;
+        /// [`ANSWER`](super::ANSWER).
+        pub const ANSWER: u32 = 4;
     }
 }

@@ -13,6 +13,15 @@ pub enum Fate {
     /// The program for odd packets goes on with it. Where that program is missing, the host's own stack
     /// gets the packet.
     Odd,
+    /// The program for ICMP goes on with it. Where that program is missing, the host's own stack gets the packet.
+    Icmp,
+    /// The program for answers refuses it: by a TCP reset, or by "port unreachable". Where that program is
+    /// missing, the host's own stack gets the packet.
+    Refuse,
+    /// The program for answers tells the client how long packets may be.
+    TooBig,
+    /// The program for answers tells the client that the packet had no hops left.
+    Expired,
 }
 
 macro_rules! reasons {
@@ -53,7 +62,9 @@ reasons! {
     /// to leave with a VLAN tag. Another program treats it, so this is counted only
     /// when that one could not be called.
     Odd = Odd, "odd";
-    /// Neither TCP nor UDP: ICMP, neighbour discovery, …; or too many IPv6 extension headers to tell.
+    /// ICMP. Another program treats it, so this is counted only when that one could not be called.
+    Icmp = Icmp, "icmp";
+    /// Neither TCP nor UDP, nor ICMP about a flow or to a VIP: neighbour discovery, …; or too many IPv6 extension headers to tell.
     NotTcpUdp = Pass, "not_tcp_udp";
     /// A later fragment of a packet that is none of a service: only the first one has ports.
     Fragment = Pass, "fragment";
@@ -65,11 +76,13 @@ reasons! {
     StraySynAck = Pass, "stray_syn_ack";
     /// A service whose table was not written yet.
     NotReady = Pass, "not_ready";
-    /// A service without an up backend: the host's stack answers with a reset or "port unreachable".
-    NoBackend = Pass, "no_backend";
-    /// Every NAT port that this flow may use towards its backend is taken: the host's stack answers with
-    /// a reset or "port unreachable".
-    NatFull = Pass, "nat_full";
+    /// A service without an up backend: answered with a reset or "port unreachable".
+    NoBackend = Refuse, "no_backend";
+    /// Every NAT port that this flow may use towards its backend is taken: answered with a reset or
+    /// "port unreachable".
+    NatFull = Refuse, "nat_full";
+    /// A packet within a connection whose backend is down, where it is configured to say so: answered with a reset.
+    FlowLost = Refuse, "flow_lost";
     /// Rewritten, but its next hop is not known: the host's stack sends it on.
     ViaKernel = Pass, "via_kernel";
     /// Sent to a backend by NAT.
@@ -82,10 +95,22 @@ reasons! {
     DsrIpip = Forward, "dsr_ipip";
     /// Sent to a backend through a GUE tunnel.
     DsrGue = Forward, "dsr_gue";
-    /// With the outer header of its tunnel the packet would be longer than the way to the backend takes.
-    TooBig = Drop, "too_big";
-    /// No hops left (TTL or hop limit 1).
-    HopLimit = Drop, "hop_limit";
+    /// With the outer header of its tunnel the packet would be longer than the way to the backend takes:
+    /// answered with "fragmentation needed" or "packet too big".
+    TooBig = TooBig, "too_big";
+    /// An ICMP error about a flow, sent to the flow's backend.
+    IcmpToBackend = Forward, "icmp_to_backend";
+    /// An ICMP error about a NAT packet to a backend, translated back and sent towards the client.
+    IcmpToClient = Forward, "icmp_to_client";
+    /// An echo request to a VIP, answered.
+    Echo = Forward, "echo";
+    /// More answers or ICMP errors than are allowed at once.
+    AnswerLimited = Drop, "answer_limited";
+    /// A packet to be answered that must not be: a reset, one whose source is no host's, or one that cannot be
+    /// quoted.
+    Unanswered = Drop, "unanswered";
+    /// No hops left (TTL or hop limit 1): answered with "time exceeded".
+    HopLimit = Expired, "hop_limit";
     /// Direct server return, but the backend's MAC address is not known.
     NoNextHop = Drop, "no_next_hop";
     /// NAT without a source address of this family.

@@ -152,7 +152,8 @@ pub struct Service {
 const _: () = assert!(size_of::<Service>() == 8);
 
 impl Service {
-    /// What [`ServiceKey::any`] leads to.
+    /// What [`ServiceKey::any`] leads to, and under port 0 and the number of ICMP or ICMPv6 each VIP: no service,
+    /// but the address is ours.
     pub const MARK: Service = Service { number: 0, forward: 0, zero: [0; 3] };
 
     /// A service by number and way to forward.

@@ -19,6 +19,8 @@ pub struct Settings {
     pub buckets: u32,
     /// Sets of NAT records.
     pub nat_sets: u32,
+    /// Answers of each [`Budget`](crate::Budget) that a CPU may send in a tick.
+    pub icmp_limit: u32,
     /// First NAT port, a multiple of 8.
     pub nat_port_first: u16,
     /// Groups of 8 NAT ports; 0 when there is no NAT.
@@ -34,7 +36,7 @@ pub struct Settings {
     /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
     pub reply_by_route: u8,
     /// Zero.
-    pub zero: [u8; 3],
+    pub zero: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Settings>() == 208);
+const _: () = assert!(size_of::<Settings>() == 216);

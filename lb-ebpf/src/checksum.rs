@@ -34,6 +34,37 @@ impl Change {
     }
 }
 
+/// The sum of a header's words, in one's complement.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// An address. What a mapped IPv4 address has before its four bytes adds up to nothing.
+    #[inline(always)]
+    pub fn address(self, address: &Address) -> Sum {
+        let [a, b, c, d] = address.words32();
+        Sum(self.0 + a as u64 + b as u64 + c as u64 + d as u64)
+    }
+
+    /// A 16-bit number.
+    #[inline(always)]
+    pub fn number(self, number: u16) -> Sum {
+        Sum(self.0 + number.swap_bytes() as u64)
+    }
+
+    /// Four bytes that begin at an even place.
+    #[inline(always)]
+    pub fn bytes(self, bytes: [u8; 4]) -> Sum {
+        Sum(self.0 + u32::from_le_bytes(bytes) as u64)
+    }
+
+    /// The checksum, in memory order.
+    #[inline(always)]
+    pub fn checksum(self) -> [u8; 2] {
+        (!fold(self.0)).to_le_bytes()
+    }
+}
+
 /// A sum of 16-bit and 32-bit words, in one's complement, as one 16-bit word.
 #[inline(always)]
 pub fn fold(mut sum: u64) -> u16 {

@@ -29,6 +29,8 @@ unsafe impl Header for network_types::ip::Ipv6Hdr {}
 // SAFETY: as above.
 unsafe impl Header for network_types::udp::UdpHdr {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 1] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 2] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 4] {}
@@ -88,9 +90,32 @@ impl<'a> Frame<'a> {
         Ok(unsafe { &mut *(place as *mut H) })
     }
 
+    /// The same for an offset that is not a constant. The compiler must not find out that the place was checked
+    /// before: it would leave out the check, while the verifier forgets it with each new sum.
+    #[inline(always)]
+    pub fn at_variable<H: Header>(&mut self, offset: usize) -> Result<&mut H, Reason> {
+        self.at(hidden(offset))
+    }
+
     /// Destination and source MAC address.
     #[inline(always)]
     pub fn mac_addresses(&mut self) -> Result<&mut [u8; 12], Reason> {
         self.at(0)
+    }
+}
+
+/// The same number, of which the compiler knows nothing.
+#[inline(always)]
+fn hidden(number: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut number = number;
+        // SAFETY: adds nothing to the register that it is given.
+        unsafe { core::arch::asm!("{number} += 0", number = inout(reg) number) };
+        number
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        number
     }
 }

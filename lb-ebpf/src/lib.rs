@@ -13,11 +13,13 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod answer;
 mod checksum;
 mod dsr;
 pub mod flow_table;
 mod fragment;
 pub mod frame;
+mod icmp;
 pub mod nat;
 pub mod parse;
 pub mod select;
@@ -26,8 +28,9 @@ mod tags;
 mod translate;
 mod tunnel;
 
-use lb_common::{Fate, Features, Forward, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Fate, Features, Forward, Handoff, Hop, Reason, ServiceKey, Trace};
 
+pub use answer::{answer, sum};
 pub use frame::Frame;
 use parse::{Packet, Part, TAG};
 pub use tables::Tables;
@@ -54,14 +57,52 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    const UNDECIDED: Outcome = Outcome {
+        reason: Reason::NotService,
+        interface: 0,
+        service: 0,
+        backend: 0,
+        slot: Trace::NO_SLOT,
+        known: false,
+        length: 0,
+        mtu: 0,
+    };
+
     /// The backend that gets the packet. (A packet that is dropped, or that finds no NAT port, has one too.)
     #[inline(always)]
     pub fn sent_to(&self) -> Option<u16> {
         let sent = matches!(
             self.reason,
-            Reason::Nat | Reason::DsrL2 | Reason::DsrIpip | Reason::DsrGue | Reason::ViaKernel
+            Reason::Nat
+                | Reason::DsrL2
+                | Reason::DsrIpip
+                | Reason::DsrGue
+                | Reason::ViaKernel
+                | Reason::IcmpToBackend
         );
         if sent && self.backend != 0 { Some(self.backend) } else { None }
+    }
+
+    /// The outcome for the program for answers.
+    #[inline(always)]
+    pub fn handoff(&self) -> Handoff {
+        Handoff { trace: self.trace(), length: self.length, mtu: self.mtu }
+    }
+
+    /// The reverse of [`Outcome::handoff`].
+    #[inline(always)]
+    pub fn from_handoff(handoff: &Handoff) -> Outcome {
+        let Handoff { trace, length, mtu } = *handoff;
+        Outcome {
+            reason: Reason::from_number(trace.reason).unwrap_or(Reason::Unanswered),
+            interface: trace.interface,
+            service: trace.service,
+            backend: trace.backend,
+            slot: trace.slot,
+            known: trace.known != 0,
+            length,
+            mtu,
+        }
     }
 
     /// The outcome as the explain program reports it.
@@ -91,18 +132,19 @@ pub fn process_odd<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Ou
     decide::<T, true>(frame, ingress, tables)
 }
 
+/// Goes on with a frame that [`process`] found to be ICMP.
+#[inline(always)]
+pub fn process_icmp<T: Tables>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
+    let mut outcome = Outcome::UNDECIDED;
+    outcome.reason = match icmp::steps(frame, ingress, tables, &mut outcome) {
+        Ok(reason) | Err(reason) => reason,
+    };
+    outcome
+}
+
 #[inline(always)]
 fn decide<T: Tables, const ODD: bool>(frame: &mut Frame, ingress: u32, tables: &T) -> Outcome {
-    let mut outcome = Outcome {
-        reason: Reason::NotService,
-        interface: 0,
-        service: 0,
-        backend: 0,
-        slot: Trace::NO_SLOT,
-        known: false,
-        length: 0,
-        mtu: 0,
-    };
+    let mut outcome = Outcome::UNDECIDED;
     outcome.reason = match steps::<T, ODD>(frame, ingress, tables, &mut outcome) {
         Ok(reason) | Err(reason) => reason,
     };

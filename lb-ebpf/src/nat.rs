@@ -32,9 +32,7 @@ pub fn forward<T: Tables>(
     ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
-    let settings = choice.settings;
-    let source = settings.nat_source[packet.family()];
-    if source == Address::NONE {
+    if choice.settings.nat_source[packet.family()] == Address::NONE {
         return Err(Reason::NoNatSource);
     }
     if packet.hops <= 1 {
@@ -44,13 +42,7 @@ pub fn forward<T: Tables>(
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
 
-    let to = Translation {
-        source,
-        destination: choice.backend.address,
-        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
-        destination_port: u16::from_be_bytes(choice.backend.port),
-    };
-    translate(frame, packet, &to)?;
+    translate(frame, packet, &translation(packet, choice, &seat))?;
     let hop = choice.backend.hop;
     Ok(if hop.is_known() { hop } else { tables.route(frame, packet.l3()) })
 }
@@ -64,6 +56,42 @@ pub fn reply<T: Tables, const ODD: bool>(
     ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
+    let Waiting { word, entry, tuple, hop } = waiting(packet, tables)?;
+    if !ODD && hop.vlan() != 0 {
+        return Err(Reason::Odd);
+    }
+    if packet.hops <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    let to = Translation {
+        source: tuple.vip,
+        destination: tuple.client,
+        source_port: tuple.vip_port,
+        destination_port: tuple.client_port,
+    };
+    if !T::DRY_RUN {
+        touch(word, entry, tables.tick(), answer(packet));
+    }
+    translate(frame, packet, &to)?;
+    if hop.is_known() {
+        return Ok(hop);
+    }
+    Ok(tags::on_link(tables.route(frame, packet.l3()), packet, ingress))
+}
+
+/// A flow whose record waits for a backend's answers.
+pub struct Waiting<'a> {
+    word: &'a Word,
+    entry: Entry,
+    /// The client's side of it.
+    pub tuple: NatTuple,
+    /// The way to the client; not known when it is to be found by route.
+    pub hop: Hop,
+}
+
+/// The flow that a backend's packet answers.
+#[inline(always)]
+pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<'a>, Reason> {
     let settings = tables.settings().ok_or(Reason::NotService)?;
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
@@ -91,27 +119,30 @@ pub fn reply<T: Tables, const ODD: bool>(
     if !is_answer {
         return Err(Reason::NotService);
     }
-    if !ODD && last_hop.vlan() != 0 {
-        return Err(Reason::Odd);
+    let hop = if settings.reply_by_route != 0 { Hop::default() } else { last_hop };
+    Ok(Waiting { word, entry, tuple, hop })
+}
+
+/// How a flow's packets look between the node and its backend, if they are translated already.
+#[inline(always)]
+pub fn known<T: Tables>(packet: &Packet, choice: &Choice, tables: &T) -> Result<Translation, Reason> {
+    let seat = seat(packet, choice, tables)?;
+    if !seat.own {
+        return Err(Reason::NotService);
     }
-    if packet.hops <= 1 {
-        return Err(Reason::HopLimit);
+    Ok(translation(packet, choice, &seat))
+}
+
+/// How a packet of the client's looks between the node and the backend.
+#[inline(always)]
+fn translation(packet: &Packet, choice: &Choice, seat: &Seat) -> Translation {
+    let settings = choice.settings;
+    Translation {
+        source: settings.nat_source[packet.v6() as usize],
+        destination: choice.backend.address,
+        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
+        destination_port: u16::from_be_bytes(choice.backend.port),
     }
-    let to = Translation {
-        source: tuple.vip,
-        destination: tuple.client,
-        source_port: tuple.vip_port,
-        destination_port: tuple.client_port,
-    };
-    if !T::DRY_RUN {
-        touch(word, entry, tables.tick(), answer(packet));
-    }
-    translate(frame, packet, &to)?;
-    Ok(if settings.reply_by_route != 0 {
-        tags::on_link(tables.route(frame, packet.l3()), packet, ingress)
-    } else {
-        last_hop
-    })
 }
 
 /// A flow's place among the NAT records.

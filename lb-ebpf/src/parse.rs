@@ -2,6 +2,7 @@
 //!
 //! [`plain`] knows the usual packets only, whose headers have fixed places; [`odd`] knows them all.
 
+mod icmp;
 mod odd;
 
 use lb_common::{Address, Reason};
@@ -13,12 +14,17 @@ use network_types::{
 
 use crate::{Frame, frame::Header};
 
+pub use icmp::{ICMP_HEADER, icmp};
 pub use odd::{TAG, odd};
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const ICMPV6: u8 = 58;
 
 /// Where the IP header of a plain packet begins.
 pub const L3: usize = EthHdr::LEN;
@@ -120,10 +126,20 @@ pub enum Part {
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
+    /// No more data.
+    pub const FIN: u8 = 0x01;
+    /// A connection begins.
+    pub const SYN: u8 = 0x02;
+    /// A connection is broken off.
+    pub const RST: u8 = 0x04;
+    /// Data was received.
+    pub const ACK: u8 = 0x10;
+
+    /// Whether any of these flags is set.
+    #[inline(always)]
+    pub fn has(self, flags: u8) -> bool {
+        self.0 & flags != 0
+    }
 
     /// A connection begins: SYN without ACK.
     #[inline(always)]
@@ -217,7 +233,7 @@ fn ipv4(frame: &mut Frame) -> Result<Packet, Reason> {
         return Err(Reason::Odd);
     }
     if !matches!(ip.proto, TCP | UDP) {
-        return Err(Reason::NotTcpUdp);
+        return Err(if ip.proto == ICMP { Reason::Icmp } else { Reason::NotTcpUdp });
     }
     let length = u16::from_be_bytes(ip.tot_len);
     let (source, destination) = (Address::v4(ip.src_addr), Address::v4(ip.dst_addr));
@@ -228,7 +244,11 @@ fn ipv4(frame: &mut Frame) -> Result<Packet, Reason> {
 fn ipv6(frame: &mut Frame) -> Result<Packet, Reason> {
     let Ok(Plain { ip, l4, .. }) = frame.at::<Plain<Ipv6Hdr>>(0) else { return Err(Reason::Odd) };
     if !matches!(ip.next_hdr, TCP | UDP) {
-        return Err(if extension::is(ip.next_hdr) { Reason::Odd } else { Reason::NotTcpUdp });
+        return Err(match ip.next_hdr {
+            ICMPV6 => Reason::Icmp,
+            other if extension::is(other) => Reason::Odd,
+            _ => Reason::NotTcpUdp,
+        });
     }
     let (source, destination) = addresses_v6(ip)?;
     packet(true, ip.next_hdr, ip.hop_limit, length_v6(ip), source, destination, l4)

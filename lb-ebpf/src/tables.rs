@@ -1,7 +1,8 @@
 //! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
 
 use lb_common::{
-    Backend, Bucket, Features, FragmentKey, FragmentPath, Hop, NatSet, Service, ServiceKey, Settings,
+    Backend, Bucket, Budget, Features, FragmentKey, FragmentPath, Hop, NatSet, Service, ServiceKey, Settings,
+    Word,
 };
 
 use crate::{Frame, parse::Packet};
@@ -55,4 +56,13 @@ pub trait Tables {
 
     /// Gives up the first `bytes` bytes of the frame; false when they cannot be given up.
     fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool;
+    /// Cuts the frame to `length` bytes; whether it was that long. Every header must be read anew after that.
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool;
+
+    /// [`sum`](crate::sum) of a part of the frame. In BPF it is a function that the verifier walks by itself, and
+    /// not once for each way that leads to it.
+    fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32;
+
+    /// What this CPU has sent of a kind.
+    fn budget(&self, kind: Budget) -> Option<&Word>;
 }

@@ -65,6 +65,21 @@ pub fn forward<T: Tables>(
     tunnel: &Tunnel,
     outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
+    let hop = carry(frame, packet, choice, tables, tunnel, outcome)?;
+    choice.remember::<T>(packet, choice.is_from_earlier_tick());
+    Ok(hop)
+}
+
+/// The same for any packet, which says nothing of the flow.
+#[inline(always)]
+pub fn carry<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    choice: &Choice,
+    tables: &T,
+    tunnel: &Tunnel,
+    outcome: &mut Outcome,
+) -> Result<Hop, Reason> {
     let backend = choice.backend;
     let hop = backend.hop;
     // The host's stack would take the packet for its own, since the VIP is the node's address.
@@ -80,7 +95,6 @@ pub fn forward<T: Tables>(
         let from = source(choice.settings, &choice.hash, &backend.address, tunnel);
         let outer = Outer { from, to: backend.address, mark: choice.hash.identity };
         encapsulate(frame, packet, &outer, choice.settings, tables, tunnel)?;
-        choice.remember::<T>(packet, choice.is_from_earlier_tick());
     }
     Ok(hop)
 }
@@ -111,6 +125,21 @@ fn longest(mtu: u16, overhead: u16, v6: bool) -> u16 {
     let mtu = if mtu == 0 { u16::MAX } else { mtu };
     let most = mtu.saturating_sub(overhead);
     if v6 && most < IPV6_LEAST_MTU { IPV6_LEAST_MTU } else { most }
+}
+
+/// Makes room for a header before the IP header. VLAN tags keep their place; the MAC addresses and the type after
+/// the tags are to be written.
+#[inline(always)]
+pub fn make_room<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    bytes: usize,
+    tables: &T,
+) -> Result<(), Reason> {
+    if !tables.grow(frame, bytes) {
+        return Err(Reason::NoHeadroom);
+    }
+    tags::take_along(frame, packet, bytes)
 }
 
 /// What the outer header takes from the inner one.
@@ -148,10 +177,7 @@ pub fn encapsulate<T: Tables>(
     let inner = inner(frame, packet)?;
     let Outer { from, to, mark } = outer;
     let overhead = tunnel.overhead(to);
-    if !tables.grow(frame, overhead) {
-        return Err(Reason::NoHeadroom);
-    }
-    tags::take_along(frame, packet, overhead)?;
+    make_room(frame, packet, overhead, tables)?;
     let v6 = !to.is_mapped();
     let ether_type = if v6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
     tags::set_type(frame, packet, ether_type)?;
@@ -165,7 +191,8 @@ pub fn encapsulate<T: Tables>(
         packet.l3() + Ipv6Hdr::LEN
     } else {
         let id = if inner.fragments == 0 { (mark >> 16) as u16 } else { 0 };
-        let ip = ipv4(from, to, &Inner { protocol, ..inner }, id, length + Ipv4Hdr::LEN as u16);
+        let length = length + Ipv4Hdr::LEN as u16;
+        let ip = ipv4(from, to, inner.class, inner.fragments, protocol, id, length);
         *frame.at::<Ipv4Hdr>(packet.l3())? = ip;
         packet.l3() + Ipv4Hdr::LEN
     };
@@ -181,26 +208,34 @@ pub fn encapsulate<T: Tables>(
     Ok(())
 }
 
-/// An IPv4 header. `length` is the whole packet's.
+/// An IPv4 header. `length` is the whole packet's; `fragments` are its flags and fragment offset.
 #[inline(always)]
-fn ipv4(from: &Address, to: &Address, inner: &Inner, id: u16, length: u16) -> Ipv4Hdr {
+pub fn ipv4(
+    from: &Address,
+    to: &Address,
+    class: u8,
+    fragments: u16,
+    protocol: u8,
+    id: u16,
+    length: u16,
+) -> Ipv4Hdr {
     const VERSION_AND_WORDS: u8 = 0x45;
     let (from, to) = (from.octets_v4(), to.octets_v4());
-    let sum = ((VERSION_AND_WORDS as u64) << 8 | inner.class as u64)
+    let sum = ((VERSION_AND_WORDS as u64) << 8 | class as u64)
         + length as u64
         + id as u64
-        + inner.fragments as u64
-        + ((HOPS as u64) << 8 | inner.protocol as u64)
+        + fragments as u64
+        + ((HOPS as u64) << 8 | protocol as u64)
         + u32::from_be_bytes(from) as u64
         + u32::from_be_bytes(to) as u64;
     Ipv4Hdr {
         vihl: VERSION_AND_WORDS,
-        tos: inner.class,
+        tos: class,
         tot_len: length.to_be_bytes(),
         id: id.to_be_bytes(),
-        frags: inner.fragments.to_be_bytes(),
+        frags: fragments.to_be_bytes(),
         ttl: HOPS,
-        proto: inner.protocol,
+        proto: protocol,
         check: (!fold(sum)).to_be_bytes(),
         src_addr: from,
         dst_addr: to,
@@ -209,7 +244,7 @@ fn ipv4(from: &Address, to: &Address, inner: &Inner, id: u16, length: u16) -> Ip
 
 /// An IPv6 header. `length` is that of what follows.
 #[inline(always)]
-fn ipv6(from: &Address, to: &Address, class: u8, protocol: u8, length: u16) -> Ipv6Hdr {
+pub fn ipv6(from: &Address, to: &Address, class: u8, protocol: u8, length: u16) -> Ipv6Hdr {
     Ipv6Hdr {
         vcf: [6 << 4 | class >> 4, class << 4, 0, 0],
         payload_len: length.to_be_bytes(),

@@ -384,6 +384,7 @@ fn config(peers: u8) -> Config {
             tcp_timeout: Duration::from_secs(60),
             udp_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(60),
+            fragments: 1000,
         },
         dns: Some(Dns {
             listen: Vec::new(),
@@ -417,6 +418,7 @@ fn config(peers: u8) -> Config {
             addresses,
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
+            icmp_rate: 1_000,
         },
     }
 }

@@ -15,9 +15,10 @@ fn rows() -> Vec<(&'static str, &'static str)> {
 #[test]
 fn every_reason_is_explained_in_the_order_of_the_counters() {
     let fate = |reason: &Reason| match reason.fate() {
-        Fate::Pass | Fate::Odd => "pass",
+        Fate::Pass | Fate::Odd | Fate::Icmp => "pass",
         Fate::Forward => "forward",
         Fate::Drop => "drop",
+        Fate::Refuse | Fate::TooBig | Fate::Expired => "answer",
     };
     let reasons: Vec<_> = Reason::ALL.iter().map(|reason| (reason.label(), fate(reason))).collect();
     assert_eq!(rows(), reasons);

@@ -63,6 +63,7 @@ impl Lab {
             source_mac: NODE_MAC,
             destination_mac: mac,
             gateway: gateway.map(ip),
+            mtu: 1_500,
         })
     }
 

@@ -10,10 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendCounters, Bucket, Fate, Features, FragmentKey, FragmentPath, Hop, NatSet, Reason,
-    Service, ServiceKey, Settings, Trace,
+    Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop, NatSet, Reason,
+    Service, ServiceKey, Settings, Trace, Word,
 };
-use lb_ebpf::{Frame, Outcome, Tables, parse::Packet, process, process_odd};
+use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd, sum};
 use lb_userspace::core::image::Image;
 
 use crate::{
@@ -41,6 +41,8 @@ pub struct HostTables {
     pub tick: u16,
     /// What the kernel's routing would answer.
     pub route: Hop,
+    /// What was sent of each kind of answer.
+    pub budgets: [Word; Budget::COUNT],
 }
 
 impl HostTables {
@@ -59,6 +61,7 @@ impl HostTables {
             fragments: Fragments::default(),
             tick: 0,
             route: Hop::default(),
+            budgets: Default::default(),
         };
         tables.configure(image)?;
         Ok(tables)
@@ -86,7 +89,7 @@ impl HostTables {
         self.run::<false>(bytes, 0..length, ingress).0
     }
 
-    /// The same for a frame with room in front of it.
+    /// The same for a frame with room in front of it, which may also be answered.
     pub fn process_frame(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
         let bounds = frame.bounds.clone();
         let (outcome, bounds) = self.run::<false>(frame.memory(), bounds, ingress);
@@ -118,11 +121,16 @@ impl HostTables {
         let floor = memory.as_ptr() as usize;
         let tables = View::<DRY_RUN> { tables: self, floor, packet: OnceCell::new() };
         let mut frame = Frame::new(&mut memory[bounds]);
-        let outcome = process(&mut frame, ingress, &tables);
-        let outcome = match outcome.reason.fate() {
-            Fate::Odd => process_odd(&mut frame, ingress, &tables),
-            _ => outcome,
-        };
+        let mut outcome = process(&mut frame, ingress, &tables);
+        if outcome.reason.fate() == Fate::Odd {
+            outcome = process_odd(&mut frame, ingress, &tables);
+        }
+        if outcome.reason.fate() == Fate::Icmp {
+            outcome = process_icmp(&mut frame, ingress, &tables);
+        }
+        if !DRY_RUN && is_answered(outcome.reason) {
+            outcome = answer(&mut frame, &outcome, &tables);
+        }
         let (start, end) = frame.bounds();
         (outcome, start - floor..end - floor)
     }
@@ -159,6 +167,11 @@ impl Fragments {
         paths.places.insert(key, place);
         paths.all.push(Box::new(path));
     }
+}
+
+/// Whether the program for answers goes on.
+fn is_answered(reason: Reason) -> bool {
+    matches!(reason.fate(), Fate::Refuse | Fate::TooBig | Fate::Expired)
 }
 
 /// The tables for one frame, with or without leave to write them.
@@ -236,6 +249,24 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         unsafe { frame.moved(start + bytes, end) };
         true
     }
+
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool {
+        let (start, end) = frame.bounds();
+        if start + length > end {
+            return false;
+        }
+        // SAFETY: as above.
+        *frame = unsafe { Frame::from_raw(start, start + length) };
+        true
+    }
+
+    fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32 {
+        sum(frame, from, length)
+    }
+
+    fn budget(&self, kind: Budget) -> Option<&Word> {
+        self.tables.budgets.get(kind as usize)
+    }
 }
 
 /// The host's data path with its counters, for the scenario table.
@@ -273,7 +304,8 @@ impl DataPath for HostPath {
             counters.bytes += u64::from(outcome.length);
         }
         let ran = match outcome.reason.fate() {
-            Fate::Pass | Fate::Odd => Ran::Pass,
+            Fate::Pass | Fate::Odd | Fate::Icmp => Ran::Pass,
+            Fate::Refuse | Fate::TooBig | Fate::Expired => Ran::Tx,
             Fate::Drop => Ran::Drop,
             Fate::Forward if outcome.interface == FRONT => Ran::Tx,
             Fate::Forward => Ran::Redirect,

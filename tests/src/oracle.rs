@@ -222,6 +222,22 @@ pub fn l3(frame: &[u8]) -> usize {
     (ether_type + 2).min(frame.len())
 }
 
+/// Source and destination of a valid IP packet.
+pub fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    match SlicedPacket::from_ethernet(frame).ok()?.net? {
+        NetSlice::Ipv4(ip) => Some([ip.header().source_addr().into(), ip.header().destination_addr().into()]),
+        NetSlice::Ipv6(ip) => Some([ip.header().source_addr().into(), ip.header().destination_addr().into()]),
+        NetSlice::Arp(_) => None,
+    }
+}
+
+/// The IP packet in a valid frame, without padding.
+pub fn ip_packet(frame: &[u8]) -> Option<&[u8]> {
+    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+    let payload = sliced.net?.ip_payload_ref()?.payload.as_ptr_range();
+    frame.get(l3(frame)..payload.end as usize - frame.as_ptr() as usize)
+}
+
 /// The packet that a valid frame carries in another IP packet, or in a UDP datagram of one.
 pub fn carried(frame: &[u8]) -> Option<&[u8]> {
     let sliced = SlicedPacket::from_ethernet(frame).ok()?;
@@ -293,7 +309,17 @@ fn sums(frame: &[u8]) -> Option<Vec<Sum>> {
             let (right, optional) = (udp_sum(net, udp)?, matches!(net, NetSlice::Ipv4(_)));
             sums.push(Sum { at: at(udp.slice(), 6), right, optional });
         }
-        _ => return None,
+        TransportSlice::Icmpv4(icmp) => {
+            let right = icmp.icmp_type().calc_checksum(icmp.payload());
+            sums.push(Sum { at: at(icmp.slice(), 2), right, optional: false });
+        }
+        TransportSlice::Icmpv6(icmp) => {
+            let NetSlice::Ipv6(ip) = net else { return None };
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            let right = icmp.icmp_type().calc_checksum(source, destination, icmp.payload()).ok()?;
+            sums.push(Sum { at: at(icmp.slice(), 2), right, optional: false });
+        }
+        TransportSlice::Igmp(_) => return None,
     }
     Some(sums)
 }

@@ -108,6 +108,8 @@ pub enum Verdict {
     Drop,
     /// It leaves by the interface it came in on.
     Tx,
+    /// It is answered: what leaves by the interface it came in on is ours.
+    Answered,
     /// It leaves by the interface with this index.
     Redirect(u32),
 }

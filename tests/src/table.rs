@@ -5,14 +5,17 @@
 //! to the last byte; each step also checks that exactly its reason is counted and that the dry run
 //! foretells it. Numbers such as A5 are those of the project's list of acceptance scenarios.
 
+mod answer;
 mod deliver;
 mod fragments;
+mod icmp;
 mod leave_alone;
 mod nat;
 mod odd;
 mod remember;
 mod tunnel;
 
+use answer::{refused, too_big};
 use lb_common::{BackendCounters, Reason, State};
 
 use crate::{
@@ -33,6 +36,8 @@ pub fn scenarios() -> Vec<Scenario> {
         all.extend(odd::scenarios(case));
         all.extend(remember::scenarios(case));
         all.extend(tunnel::scenarios(case));
+        all.extend(answer::scenarios(case));
+        all.extend(icmp::scenarios(case));
     }
     for case in [TCP4, TCP6] {
         all.extend(nat::tcp_scenarios(case));

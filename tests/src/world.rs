@@ -269,6 +269,13 @@ impl World {
         self
     }
 
+    /// Makes the VIP known for ICMP.
+    pub fn with_vip(mut self, case: Case) -> World {
+        let key = ServiceKey::new(Address::from(case.vip()), 0, if case.v6 { 58 } else { 1 });
+        self.image.services.insert(key, Service::MARK);
+        self
+    }
+
     /// A backend of a service.
     pub fn with_backend(mut self, case: Case, number: u16, service: u32) -> World {
         let backend = Backend {
@@ -333,9 +340,10 @@ pub fn settings() -> Settings {
         tcp_idle: TCP_IDLE,
         udp_idle: UDP_IDLE,
         closing_idle: CLOSING_IDLE,
+        icmp_limit: 1_000_000,
         gue_port: GUE_PORT,
         reply_by_route: 0,
-        zero: [0; 3],
+        zero: [0; 7],
     }
 }
 

@@ -4,9 +4,9 @@ use lb_common::{Address, Reason};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use super::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PROVIDER_VLAN, ETHERTYPE_VLAN, FLAGS, FRAGMENT_OFFSET, L3,
-    LAST_L4, MORE_FRAGMENTS, Packet, Part, TCP, TCP_HEADER, TcpFlags, UDP, UDP_HEADER, addresses_v6,
-    extension, length_v6,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PROVIDER_VLAN, ETHERTYPE_VLAN, FLAGS, FRAGMENT_OFFSET, ICMP,
+    ICMPV6, L3, LAST_L4, MORE_FRAGMENTS, Packet, Part, TCP, TCP_HEADER, TcpFlags, UDP, UDP_HEADER,
+    addresses_v6, extension, length_v6,
 };
 use crate::Frame;
 
@@ -58,7 +58,9 @@ pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
     };
     let what = ip.what;
     if !matches!(what.protocol, TCP | UDP) {
-        return Err(Reason::NotTcpUdp);
+        let icmp = if ip.v6 { ICMPV6 } else { ICMP };
+        let whole = tags == 0 && what.part == Part::Whole;
+        return Err(if whole && what.protocol == icmp { Reason::Icmp } else { Reason::NotTcpUdp });
     }
     let header = what.at - l3;
     let (needed, flags, ports) = match what.part {

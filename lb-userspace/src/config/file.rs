@@ -45,6 +45,7 @@ pub(super) struct Node {
     pub addresses: List<NodeAddress>,
     pub socket: Value<String>,
     pub secret_file: Value<String>,
+    pub icmp_rate: Value<i64>,
 }
 
 /// `"192.0.2.11"`, or a table where DNS names another address.

@@ -235,6 +235,7 @@ const FORMS: &[(&str, &str)] = &[
          [\"198.51.100.0/28\"]",
     ),
     ("gue_port", "a port without quotes, such as 6080"),
+    ("icmp_rate", "a whole number without quotes, such as 1000"),
     ("reply", "\"last-hop\" or \"route\""),
     ("ports", "a range in quotes, such as \"1024-32767\""),
     ("max", "a whole number without quotes, such as 1000000"),

@@ -108,9 +108,10 @@ mod tests {
                 tcp_idle: 1,
                 udp_idle: 1,
                 closing_idle: 1,
+                icmp_limit: 1,
                 gue_port: 1,
                 reply_by_route: 0,
-                zero: [0; 3],
+                zero: [0; 7],
             })
         }))
     }

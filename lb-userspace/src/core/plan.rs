@@ -103,6 +103,8 @@ pub struct KnownHop {
     pub hop: Hop,
     /// `None` when the backend is on the link.
     pub gateway: Option<IpAddr>,
+    /// The longest IP packet in bytes that goes this way; 0 when not known.
+    pub mtu: u16,
 }
 
 impl KnownHop {
@@ -147,8 +149,7 @@ impl Planner {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let hop = known.map(|known| known.hop).unwrap_or_default();
-                let record = backend_record(address, backend.port, number, up, hop);
+                let record = backend_record(address, backend.port, number, up, known);
                 if up {
                     candidates.push(candidate(backend_number, &record, backend.weight));
                 }
@@ -159,6 +160,8 @@ impl Planner {
                 let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
                 image.services.insert(key, Service::new(number, forward(service.forward)));
                 image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
+                let icmp = if address.is_ipv4() { 1 } else { 58 };
+                image.services.insert(ServiceKey::new((*address).into(), 0, icmp), Service::MARK);
             }
         }
         for address in config.nat.source.iter().filter(|_| features(config).has(Features::NAT)) {
@@ -201,13 +204,13 @@ fn forward(forward: config::Forward) -> Forward {
     }
 }
 
-fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, hop: Hop) -> Backend {
+fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, known: Option<&KnownHop>) -> Backend {
     Backend {
         address: address.into(),
-        hop,
+        hop: known.map(|known| known.hop).unwrap_or_default(),
         service,
         port: port.to_be_bytes(),
-        mtu: 0,
+        mtu: known.map_or(0, |known| known.mtu),
         flags: if up { Backend::UP } else { 0 },
         zero: [0; 7],
     }
@@ -240,9 +243,10 @@ fn settings(config: &Config, hash_key: HashKey) -> Settings {
         tcp_idle: ticks(config.flows.tcp_timeout),
         udp_idle: ticks(config.flows.udp_timeout),
         closing_idle: ticks(config.flows.closing_timeout),
+        icmp_limit: per_tick(config.node.icmp_rate),
         gue_port: config.tunnel.gue_port,
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 3],
+        zero: [0; 7],
     }
 }
 
@@ -278,6 +282,11 @@ pub fn features(config: &Config) -> Features {
 pub fn idle_limits(config: &Config) -> IdleLimits {
     let flows = &config.flows;
     IdleLimits::new(ticks(flows.tcp_timeout.max(flows.udp_timeout)), ticks(flows.closing_timeout))
+}
+
+/// A rate per second as one per tick, rounded up.
+fn per_tick(rate: u32) -> u32 {
+    (u64::from(rate) << TICK_SHIFT).div_ceil(1_000_000_000) as u32
 }
 
 /// A duration in ticks of the data path's clock, rounded up.
@@ -340,7 +349,7 @@ address = "203.0.113.21"
         let is_up = |id: &BackendId| up.contains(&id.to_string().as_str());
         let hop = Hop::new(3, [2; 6], [4; 6]);
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
-        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway })]);
+        let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway, mtu: 1_400 })]);
         planner.image(config, &Situation { is_up: &is_up, hops: &hops })
     }
 
@@ -370,6 +379,7 @@ address = "203.0.113.21"
             assert_eq!(image.services.get(&mark(address)), Some(&Service::MARK), "{address}");
         }
         assert_eq!(image.services.values().filter(|service| **service != Service::MARK).count(), 4);
+        assert_eq!(image.services.len(), 4 + 4 + 3, "and the three VIPs, for ICMP");
     }
 
     #[test]
@@ -407,6 +417,7 @@ address = "203.0.113.21"
         let backend = &image.backends[&1];
         assert_eq!((backend.service, u16::from_be_bytes(backend.port)), (1, 8080));
         assert_eq!(backend.hop, Hop::new(3, [2; 6], [4; 6]));
+        assert_eq!(backend.mtu, 1_400);
         assert!(!image.backends[&2].hop.is_known(), "no neighbour has answered yet");
     }
 

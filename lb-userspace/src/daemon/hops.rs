@@ -22,7 +22,8 @@ pub(super) fn known(table: &NextHopTable) -> BTreeMap<IpAddr, KnownHop> {
 
 fn known_hop(hop: &NextHop) -> KnownHop {
     let gateway = hop.gateway;
-    KnownHop { hop: Hop::new(hop.interface_index, hop.destination_mac, hop.source_mac), gateway }
+    let mtu = hop.mtu;
+    KnownHop { hop: Hop::new(hop.interface_index, hop.destination_mac, hop.source_mac), gateway, mtu }
 }
 
 /// Says which backends have moved, since `before`, to where the data path cannot serve them. At start the
@@ -104,7 +105,8 @@ backend = [{ name = "m1", address = "203.0.113.31" }]
 
     fn table(destination: &str, interface_index: u32, gateway: Option<&str>) -> NextHopTable {
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
-        let hop = NextHop { interface_index, source_mac: [2; 6], destination_mac: [4; 6], gateway };
+        let hop =
+            NextHop { interface_index, source_mac: [2; 6], destination_mac: [4; 6], gateway, mtu: 1_500 };
         Arc::new(BTreeMap::from([(destination.parse().unwrap(), Some(hop))]))
     }
 

@@ -58,7 +58,9 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             closing: measured.flows.closing,
         },
         packets: packets(|_| true),
-        drops: packets(|reason| reason.fate() == Fate::Drop),
+        drops: packets(|reason| {
+            !matches!(reason.fate(), Fate::Pass | Fate::Forward | Fate::Odd | Fate::Icmp)
+        }),
     })
 }
 
@@ -236,9 +238,9 @@ pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result
         backend,
         next_hop: next_hop.map(|hop| shown(&hop, &interface_names())),
         verdict: match reason.fate() {
-            Fate::Pass | Fate::Odd => Verdict::Pass,
+            Fate::Pass | Fate::Odd | Fate::Icmp => Verdict::Pass,
             Fate::Forward => Verdict::Forward,
-            Fate::Drop => Verdict::Drop,
+            Fate::Drop | Fate::Refuse | Fate::TooBig | Fate::Expired => Verdict::Drop,
         },
         reason: reason.label().to_owned(),
     })

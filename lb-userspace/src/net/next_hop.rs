@@ -9,7 +9,7 @@ use netlink_packet_route::{
         NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourHeader, NeighbourMessage,
         NeighbourState,
     },
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia},
 };
 
 use super::{NetError, link::Link, netlink::Netlink};
@@ -26,6 +26,8 @@ pub struct NextHop {
     /// The gateway; `None` when the destination is on the interface's own network. May be IPv6 for an IPv4
     /// destination (RFC 5549).
     pub gateway: Option<IpAddr>,
+    /// The longest IP packet in bytes that the route and the interface take.
+    pub mtu: u16,
 }
 
 impl fmt::Display for NextHop {
@@ -90,6 +92,7 @@ pub(super) struct Path {
     pub(super) neighbour_key: NeighbourKey,
     pub(super) gateway: Option<IpAddr>,
     pub(super) source_mac: [u8; 6],
+    pub(super) mtu: u16,
     pub(super) neighbour: Neighbour,
 }
 
@@ -100,12 +103,13 @@ impl Path {
             source_mac: self.source_mac,
             destination_mac,
             gateway: self.gateway,
+            mtu: self.mtu,
         }
     }
 }
 
-/// The hardware addresses of interfaces, as far as one pass over the destinations has met them.
-pub(super) type SourceMacs = HashMap<u32, Result<[u8; 6], Unresolved>>;
+/// The hardware addresses and MTUs of interfaces, as far as one pass over the destinations has met them.
+pub(super) type SourceMacs = HashMap<u32, Result<([u8; 6], u32), Unresolved>>;
 
 /// Looks up route, interface and neighbour. An error means that netlink failed, not that the destination
 /// cannot be reached.
@@ -139,13 +143,15 @@ async fn find_path(
         let local = route.kind == RouteType::Local;
         return Ok(Err(if local { Unresolved::OwnAddress } else { Unresolved::NotUnicast }));
     }
-    let source_mac = match mac_of(netlink, macs, route.interface).await? {
-        Ok(mac) => mac,
+    let (source_mac, link_mtu) = match mac_of(netlink, macs, route.interface).await? {
+        Ok(found) => found,
         Err(unresolved) => return Ok(Err(unresolved)),
     };
     let neighbour_key = (route.interface, route.gateway.unwrap_or(destination));
     let neighbour = neighbour(netlink, neighbour_key).await?;
-    Ok(Ok(Path { neighbour_key, gateway: route.gateway, source_mac, neighbour }))
+    let mtu = route.mtu.map_or(link_mtu, |mtu| mtu.min(link_mtu));
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    Ok(Ok(Path { neighbour_key, gateway: route.gateway, source_mac, mtu, neighbour }))
 }
 
 /// The kernel's choice of route to a destination.
@@ -155,6 +161,8 @@ pub(super) struct Route {
     pub(super) gateway: Option<IpAddr>,
     /// The address from which the kernel would connect.
     pub(super) source: Option<IpAddr>,
+    /// The route's own MTU, if it has one.
+    pub(super) mtu: Option<u32>,
 }
 
 pub(super) async fn route_to(
@@ -175,13 +183,19 @@ pub(super) async fn route_to(
 }
 
 fn read_route(message: &RouteMessage) -> Route {
-    let mut route = Route { kind: message.header.kind, interface: 0, gateway: None, source: None };
+    let mut route = Route { kind: message.header.kind, interface: 0, gateway: None, source: None, mtu: None };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.interface = *index,
             RouteAttribute::Gateway(gateway) => route.gateway = ip(gateway),
             RouteAttribute::Via(RouteVia::Inet(gateway)) => route.gateway = Some((*gateway).into()),
             RouteAttribute::Via(RouteVia::Inet6(gateway)) => route.gateway = Some((*gateway).into()),
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::PrefSource(source) => route.source = ip(source),
             _ => {}
         }
@@ -201,12 +215,12 @@ async fn mac_of(
     netlink: &Netlink,
     macs: &mut SourceMacs,
     index: u32,
-) -> Result<Result<[u8; 6], Unresolved>, NetError> {
+) -> Result<Result<([u8; 6], u32), Unresolved>, NetError> {
     if let Some(known) = macs.get(&index) {
         return Ok(*known);
     }
     let mac = match link(netlink, index).await? {
-        Some(link) if link.up => link.mac.ok_or(Unresolved::NotEthernet),
+        Some(link) if link.up => link.mac.map(|mac| (mac, link.mtu)).ok_or(Unresolved::NotEthernet),
         _ => Err(Unresolved::InterfaceDown),
     };
     macs.insert(index, mac);
@@ -337,6 +351,7 @@ mod tests {
             source_mac: [0; 6],
             destination_mac: [0x52, 0x54, 0, 0, 0, 0xa],
             gateway: Some("192.0.2.1".parse().unwrap()),
+            mtu: 1_500,
         };
         assert_eq!(hop.to_string(), "52:54:00:00:00:0a on interface 2147483647 via 192.0.2.1");
     }

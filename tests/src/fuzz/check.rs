@@ -3,7 +3,6 @@
 use lb_common::{Fate, Reason};
 use lb_ebpf::Outcome;
 
-use super::is_sent_on;
 use crate::{
     host::{AlignedFrame, HostTables},
     oracle::{self, Fields, Read},
@@ -20,16 +19,24 @@ pub(super) fn process(tables: &HostTables, frame: &[u8]) -> (Outcome, Vec<u8>) {
     assert_eq!(tables.memory().snapshot(), before, "explaining the packet changed the tables");
 
     let (outcome, after) = within(frame, |frame| tables.process_frame(frame, FRONT));
+    let unanswered = matches!(outcome.reason, Reason::Unanswered | Reason::AnswerLimited);
     let decided = |outcome: &Outcome| {
-        (outcome.reason, outcome.interface, outcome.service, outcome.backend, outcome.slot, outcome.known)
+        let Outcome { interface, service, backend, slot, known, .. } = *outcome;
+        // Whether there will be an answer is not foretold.
+        let reason = if unanswered { None } else { Some(outcome.reason) };
+        (reason, interface, service, backend, slot, known)
     };
     assert_eq!(decided(&explained), decided(&outcome), "explained otherwise than done");
-    assert_ne!(outcome.reason.fate(), Fate::Odd, "no program decided");
-    let forwarded = outcome.reason.fate() == Fate::Forward;
-    assert_eq!(forwarded, outcome.interface != 0, "{outcome:?}");
-    assert!(is_sent_on(outcome.reason) || after == frame, "{:?}, and the frame was changed", outcome.reason);
-    if is_sent_on(outcome.reason) {
-        sent_on(&outcome, frame, &after);
+    let reason = outcome.reason;
+    assert_eq!(reason.fate() == Fate::Forward, outcome.interface != 0, "{outcome:?}");
+    match reason.fate() {
+        Fate::Forward => sent_on(reason, frame, &after),
+        Fate::Refuse | Fate::TooBig | Fate::Expired => refused(reason, frame, &after),
+        Fate::Pass if reason == Reason::ViaKernel => sent_on(reason, frame, &after),
+        // What remains of a frame that is dropped is nobody's business.
+        Fate::Drop if unanswered || reason == Reason::NoHeadroom => {}
+        Fate::Pass | Fate::Drop => assert_eq!(after, frame, "{reason:?}, and the frame was changed"),
+        Fate::Odd | Fate::Icmp => panic!("no program decided: {reason:?}"),
     }
     (outcome, after)
 }
@@ -42,31 +49,40 @@ fn within<R>(frame: &[u8], act: impl FnOnce(&mut AlignedFrame) -> R) -> (R, Vec<
     (result, memory.bytes().to_vec())
 }
 
-fn sent_on(outcome: &Outcome, frame: &[u8], after: &[u8]) {
-    if outcome.reason == Reason::DsrL2 {
+/// A frame that leaves.
+fn sent_on(reason: Reason, frame: &[u8], after: &[u8]) {
+    if reason == Reason::DsrL2 {
         // Tags may come or go with the link.
         let (came, left) = (oracle::l3(frame), oracle::l3(after));
         assert_eq!(after[left..], frame[came..], "direct return changes nothing behind the Ethernet header");
         return;
     }
-    let Read::Packet(came) = oracle::read(frame) else { return };
-    if matches!(outcome.reason, Reason::DsrIpip | Reason::DsrGue) {
-        let inner = &frame[oracle::l3(frame)..][..came.length];
-        assert_eq!(
-            oracle::carried(after),
-            Some(inner),
-            "{:?} does not carry the packet unchanged",
-            outcome.reason
-        );
+    let Some(came) = oracle::ip_packet(frame) else { return };
+    let carried = oracle::carried(after) == Some(came);
+    if matches!(reason, Reason::DsrIpip | Reason::DsrGue) {
+        assert!(carried, "{reason:?} does not carry the packet unchanged");
+    }
+    // Errors go to a backend by the way of their flow.
+    if carried {
         return;
     }
+    if oracle::sums_are_right(frame) == Some(true) {
+        let right = oracle::sums_are_right(after);
+        assert_eq!(right, Some(true), "{reason:?}: checksums were right, and are not now");
+    }
+    let Read::Packet(came) = oracle::read(frame) else { return };
     let left = oracle::read(after);
     let Read::Packet(left) = left else { panic!("a packet came in, and left as {left:?}") };
     assert_eq!((left.protocol, left.flags, left.length), (came.protocol, came.flags, came.length));
     assert_eq!(left.hops, came.hops - 1);
-    if oracle::sums_are_right(frame) == Some(true) {
-        assert_eq!(oracle::sums_are_right(after), Some(true), "checksums were right, and are wrong now");
-    }
+}
+
+/// A frame that is answered at once: the answer goes to whom it came from.
+fn refused(reason: Reason, frame: &[u8], after: &[u8]) {
+    let Some([from, to]) = oracle::ends(frame) else { return };
+    assert_eq!(oracle::ends(after), Some([to, from]), "the answer to {reason:?} goes elsewhere");
+    assert_eq!(oracle::sums_are_right(after), Some(true), "the answer to {reason:?} has wrong checksums");
+    assert_eq!((&after[..6], &after[6..12]), (&frame[6..12], &frame[..6]), "it goes back to the last hop");
 }
 
 /// The packet that a backend would send back; `None` where etherparse does not see what was sent.

@@ -9,7 +9,7 @@ pub mod seeds;
 
 use std::sync::{Arc, OnceLock};
 
-use lb_common::{Address, Backend, Fate, Forward, Hop, Reason, SLOTS};
+use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS};
 use lb_userspace::core::image::Image;
 
 pub use script::Operation;
@@ -171,9 +171,4 @@ fn slots(backend: u16) -> Arc<[u16]> {
     static TABLES: [OnceLock<Arc<[u16]>>; 2 * CASES.len() + 1] =
         [const { OnceLock::new() }; 2 * CASES.len() + 1];
     TABLES[usize::from(backend)].get_or_init(|| vec![backend; SLOTS].into()).clone()
-}
-
-/// Whether a packet leaves the data path other than it came.
-fn is_sent_on(reason: Reason) -> bool {
-    reason.fate() == Fate::Forward || reason == Reason::ViaKernel
 }

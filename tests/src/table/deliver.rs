@@ -9,7 +9,7 @@ use lb_common::{
 
 use super::{
     After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed,
-    scenario,
+    refused, scenario,
 };
 use crate::{
     packet::{Ip, Packet, Transport},
@@ -66,9 +66,13 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(New, 2)]),
         },
         Scenario {
-            id: scenario(case, "A2 without an up backend the host's stack answers, and nothing is stored"),
+            id: scenario(case, "A2 C35 without an up backend the client is refused, and nothing is stored"),
             world: World::service(case, Forward::Nat).with_slots(1, 0),
-            steps: vec![passed(flow.opens(), Reason::NoBackend), passed(flow.goes_on(), Reason::NoBackend)],
+            steps: vec![
+                refused(case, flow.opens(), Reason::NoBackend),
+                refused(case, flow.goes_on(), Reason::NoBackend),
+                refused(case, flow.ends(), Reason::NoBackend),
+            ],
             after: nothing(),
         },
         Scenario {

@@ -84,7 +84,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             "A10 a later fragment has hops of its own",
             vec![
                 nat(&flow, first.clone(), 1),
-                dropped(Packet { hops: 1, ..middle.clone() }, Reason::HopLimit),
+                dropped(Packet { hops: 1, ..middle.clone() }, Reason::Unanswered),
             ],
             nat_flows(&[(New, 1)]),
         ),
@@ -126,8 +126,8 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         Scenario {
             world: World::service(case, Forward::Nat).with_slots(1, 0),
             ..by_nat(
-                "A10 without a backend, the host's stack gets all fragments",
-                vec![passed(first.clone(), Reason::NoBackend), passed(middle.clone(), Reason::Fragment)],
+                "A10 without a backend, no fragment is answered",
+                vec![dropped(first.clone(), Reason::Unanswered), passed(middle.clone(), Reason::Fragment)],
                 nothing(),
             )
         },

@@ -8,8 +8,8 @@ use lb_common::{
 };
 
 use super::{
-    After, Scenario, Step, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed, scenario,
-    steps, via_kernel,
+    After, Scenario, Step, answer::expired, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
+    passed, refused, scenario, steps, via_kernel,
 };
 use crate::{
     packet::{NatPorts, Packet, flag},
@@ -104,10 +104,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             id: scenario(case, "A15 no hop left: dropped in both directions, and nothing stored"),
             world: World::service(case, Forward::Nat),
             steps: vec![
-                dropped(Packet { hops: 1, ..flow.opens() }, Reason::HopLimit),
-                dropped(Packet { hops: 0, ..flow.opens() }, Reason::HopLimit),
+                expired(Packet { hops: 1, ..flow.opens() }),
+                expired(Packet { hops: 0, ..flow.opens() }),
                 nat(&flow, Packet { hops: 2, ..flow.opens() }, 1),
-                dropped(Packet { hops: 1, ..flow.accepted_by(1) }, Reason::HopLimit),
+                expired(Packet { hops: 1, ..flow.accepted_by(1) }),
                 nat_reply(&flow, Packet { hops: 2, ..flow.accepted_by(1) }),
             ],
             after: After {
@@ -119,7 +119,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         Scenario {
             id: scenario(case, "A15 a packet without a hop left leaves no trace"),
             world: World::service(case, Forward::Nat),
-            steps: vec![dropped(Packet { hops: 1, ..flow.opens() }, Reason::HopLimit)],
+            steps: vec![expired(Packet { hops: 1, ..flow.opens() })],
             after: nothing(),
         },
         Scenario {
@@ -244,7 +244,7 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
             steps: {
                 let flows = flows_with_groups(case, 17);
                 let mut all: Vec<Step> = flows[..16].iter().flat_map(proves).collect();
-                all.push(passed(flows[16].opens(), Reason::NatFull));
+                all.push(refused(case, flows[16].opens(), Reason::NatFull));
                 all.push(nat(&flows[3], flows[3].ends(), 1));
                 all.push(nat(&flows[16], flows[16].opens(), 1));
                 all
@@ -279,7 +279,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 let flows = flows_with_groups(case, 17);
                 steps(
                     flows[..16].iter().flat_map(proves).collect(),
-                    [passed(flows[16].opens(), Reason::NatFull)],
+                    [refused(case, flows[16].opens(), Reason::NatFull)],
                 )
             },
             after: After {
@@ -303,7 +303,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                     flows[..16].iter().flat_map(proves).collect(),
                     [
                         Step::Later(UDP_IDLE),
-                        passed(flows[16].opens(), Reason::NatFull),
+                        refused(case, flows[16].opens(), Reason::NatFull),
                         Step::Later(1),
                         nat(&flows[16], flows[16].opens(), 1),
                         // And its answers find nobody any more.

@@ -8,7 +8,9 @@ use lb_common::{
     State::{New, Proven},
 };
 
-use super::{After, Scenario, Step, bytes_of, dropped, flows, new_flows_go_to, nothing, out_of, scenario};
+use super::{
+    After, Scenario, Step, bytes_of, dropped, flows, new_flows_go_to, nothing, out_of, scenario, too_big,
+};
 use crate::{
     packet::{Ip, NatPorts, Packet},
     scenario::{Made, Out},
@@ -115,7 +117,7 @@ impl Tunnel {
             Scenario {
                 id: id("E54 a packet that does not fit into the tunnel"),
                 world: self.world().with(move |image| backend(image, 1).mtu = 1_400),
-                steps: vec![dropped(long(&flow, 1_400 - overhead + 1), Reason::TooBig)],
+                steps: vec![too_big(long(&flow, 1_400 - overhead + 1), 1_400 - overhead)],
                 after: nothing(),
             },
             Scenario {

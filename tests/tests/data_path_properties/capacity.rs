@@ -155,7 +155,8 @@ fn share_with_port(tables: &HostTables, flows: usize) -> f64 {
             assert_eq!(tables.process(bytes, FRONT).reason, Reason::NatReply);
             found += 1;
         } else {
-            assert_eq!(outcome.reason, Reason::NatFull);
+            // The client would be told so; there is no flag and no room for it in these frames.
+            assert!(matches!(outcome.reason, Reason::NatFull | Reason::Unanswered), "{:?}", outcome.reason);
         }
         frame.copy_from_slice(&kept);
     }

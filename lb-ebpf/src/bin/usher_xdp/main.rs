@@ -16,33 +16,60 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_common::{Fate, program::next};
-use lb_ebpf::{Frame, Outcome, process, process_odd};
+use lb_ebpf::{Frame, Outcome, answer, process, process_icmp, process_odd};
 
-use crate::maps::{COUNTERS, Maps, PROGRAMS, REASONS, TRACE, tick};
+use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, REASONS, TRACE, tick};
 
 #[xdp(frags)]
 fn usher(ctx: XdpContext) -> u32 {
     let outcome = process(&mut frame(&ctx), ingress(&ctx), &Maps::<false> { ctx: &ctx });
-    hand_on(&ctx, &outcome, next::ODD);
+    hand_on(&ctx, &outcome, next::ODD, next::ICMP);
+    hand_over(&ctx, &outcome);
     act(&ctx, &outcome)
 }
 
 #[xdp(frags)]
 fn usher_odd(ctx: XdpContext) -> u32 {
     let outcome = process_odd(&mut frame(&ctx), ingress(&ctx), &Maps::<false> { ctx: &ctx });
+    hand_on(&ctx, &outcome, next::ODD, next::ICMP);
+    hand_over(&ctx, &outcome);
     act(&ctx, &outcome)
+}
+
+#[xdp(frags)]
+fn usher_icmp(ctx: XdpContext) -> u32 {
+    let outcome = process_icmp(&mut frame(&ctx), ingress(&ctx), &Maps::<false> { ctx: &ctx });
+    hand_over(&ctx, &outcome);
+    act(&ctx, &outcome)
+}
+
+/// Goes on where the others left a packet that is to be answered.
+#[xdp(frags)]
+fn usher_answer(ctx: XdpContext) -> u32 {
+    let Some(handoff) = HANDOFF.get(0) else { return XDP_DROP };
+    let so_far = Outcome::from_handoff(handoff);
+    let outcome = answer(&mut frame(&ctx), &so_far, &Maps::<false> { ctx: &ctx });
+    count(&outcome);
+    if outcome.reason == so_far.reason { XDP_TX } else { XDP_DROP }
 }
 
 #[xdp(frags)]
 fn usher_explain(ctx: XdpContext) -> u32 {
     let outcome = process(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx });
-    hand_on(&ctx, &outcome, next::EXPLAIN_ODD);
+    hand_on(&ctx, &outcome, next::EXPLAIN_ODD, next::EXPLAIN_ICMP);
     tell(&outcome)
 }
 
 #[xdp(frags)]
 fn usher_explain_odd(ctx: XdpContext) -> u32 {
-    tell(&process_odd(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx }))
+    let outcome = process_odd(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx });
+    hand_on(&ctx, &outcome, next::EXPLAIN_ODD, next::EXPLAIN_ICMP);
+    tell(&outcome)
+}
+
+#[xdp(frags)]
+fn usher_explain_icmp(ctx: XdpContext) -> u32 {
+    tell(&process_icmp(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx }))
 }
 
 /// Returns the clock's tick: for the daemon, which judges ages too.
@@ -62,13 +89,29 @@ fn ingress(ctx: &XdpContext) -> u32 {
     ctx.ingress_ifindex() as u32
 }
 
-/// Leaves an odd packet to the program at this place. Returns only for other packets, or when that program
-/// is missing.
+/// Leaves odd packets and ICMP to the programs at these places. Returns only for other packets, or when that
+/// program is missing.
 #[inline(always)]
-fn hand_on(ctx: &XdpContext, outcome: &Outcome, next: u32) {
-    if outcome.reason.fate() == Fate::Odd {
+fn hand_on(ctx: &XdpContext, outcome: &Outcome, odd: u32, icmp: u32) {
+    let next = match outcome.reason.fate() {
+        Fate::Odd => odd,
+        Fate::Icmp => icmp,
+        _ => return,
+    };
+    // SAFETY: nothing here waits to be dropped.
+    unsafe { PROGRAMS.tail_call(ctx, next) };
+}
+
+/// Leaves a packet that is to be answered to the program for that, and tells it what was decided. Returns as above.
+#[inline(always)]
+fn hand_over(ctx: &XdpContext, outcome: &Outcome) {
+    if matches!(outcome.reason.fate(), Fate::Refuse | Fate::TooBig | Fate::Expired)
+        && let Some(handoff) = HANDOFF.get_ptr_mut(0)
+    {
+        // SAFETY: a per-CPU element, and the next program runs on this CPU before any other.
+        unsafe { *handoff = outcome.handoff() };
         // SAFETY: nothing here waits to be dropped.
-        unsafe { PROGRAMS.tail_call(ctx, next) };
+        unsafe { PROGRAMS.tail_call(ctx, next::ANSWER) };
     }
 }
 
@@ -77,8 +120,8 @@ fn hand_on(ctx: &XdpContext, outcome: &Outcome, next: u32) {
 fn act(ctx: &XdpContext, outcome: &Outcome) -> u32 {
     count(outcome);
     match outcome.reason.fate() {
-        Fate::Pass | Fate::Odd => XDP_PASS,
-        Fate::Drop => XDP_DROP,
+        Fate::Pass | Fate::Odd | Fate::Icmp | Fate::Refuse => XDP_PASS,
+        Fate::Drop | Fate::TooBig | Fate::Expired => XDP_DROP,
         Fate::Forward if outcome.interface == ingress(ctx) => XDP_TX,
         // SAFETY: a helper without pointers.
         Fate::Forward => unsafe { bpf_redirect(outcome.interface, 0) as u32 },
@@ -110,8 +153,8 @@ fn tell(outcome: &Outcome) -> u32 {
         unsafe { *trace = outcome.trace() };
     }
     match outcome.reason.fate() {
-        Fate::Pass | Fate::Odd => XDP_PASS,
-        Fate::Drop => XDP_DROP,
+        Fate::Pass | Fate::Odd | Fate::Icmp | Fate::Refuse => XDP_PASS,
+        Fate::Drop | Fate::TooBig | Fate::Expired => XDP_DROP,
         Fate::Forward => XDP_REDIRECT,
     }
 }

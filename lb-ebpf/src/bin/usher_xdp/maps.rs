@@ -5,18 +5,20 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
     btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, ProgramArray},
-    helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_xdp_adjust_head},
+    helpers::generated::{
+        bpf_fib_lookup, bpf_jiffies64, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    },
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Features, FragmentKey, FragmentPath, Hop, MAX_BACKENDS,
-    MAX_SERVICES, NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace,
+    Address, Backend, BackendCounters, Bucket, Budget, Features, FragmentKey, FragmentPath, Handoff, Hop,
+    MAX_BACKENDS, MAX_SERVICES, NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, Word,
     flow::TICK_SHIFT,
     program,
     service::{PROBES, ServicePlace},
 };
-use lb_ebpf::{Frame, Tables, flow_table::next, parse::Packet};
+use lb_ebpf::{Frame, Tables, flow_table::next, parse::Packet, sum};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// What is configured: set before the object is loaded, and so a constant to the verifier, which removes the
@@ -59,6 +61,10 @@ pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = P
 pub static COUNTERS: PerCpuArray<BackendCounters, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static PROGRAMS: ProgramArray<{ program::NEXT.len() }> = ProgramArray::new();
+#[btf_map]
+pub static HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
+#[btf_map]
+pub static BUDGETS: PerCpuArray<Word, { Budget::COUNT }> = PerCpuArray::new();
 #[btf_map]
 pub static TRACE: Array<Trace, 1> = Array::new();
 
@@ -162,6 +168,27 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool {
         self.adjust(frame, bytes as i32)
     }
+
+    #[inline(always)]
+    fn cut(&self, frame: &mut Frame, length: usize) -> bool {
+        // SAFETY: the context is this call's; all pointers into the packet are taken anew.
+        unsafe {
+            let change = length as i64 - bpf_xdp_get_buff_len(self.ctx.ctx) as i64;
+            let cut = change <= 0 && bpf_xdp_adjust_tail(self.ctx.ctx, change as i32) == 0;
+            frame.moved(self.ctx.data(), self.ctx.data_end());
+            cut
+        }
+    }
+
+    #[inline(always)]
+    fn sum(&self, _: &mut Frame, from: u32, length: u32) -> u32 {
+        sum_of_frame(self.ctx.ctx, from, length)
+    }
+
+    #[inline(always)]
+    fn budget(&self, kind: Budget) -> Option<&Word> {
+        BUDGETS.get(kind as u32)
+    }
 }
 
 impl<const DRY_RUN: bool> Maps<'_, DRY_RUN> {
@@ -175,6 +202,15 @@ impl<const DRY_RUN: bool> Maps<'_, DRY_RUN> {
             moved
         }
     }
+}
+
+/// A global function, which the verifier walks once, with any arguments.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sum_of_frame(ctx: *mut xdp_md, from: u32, length: u32) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    // SAFETY: data and data_end of this call's packet; nothing below moves them.
+    sum(&mut unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) }, from, length)
 }
 
 /// The clock. The kernel compiles reading its counter of timer ticks into the program, where asking for the

@@ -11,6 +11,9 @@ use crate::config::{
     key::Key,
 };
 
+/// As many as the Linux kernel sends (net.ipv4.icmp_msgs_per_sec).
+const ICMP_RATE: u32 = 1_000;
+
 const SOCKET: &str = "/run/usher/usher.sock";
 
 pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Node>) -> Node {
@@ -21,6 +24,7 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
         addresses: Vec::new(),
         socket: PathBuf::from(SOCKET),
         secret_file: None,
+        icmp_rate: ICMP_RATE,
     };
     let Some(section) = reader.required(root, "node", section) else { return node };
     let (key, section) = (section.key, section.value);
@@ -39,6 +43,10 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
     }
     if let Some(file) = reader.optional(&key, "secret_file", section.secret_file) {
         node.secret_file = reader.absolute_path(&file, "/etc/usher/secret");
+    }
+    if let Some(rate) = reader.optional(&key, "icmp_rate", section.icmp_rate) {
+        let mend = "use 0 to 1000000; 1000 suits most";
+        node.icmp_rate = reader.whole(&rate, 0..=1_000_000, mend).unwrap_or(node.icmp_rate);
     }
     node
 }

@@ -52,6 +52,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             ],
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
+            icmp_rate: 1_000,
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
         tunnel: Tunnel { source: Vec::new(), gue_port: 6_080 },
