@@ -367,11 +367,11 @@ impl AlignedFrame {
         &mut self.memory()[bounds]
     }
 
-    /// Whether nothing was written outside of the frame as it was and is: its memory was zero.
-    pub fn is_clean_outside(&self) -> bool {
-        let own = self.bounds.start.min(HEADROOM)..self.bounds.end;
-        let bytes = self.memory.iter().flat_map(|word| word.to_ne_bytes());
-        bytes.enumerate().all(|(at, byte)| byte == 0 || own.contains(&at))
+    /// Whether nothing was written in front of the frame as it was and is: its memory was zero. Behind the
+    /// frame there is none.
+    pub fn is_clean_in_front(&self) -> bool {
+        let room = self.bounds.start.min(HEADROOM);
+        self.memory.iter().flat_map(|word| word.to_ne_bytes()).take(room).all(|byte| byte == 0)
     }
 
     fn memory(&mut self) -> &mut [u8] {

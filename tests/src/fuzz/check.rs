@@ -45,7 +45,7 @@ pub(super) fn process(tables: &HostTables, frame: &[u8]) -> (Outcome, Vec<u8>) {
 fn within<R>(frame: &[u8], act: impl FnOnce(&mut AlignedFrame) -> R) -> (R, Vec<u8>) {
     let mut memory = AlignedFrame::new(frame);
     let result = act(&mut memory);
-    assert!(memory.is_clean_outside(), "written outside of the frame");
+    assert!(memory.is_clean_in_front(), "written in front of the frame");
     (result, memory.bytes().to_vec())
 }
 
