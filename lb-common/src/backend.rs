@@ -17,7 +17,7 @@ pub struct Backend {
     pub port: [u8; 2],
     /// The longest IP packet in bytes that the way to it takes; 0 when not known.
     pub mtu: u16,
-    /// [`Backend::UP`].
+    /// [`Backend::UP`], [`Backend::ACCEPTS`], [`Backend::LOST`].
     pub flags: u8,
     /// Zero.
     pub zero: [u8; 7],
@@ -27,8 +27,25 @@ const _: () = assert!(size_of::<Backend>() == 48);
 
 impl Backend {
     /// The backend takes flows. Without it, UDP and new TCP connections of known flows choose again;
-    /// packets within a TCP connection still go to it.
+    /// packets within a TCP connection still go to it, unless it is [`Backend::LOST`].
     pub const UP: u8 = 1;
+
+    /// The backend takes flows of clients that were not sent to it before: it has a weight.
+    pub const ACCEPTS: u8 = 2;
+    /// The backend is down, and packets within TCP connections with it are refused.
+    pub const LOST: u8 = 4;
+
+    /// Whether new flows may go to it for a reason other than its slots in the Maglev table.
+    #[inline(always)]
+    pub fn accepts(&self) -> bool {
+        self.flags & (Backend::UP | Backend::ACCEPTS) == Backend::UP | Backend::ACCEPTS
+    }
+
+    /// Whether [`Backend::LOST`] is set.
+    #[inline(always)]
+    pub fn is_lost(&self) -> bool {
+        self.flags & Backend::LOST != 0
+    }
 
     /// Whether [`Backend::UP`] is set.
     #[inline(always)]

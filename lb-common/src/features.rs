@@ -22,6 +22,22 @@ impl Features {
     pub const DSR_IPIP: Features = Features(1 << 2);
     /// Services forwarded by direct server return over GUE tunnels.
     pub const DSR_GUE: Features = Features(1 << 3);
+    /// More than one NAT source address in a family.
+    pub const NAT_SOURCES: Features = Features(1 << 4);
+    /// Services whose connections are reset when their backend is down.
+    pub const RESET_LOST: Features = Features(1 << 5);
+    /// Services that choose a backend by the client's address alone.
+    pub const CLIENT_HASH: Features = Features(1 << 6);
+    /// Services that remember a client's backend.
+    pub const AFFINITY: Features = Features(1 << 7);
+    /// A limit on new flows per second that are stored.
+    pub const NEW_FLOW_LIMIT: Features = Features(1 << 8);
+    /// A list of clients that are denied.
+    pub const DENY: Features = Features(1 << 9);
+    /// Services that limit the new flows of each source.
+    pub const RATE_LIMIT: Features = Features(1 << 10);
+    /// Services that follow QUIC connection ids.
+    pub const QUIC: Features = Features(1 << 11);
 
     /// Whether all features of `other` are in this set.
     #[inline(always)]

@@ -11,6 +11,8 @@ pub mod backend;
 pub mod bench;
 pub mod budget;
 pub mod constants;
+pub mod decap;
+pub mod defence;
 pub mod features;
 pub mod flow;
 pub mod fragment;
@@ -18,6 +20,7 @@ pub mod handoff;
 pub mod hash;
 pub mod hop;
 pub mod nat;
+pub mod quic;
 pub mod reason;
 pub mod service;
 pub mod settings;
@@ -27,6 +30,8 @@ pub mod word;
 pub use address::Address;
 pub use backend::{Backend, BackendCounters};
 pub use budget::Budget;
+pub use decap::{DecapSettings, Verdict};
+pub use defence::{NewFlows, SourceKey, Tokens};
 pub use features::Features;
 pub use flow::{Bucket, Entry, State};
 pub use fragment::{FragmentKey, FragmentPath};
@@ -34,9 +39,10 @@ pub use handoff::Handoff;
 pub use hash::{FlowHash, HashKey};
 pub use hop::{Hop, Mac};
 pub use nat::{NatRecord, NatSet, NatTuple};
+pub use quic::QuicKey;
 pub use reason::{Fate, Reason};
 pub use service::{Forward, Service, ServiceKey};
-pub use settings::Settings;
+pub use settings::{MAX_NAT_SOURCES, Settings};
 pub use trace::Trace;
 pub use word::Word;
 
@@ -74,6 +80,16 @@ pub mod map {
     pub const NAT: &str = "NAT";
     /// [`FragmentKey`](crate::FragmentKey) to [`FragmentPath`](crate::FragmentPath); the least recently used give way.
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Clients' backends: [`Bucket`](crate::Bucket)s.
+    pub const AFFINITY: &str = "AFFINITY";
+    /// Clients that are denied: a prefix to 1, or to 0 where a longer prefix is allowed after all.
+    pub const DENY: &str = "DENY";
+    /// [`SourceKey`](crate::SourceKey) to [`Tokens`](crate::Tokens).
+    pub const SOURCES: &str = "SOURCES";
+    /// One [`NewFlows`](crate::NewFlows) per CPU.
+    pub const NEW_FLOWS: &str = "NEW_FLOWS";
+    /// [`QuicKey`](crate::QuicKey) to backend number.
+    pub const QUIC_IDS: &str = "QUIC_IDS";
     /// Packets per CPU, by service and [`Reason`](crate::Reason): see [`Reason::counter`](crate::Reason::counter).
     pub const REASONS: &str = "REASONS";
     /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.

@@ -9,7 +9,7 @@
 //! shared theirs: of 1,000,000 flows to 50 backends 18 % found no port.)
 
 use crate::{
-    Address, Bucket, FlowHash, Hop, Word,
+    Address, Bucket, FlowHash, Hop, MAX_NAT_SOURCES, Word,
     flow::{self, WAYS},
     hash,
 };
@@ -149,6 +149,24 @@ pub fn groups(hash: FlowHash, count: u16) -> [u16; 2] {
 pub fn set_of(endpoint: u32, group: u16, sets: u32) -> u32 {
     // Steps of the golden ratio keep the groups of one endpoint apart before they are stirred.
     flow::scale(hash::mix(endpoint.wrapping_add((group as u32).wrapping_mul(0x9e37_79b9))), sets)
+}
+
+/// Which of these source addresses this is; [`MAX_NAT_SOURCES`] if it is none. Without branches, each of
+/// which the verifier would follow.
+#[inline(always)]
+pub fn source_index(sources: &[Address; MAX_NAT_SOURCES], address: &Address) -> u32 {
+    let [a, b] = address.words();
+    let mut index = MAX_NAT_SOURCES as u32;
+    let mut at = 0;
+    while at < MAX_NAT_SOURCES {
+        let [x, y] = sources[at].words();
+        let different = (a ^ x) | (b ^ y);
+        // All ones if nothing is different.
+        let same = (((different | different.wrapping_neg()) >> 63) as u32).wrapping_sub(1);
+        index ^= (index ^ at as u32) & same;
+        at += 1;
+    }
+    index
 }
 
 /// Sets for a number of flows.

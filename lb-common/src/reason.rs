@@ -125,6 +125,10 @@ reasons! {
     NoHeadroom = Drop, "no_headroom";
     /// Another CPU is just writing this flow's NAT record; the client will send again.
     NatBusy = Drop, "nat_busy";
+    /// From a client that the deny list names.
+    Denied = Drop, "denied";
+    /// A new flow of a source that has opened as many as the service allows it.
+    RateLimited = Drop, "rate_limited";
 }
 
 impl Reason {

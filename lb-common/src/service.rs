@@ -145,19 +145,47 @@ pub struct Service {
     pub number: u32,
     /// A [`Forward`] as its number.
     pub forward: u8,
+    /// [`Service::CLIENT_HASH`].
+    pub flags: u8,
+    /// Idle ticks after which an open flow is forgotten.
+    pub idle: u16,
+    /// Ticks after a client's last new flow for which its backend is remembered; 0: not at all.
+    pub affinity: u16,
+    /// Bytes of the server id in QUIC connection ids; 0 when packets are not routed by them.
+    pub quic_id_length: u8,
+    /// The config id that such connection ids bear: 0 to 6.
+    pub quic_config: u8,
+    /// New flows per second that each source may open; 0: no limit.
+    pub source_rate: u32,
+    /// New flows that a source may open at once.
+    pub source_burst: u32,
     /// Zero.
-    pub zero: [u8; 3],
+    pub zero: [u8; 12],
 }
 
-const _: () = assert!(size_of::<Service>() == 8);
+const _: () = assert!(size_of::<Service>() == 32);
 
 impl Service {
     /// What [`ServiceKey::any`] leads to, and under port 0 and the number of ICMP or ICMPv6 each VIP: no service,
     /// but the address is ours.
-    pub const MARK: Service = Service { number: 0, forward: 0, zero: [0; 3] };
+    pub const MARK: Service = Service {
+        number: 0,
+        forward: 0,
+        flags: 0,
+        idle: 0,
+        affinity: 0,
+        quic_id_length: 0,
+        quic_config: 0,
+        source_rate: 0,
+        source_burst: 0,
+        zero: [0; 12],
+    };
 
-    /// A service by number and way to forward.
-    pub fn new(number: u32, forward: Forward) -> Service {
-        Service { number, forward: forward as u8, zero: [0; 3] }
+    /// New flows go to the slot of their client's address, whatever their ports.
+    pub const CLIENT_HASH: u8 = 1;
+
+    /// A service by number, way to forward, and the idle limit of its flows in ticks; without anything else.
+    pub fn new(number: u32, forward: Forward, idle: u16) -> Service {
+        Service { number, forward: forward as u8, idle, ..Service::MARK }
     }
 }

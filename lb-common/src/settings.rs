@@ -2,14 +2,18 @@
 
 use crate::{Address, HashKey};
 
+/// Most source addresses of NAT in one family. The groups of eight ports of all of them are numbered in 16
+/// bits.
+pub const MAX_NAT_SOURCES: usize = 8;
+
 /// The one element of the settings map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C, align(8))]
 pub struct Settings {
     /// Keys of the flow hash.
     pub hash_key: HashKey,
-    /// Source address of NAT, IPv4 then IPv6; [`Address::NONE`] where there is none.
-    pub nat_source: [Address; 2],
+    /// Source addresses of NAT, IPv4 then IPv6; [`Address::NONE`] after the last of each.
+    pub nat_sources: [[Address; MAX_NAT_SOURCES]; 2],
     /// First address of the network from which tunnelled packets come, IPv4 then IPv6; [`Address::NONE`] where
     /// there is none.
     pub tunnel_source: [Address; 2],
@@ -23,12 +27,16 @@ pub struct Settings {
     pub icmp_limit: u32,
     /// First NAT port, a multiple of 8.
     pub nat_port_first: u16,
-    /// Groups of 8 NAT ports; 0 when there is no NAT.
+    /// Groups of 8 NAT ports of each source address; 0 when there is no NAT.
     pub nat_groups: u16,
-    /// Idle ticks after which an open TCP flow is forgotten.
-    pub tcp_idle: u16,
-    /// Idle ticks after which an open UDP flow is forgotten.
-    pub udp_idle: u16,
+    /// Groups of all source addresses, IPv4 then IPv6.
+    pub nat_groups_of_all: [u16; 2],
+    /// New flows that each CPU stores in the flow table per tick; 0: no limit.
+    pub new_per_tick: u32,
+    /// Buckets of the table of clients' backends.
+    pub affinity_buckets: u32,
+    /// The longest of all idle limits of open flows, in ticks: an entry does not tell whose it is.
+    pub longest_idle: u16,
     /// Idle ticks after which a closing flow is forgotten.
     pub closing_idle: u16,
     /// UDP port of GUE tunnels.
@@ -36,7 +44,7 @@ pub struct Settings {
     /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
     pub reply_by_route: u8,
     /// Zero.
-    pub zero: [u8; 7],
+    pub zero: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Settings>() == 216);
+const _: () = assert!(size_of::<Settings>() == 448);

@@ -9,6 +9,10 @@ use crate::{parse::Packet, select::Choice, tables::Tables};
 /// would take it for its own, since the VIP is the node's address.
 #[inline(always)]
 pub fn forward<T: Tables>(packet: &Packet, choice: &Choice) -> Result<Hop, Reason> {
+    if choice.is_lost {
+        choice.close::<T>();
+        return Err(Reason::FlowLost);
+    }
     let hop = choice.backend.hop;
     if !hop.is_known() {
         return Err(Reason::NoNextHop);

@@ -2,11 +2,11 @@
 //! records share this.
 
 use lb_common::{
-    Bucket, Entry, Settings,
+    Bucket, Entry, Service, Settings, State,
     flow::{IdleLimits, Seen, WAYS, rank},
 };
 
-use crate::parse::{Packet, TCP};
+use crate::parse::Packet;
 
 /// An entry and its place in the bucket.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,11 +20,18 @@ pub struct Found {
 /// In how willingly an entry gives way, the bits below the rank: its age and its way.
 const RANK_SHIFT: u32 = 19;
 
-/// Idle limits for the packet's protocol.
+/// Idle limits of a service's flows.
 #[inline(always)]
-pub fn limits(settings: &Settings, packet: &Packet) -> IdleLimits {
-    let proven = if packet.protocol == TCP { settings.tcp_idle } else { settings.udp_idle };
-    IdleLimits::new(proven, settings.closing_idle)
+pub fn limits(settings: &Settings, service: &Service) -> IdleLimits {
+    IdleLimits::new(service.idle, settings.closing_idle)
+}
+
+/// The longest idle limits of all: what is idle beyond them is no flow's. Other flows' entries are judged by these
+/// and not by those of the flow that looks for a place, or a flood of UDP would take the places of silent TCP
+/// connections.
+#[inline(always)]
+pub fn longest(settings: &Settings) -> IdleLimits {
+    IdleLimits::new(settings.longest_idle, settings.closing_idle)
 }
 
 /// What this packet says of its flow, apart from proving it.
@@ -51,6 +58,20 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
         way = next(way);
     }
     None
+}
+
+/// Notes that the flow is alive whose tag and backend the entry `own` has.
+#[inline(always)]
+pub fn touch(bucket: &Bucket, own: Entry, now: u16) {
+    let mut way = 0;
+    while way < WAYS {
+        let entry = Entry(bucket.0[way].load());
+        if entry.is_same_flow(own) && entry.state() != State::Empty {
+            bucket.0[way].store(entry.seen(now, Seen::Continues).0);
+            return;
+        }
+        way = next(way);
+    }
 }
 
 /// An entry that gives way to a new flow.
@@ -88,6 +109,12 @@ impl Place {
 /// A function of its own in BPF: three callers, and only 512 bytes of stack for all that is inlined.
 #[inline(never)]
 pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &mut Place) {
+    *place = victim_inlined(bucket, tag, now, limits);
+}
+
+/// The same for callers that are functions of their own.
+#[inline(always)]
+pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Place {
     let mut best = 0;
     let mut best_entry = 0;
     let mut taken = 0_u64;
@@ -107,11 +134,11 @@ pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &
         taken = taken.wrapping_sub(live);
         way = next(way);
     }
-    *place = Place {
+    Place {
         found: Found { way: forget(best as usize & (WAYS - 1), Entry(best_entry)), entry: Entry(best_entry) },
         rank: (best >> RANK_SHIFT) as u32,
         free: (WAYS as u64 - taken) as u32,
-    };
+    }
 }
 
 /// The next way, or turn of any loop. The compiler cannot see through it, and so does not unroll the loop: unrolled eight

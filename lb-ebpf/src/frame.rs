@@ -39,6 +39,10 @@ unsafe impl Header for [u8; 8] {}
 // SAFETY: as above.
 unsafe impl Header for [u8; 12] {}
 // SAFETY: as above.
+unsafe impl Header for [u8; 14] {}
+// SAFETY: as above.
+unsafe impl Header for [u8; 18] {}
+// SAFETY: as above.
 unsafe impl Header for [u8; 20] {}
 
 impl<'a> Frame<'a> {

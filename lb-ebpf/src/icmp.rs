@@ -157,7 +157,7 @@ fn to_backend<T: Tables>(
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
     outcome.service = service.number;
-    let choice = select::select(&quote.flow, service, tables, outcome).or(Err(Reason::NotTcpUdp))?;
+    let choice = select::select(None, &quote.flow, service, tables, outcome).or(Err(Reason::NotTcpUdp))?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
     let hop = if by(Forward::Nat, Features::NAT) {

@@ -9,12 +9,16 @@
 //!
 //! Packets whose headers are not the usual ones take the same way in a program of their own
 //! ([`process_odd`]): so the program that every packet meets is small and reads headers at fixed places.
+//!
+//! [`decap`] is another program's: it runs on backend hosts, at the other end of the tunnels.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod affinity;
 mod answer;
 mod checksum;
+pub mod decap;
 mod dsr;
 pub mod flow_table;
 mod fragment;
@@ -22,13 +26,14 @@ pub mod frame;
 mod icmp;
 pub mod nat;
 pub mod parse;
+mod quic;
 pub mod select;
 pub mod tables;
 mod tags;
 mod translate;
 mod tunnel;
 
-use lb_common::{Fate, Features, Forward, Handoff, Hop, Reason, ServiceKey, Trace};
+use lb_common::{Address, Fate, Features, Forward, Handoff, Hop, Reason, ServiceKey, Trace};
 
 pub use answer::{answer, sum};
 pub use frame::Frame;
@@ -200,7 +205,13 @@ fn treat<T: Tables, const ODD: bool>(
     };
     outcome.service = service.number;
     outcome.length = packet.length;
-    let choice = select::select(packet, service, tables, outcome)?;
+    if tables.features().has(Features::DENY) {
+        let [a, b] = packet.source.words();
+        if is_denied(tables, a, b) {
+            return Err(Reason::Denied);
+        }
+    }
+    let choice = select::select(Some(frame), packet, service, tables, outcome)?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
     if by(Forward::Nat, Features::NAT) {
@@ -221,6 +232,13 @@ fn treat<T: Tables, const ODD: bool>(
     } else {
         Err(Reason::NotReady)
     }
+}
+
+/// Whether the deny list names the client with this address, in words: so it need not be in memory. A function
+/// of its own in BPF for the stack's sake.
+#[inline(never)]
+fn is_denied<T: Tables>(tables: &T, a: u64, b: u64) -> bool {
+    tables.is_denied(&Address::from_words([a, b]))
 }
 
 /// Addresses the frame to the next hop; without one, leaves it to the host's stack.

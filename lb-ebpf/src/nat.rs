@@ -2,16 +2,17 @@
 //! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
 
 use lb_common::{
-    Address, Entry, Hop, NatSet, NatTuple, Reason, State, Word,
-    flow::{IdleLimits, Seen, WAYS, rank},
+    Address, Entry, Features, Hop, MAX_NAT_SOURCES, NatRecord, NatSet, NatTuple, Reason, Settings, State,
+    Word,
+    flow::{self, IdleLimits, Seen, WAYS, rank},
     nat::{self, PORTS_PER_GROUP},
 };
 
 use crate::{
     Frame,
     flow_table::{self, Found, Place},
-    parse::{Packet, TCP},
-    select::Choice,
+    parse::{Packet, TCP, TcpFlags},
+    select::{Choice, is_lost},
     tables::Tables,
     tags,
     translate::{Translation, translate},
@@ -32,17 +33,21 @@ pub fn forward<T: Tables>(
     ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
-    if choice.settings.nat_source[packet.family()] == Address::NONE {
+    if choice.settings.nat_sources[packet.family()][0] == Address::NONE {
         return Err(Reason::NoNatSource);
     }
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
     let seat = seat(packet, choice, tables)?;
+    if choice.is_lost {
+        give_up::<T>(choice, &seat);
+        return Err(Reason::FlowLost);
+    }
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
 
-    translate(frame, packet, &translation(packet, choice, &seat))?;
+    translate(frame, packet, &translation(packet, choice, &seat, tables.features()))?;
     let hop = choice.backend.hop;
     Ok(if hop.is_known() { hop } else { tables.route(frame, packet.l3()) })
 }
@@ -56,12 +61,18 @@ pub fn reply<T: Tables, const ODD: bool>(
     ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
-    let Waiting { word, entry, tuple, hop } = waiting(packet, tables)?;
+    let Waiting { word, record, entry, tuple, hop, is_lost } = waiting(packet, tables)?;
     if !ODD && hop.vlan() != 0 {
         return Err(Reason::Odd);
     }
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
+    }
+    if is_lost {
+        if !T::DRY_RUN {
+            touch(word, entry, tables.tick(), Seen::Ends);
+        }
+        return Err(Reason::FlowLost);
     }
     let to = Translation {
         source: tuple.vip,
@@ -70,7 +81,11 @@ pub fn reply<T: Tables, const ODD: bool>(
         destination_port: tuple.client_port,
     };
     if !T::DRY_RUN {
-        touch(word, entry, tables.tick(), answer(packet));
+        let now = tables.tick();
+        touch(word, entry, now, answer(packet, entry.tick() != now));
+        if entry.tick() != now {
+            refresh(tables, record, entry.0);
+        }
     }
     translate(frame, packet, &to)?;
     if hop.is_known() {
@@ -82,7 +97,10 @@ pub fn reply<T: Tables, const ODD: bool>(
 /// A flow whose record waits for a backend's answers.
 pub struct Waiting<'a> {
     word: &'a Word,
+    record: &'a NatRecord,
     entry: Entry,
+    /// The backend is down, and the packet is to be refused.
+    is_lost: bool,
     /// The client's side of it.
     pub tuple: NatTuple,
     /// The way to the client; not known when it is to be found by route.
@@ -96,9 +114,11 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
     let offset = packet.destination_port.wrapping_sub(settings.nat_port_first);
     let group = offset / PORTS_PER_GROUP;
     let way = (offset % PORTS_PER_GROUP) as usize;
-    if packet.destination != settings.nat_source[packet.family()] || group >= settings.nat_groups {
+    if group >= settings.nat_groups {
         return Err(Reason::NotService);
     }
+    let source = source_index(packet, settings, tables.features()).ok_or(Reason::NotService)?;
+    let group = source * settings.nat_groups + group;
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
     let set = tables.nat_set(nat::set_of(endpoint, group, settings.nat_sets)).ok_or(Reason::NotService)?;
     let (word, record) = (&set.words.0[way & 7], &set.records[way & 7]);
@@ -120,7 +140,8 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
         return Err(Reason::NotService);
     }
     let hop = if settings.reply_by_route != 0 { Hop::default() } else { last_hop };
-    Ok(Waiting { word, entry, tuple, hop })
+    let is_lost = tables.features().has(Features::RESET_LOST) && is_lost(backend, packet);
+    Ok(Waiting { word, record, entry, is_lost, tuple, hop })
 }
 
 /// How a flow's packets look between the node and its backend, if they are translated already.
@@ -130,19 +151,40 @@ pub fn known<T: Tables>(packet: &Packet, choice: &Choice, tables: &T) -> Result<
     if !seat.own {
         return Err(Reason::NotService);
     }
-    Ok(translation(packet, choice, &seat))
+    Ok(translation(packet, choice, &seat, tables.features()))
 }
 
 /// How a packet of the client's looks between the node and the backend.
 #[inline(always)]
-fn translation(packet: &Packet, choice: &Choice, seat: &Seat) -> Translation {
+fn translation(packet: &Packet, choice: &Choice, seat: &Seat, features: Features) -> Translation {
     let settings = choice.settings;
+    let (source, group) = source_of(seat.group, settings, features);
     Translation {
-        source: settings.nat_source[packet.v6() as usize],
+        source: settings.nat_sources[packet.family()][source & (MAX_NAT_SOURCES - 1)],
         destination: choice.backend.address,
-        source_port: settings.nat_port_first + seat.group * PORTS_PER_GROUP + seat.found.way as u16,
+        source_port: settings.nat_port_first + group * PORTS_PER_GROUP + seat.found.way as u16,
         destination_port: u16::from_be_bytes(choice.backend.port),
     }
+}
+
+/// The source address that a group of ports belongs to, by its index, and which of the address's groups it is.
+#[inline(always)]
+fn source_of(group: u16, settings: &Settings, features: Features) -> (usize, u16) {
+    if !features.has(Features::NAT_SOURCES) || settings.nat_groups == 0 {
+        return (0, group);
+    }
+    ((group / settings.nat_groups) as usize, group % settings.nat_groups)
+}
+
+/// Which of the NAT source addresses the packet was sent to.
+#[inline(always)]
+fn source_index(packet: &Packet, settings: &Settings, features: Features) -> Option<u16> {
+    let sources = &settings.nat_sources[packet.family()];
+    if !features.has(Features::NAT_SOURCES) {
+        return (packet.destination == sources[0]).then_some(0);
+    }
+    let index = nat::source_index(sources, &packet.destination);
+    (index < MAX_NAT_SOURCES as u32).then_some(index as u16)
 }
 
 /// A flow's place among the NAT records.
@@ -159,11 +201,11 @@ struct Seat<'a> {
 #[inline(always)]
 fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Result<Seat<'a>, Reason> {
     let settings = choice.settings;
-    let limits = flow_table::limits(settings, packet);
+    let limits = choice.limits;
     let backend = choice.backend;
     let port = u16::from_be_bytes(backend.port);
     let endpoint = settings.hash_key.endpoint(&backend.address, port, packet.protocol);
-    let [first, second] = nat::groups(choice.hash, settings.nat_groups);
+    let [first, second] = nat::groups(choice.hash, settings.nat_groups_of_all[packet.family()]);
 
     let set = tables.nat_set(nat::set_of(endpoint, first, settings.nat_sets)).ok_or(Reason::NatFull)?;
     if let Some(found) = own(set, choice, &tuple(packet, first), &limits)? {
@@ -176,14 +218,15 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
 
     // Not `&mut seat.found`: a seat whose address is taken is in memory, and with it the byte that tells
     // the error from the seat, which the verifier of 6.1 does not follow there.
+    let longest = flow_table::longest(settings);
     let mut place = Place::UNKNOWN;
-    flow_table::victim(&set.words, choice.tag, choice.now, &limits, &mut place);
+    flow_table::victim(&set.words, choice.tag, choice.now, &longest, &mut place);
     // Most flows are found in their first group then, at one cache line.
     if place.rank == rank::FREE && place.free >= HALF {
         return Ok(Seat { set, group: first, found: place.found, own: false });
     }
     let mut other_place = Place::UNKNOWN;
-    flow_table::victim(&other.words, choice.tag, choice.now, &limits, &mut other_place);
+    flow_table::victim(&other.words, choice.tag, choice.now, &longest, &mut other_place);
     if other_place.is_better(&place) {
         taken(
             other_place.rank,
@@ -255,6 +298,28 @@ fn keep<T: Tables>(
     Ok(())
 }
 
+/// Closes the entry and, if it has one, the record of a flow whose backend is lost.
+#[inline(always)]
+fn give_up<T: Tables>(choice: &Choice, seat: &Seat) {
+    choice.close::<T>();
+    if !T::DRY_RUN && seat.own {
+        touch(&seat.set.words.0[seat.found.way & 7], seat.found.entry, choice.now, Seen::Ends);
+    }
+}
+
+/// Lets a flow's entry in the flow table live on because its backend has answered: a client may be silent
+/// for longer than the idle limit, and the answers flow on. Once per tick.
+///
+/// A function of its own in BPF, because it is rare and the stack is short.
+#[inline(never)]
+fn refresh<T: Tables>(tables: &T, record: &NatRecord, word: u64) {
+    let Some(settings) = tables.settings() else { return };
+    let (flow, own) = (record.tuple(), Entry(word));
+    let hash = settings.hash_key.flow(&flow.client, flow.client_port, flow.vip_port, flow.protocol);
+    let Some(bucket) = tables.bucket(flow::scale(hash.place, settings.buckets)) else { return };
+    flow_table::touch(bucket, own, tables.tick());
+}
+
 /// Takes a record to write it: its word says so until the record is complete.
 #[inline(always)]
 fn claim(word: &Word, old: Entry, choice: &Choice) -> Result<(), Reason> {
@@ -279,13 +344,16 @@ fn touch(word: &Word, old: Entry, now: u16, seen: Seen) {
     }
 }
 
-/// What a backend's answer says of the flow. A SYN|ACK proves nothing: it answers a forged SYN too.
+/// What a backend's answer says of the flow. A SYN|ACK proves nothing: it answers a forged SYN too. Nor does an
+/// ACK without data in the tick of the flow's last packet: it may challenge a forged SYN on a port that another
+/// connection had before (RFC 5961 section 4).
 #[inline(always)]
-fn answer(packet: &Packet) -> Seen {
+fn answer(packet: &Packet, later_tick: bool) -> Seen {
     match flow_table::seen(packet) {
         Seen::Ends => Seen::Ends,
-        _ if packet.protocol == TCP && packet.flags.is_syn_ack() => Seen::Continues,
-        _ => Seen::Proves,
+        _ if packet.protocol != TCP || packet.flags.has(TcpFlags::PSH) => Seen::Proves,
+        _ if later_tick && !packet.flags.is_syn_ack() => Seen::Proves,
+        _ => Seen::Continues,
     }
 }
 

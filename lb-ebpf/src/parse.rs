@@ -132,6 +132,8 @@ impl TcpFlags {
     pub const SYN: u8 = 0x02;
     /// A connection is broken off.
     pub const RST: u8 = 0x04;
+    /// Data to be passed on at once.
+    pub const PSH: u8 = 0x08;
     /// Data was received.
     pub const ACK: u8 = 0x10;
 
@@ -151,6 +153,12 @@ impl TcpFlags {
     #[inline(always)]
     pub fn is_syn_ack(self) -> bool {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN | Self::ACK
+    }
+
+    /// The connection is broken off: RST.
+    #[inline(always)]
+    pub fn resets(self) -> bool {
+        self.0 & Self::RST != 0
     }
 
     /// The connection ends: FIN or RST.

@@ -1,14 +1,15 @@
 //! Which backend a packet's flow goes to.
 
 use lb_common::{
-    Backend, Bucket, Entry, FlowHash, Reason, SLOTS, Service, Settings, State,
-    flow::{self, Seen},
+    Address, Backend, Bucket, Entry, Features, FlowHash, Reason, SLOTS, Service, Settings, SourceKey, State,
+    flow::{self, IdleLimits, Seen},
 };
 
 use crate::{
-    Outcome,
+    Frame, Outcome, affinity,
     flow_table::{self, Found, Place},
     parse::Packet,
+    quic,
     tables::Tables,
 };
 
@@ -24,19 +25,34 @@ pub struct Choice<'a> {
     pub tag: u32,
     /// The clock.
     pub now: u16,
+    /// The idle limits of the flow.
+    pub limits: IdleLimits,
     /// The settings.
     pub settings: &'a Settings,
     bucket: &'a Bucket,
     /// Where the flow is, or will be; the entry is the flow's own, or `None` for one yet to be made.
     way: usize,
     entry: Option<Entry>,
+    /// The flow is remembered.
+    stored: bool,
+    /// The backend is down, and the packet is to be refused.
+    pub is_lost: bool,
+}
+
+/// Whether a packet to or from a backend is to be refused, because the backend is down. (A reset ends the
+/// connection itself.)
+#[inline(always)]
+pub fn is_lost(backend: &Backend, packet: &Packet) -> bool {
+    backend.is_lost() && packet.is_mid_stream() && !packet.flags.resets()
 }
 
 /// The backend of a packet for `service`: the one that the flow has, as long as it serves, else the one
-/// in the flow's Maglev slot. Nothing is written yet; that is [`Choice::remember`], when the packet is
+/// in the flow's Maglev slot. `frame` is the packet's, or `None` for a packet that only asks about its flow: then
+/// nothing is counted or remembered for its source. Nothing else is written yet; that is [`Choice::remember`], when the packet is
 /// sure to be sent.
 #[inline(always)]
 pub fn select<'a, T: Tables>(
+    frame: Option<&mut Frame>,
     packet: &Packet,
     service: &Service,
     tables: &'a T,
@@ -48,41 +64,118 @@ pub fn select<'a, T: Tables>(
     let tag = flow::tag(hash.identity, service.number, &packet.destination);
     let bucket = tables.bucket(flow::scale(hash.place, settings.buckets)).ok_or(Reason::NotReady)?;
     let now = tables.tick();
-    let limits = flow_table::limits(settings, packet);
+    let limits = flow_table::limits(settings, service);
     let known = flow_table::find(bucket, tag, now, &limits);
+
+    let features = tables.features();
+    // The backend that the packet itself names, if any.
+    let opens = frame.is_some();
+    let named = match frame {
+        Some(frame) if features.has(Features::QUIC) && service.quic_id_length != 0 => {
+            quic::owner(frame, packet, service, tables)
+        }
+        _ => 0,
+    };
 
     if let Some(Found { way, entry }) = known
         && let Some(backend) = tables.backend(entry.backend())
         && backend.service == service.number
         && (backend.is_up() || packet.is_mid_stream())
+        && (named == 0 || named == entry.backend())
     {
         outcome.known = true;
         let number = entry.backend();
-        return Ok(Choice { number, backend, hash, tag, now, settings, bucket, way, entry: Some(entry) });
+        let entry = Some(entry);
+        let is_lost = features.has(Features::RESET_LOST) && is_lost(backend, packet);
+        let stored = true;
+        return Ok(Choice {
+            number,
+            backend,
+            hash,
+            tag,
+            now,
+            limits,
+            settings,
+            bucket,
+            way,
+            entry,
+            stored,
+            is_lost,
+        });
     }
     if packet.flags.is_syn_ack() {
         return Err(Reason::StraySynAck);
     }
 
-    let slot = flow::scale(hash.place, SLOTS as u32);
-    let number = tables.slot(service.number, slot).ok_or(Reason::NotReady)?;
-    outcome.slot = slot;
-    if number == 0 {
-        return Err(Reason::NoBackend);
-    }
+    let number =
+        if named != 0 { named } else { backend_of_new(packet, opens, service, hash.place, tables, outcome)? };
     let backend = tables.backend(number).ok_or(Reason::NotReady)?;
     if backend.service != service.number {
         return Err(Reason::NotReady);
     }
     // A flow that leaves a dead backend keeps its place; a new one takes the place of another.
+    let mut stored = true;
     let way = if let Some(Found { way, .. }) = known {
         way
     } else {
+        if features.has(Features::NEW_FLOW_LIMIT) && !T::DRY_RUN {
+            stored = tables.stores_new(now, settings.new_per_tick);
+        }
         let mut place = Place::UNKNOWN;
-        flow_table::victim(bucket, tag, now, &limits, &mut place);
+        flow_table::victim(bucket, tag, now, &flow_table::longest(settings), &mut place);
         place.found.way
     };
-    Ok(Choice { number, backend, hash, tag, now, settings, bucket, way, entry: None })
+    let (entry, is_lost) = (None, false);
+    Ok(Choice { number, backend, hash, tag, now, limits, settings, bucket, way, entry, stored, is_lost })
+}
+
+/// Whether the client may open another flow. A function of its own in BPF for the stack's sake.
+#[inline(never)]
+fn may_open<T: Tables>(tables: &T, a: u64, b: u64, service: &Service) -> bool {
+    let source = SourceKey::new(service.number, &Address::from_words([a, b]));
+    tables.take_token(&source, service.source_rate, service.source_burst)
+}
+
+/// The backend for a new flow: the one that the client had, or the one in the flow's Maglev slot. An error
+/// when its source has opened too many.
+#[inline(always)]
+fn backend_of_new<T: Tables>(
+    packet: &Packet,
+    opens: bool,
+    service: &Service,
+    place: u32,
+    tables: &T,
+    outcome: &mut Outcome,
+) -> Result<u16, Reason> {
+    let features = tables.features();
+    let [a, b] = packet.source.words();
+    let limited = opens && features.has(Features::RATE_LIMIT) && service.source_rate != 0;
+    if limited && !may_open(tables, a, b, service) {
+        return Err(Reason::RateLimited);
+    }
+    let remembers = opens && features.has(Features::AFFINITY) && service.affinity != 0;
+    let seat = if remembers { affinity::place(tables, a, b, service) } else { 0 };
+    if remembers {
+        let backend = affinity::recall(tables, seat, service) as u16;
+        if backend != 0 {
+            return Ok(backend);
+        }
+    }
+    let place = if features.has(Features::CLIENT_HASH) && service.flags & Service::CLIENT_HASH != 0 {
+        affinity::client_hash(tables, a, b)
+    } else {
+        place
+    };
+    let slot = flow::scale(place, SLOTS as u32);
+    let number = tables.slot(service.number, slot).ok_or(Reason::NotReady)?;
+    outcome.slot = slot;
+    if number == 0 {
+        return Err(Reason::NoBackend);
+    }
+    if remembers {
+        affinity::remember(tables, seat, service, number);
+    }
+    Ok(number)
 }
 
 impl Choice<'_> {
@@ -95,6 +188,9 @@ impl Choice<'_> {
         }
         let word = &self.bucket.0[self.way & 7];
         let Some(old) = self.entry else {
+            if !self.stored {
+                return;
+            }
             let state = if packet.flags.ends() { State::Closing } else { State::New };
             word.store(Entry::new(self.tag, state, self.now, self.number).0);
             return;
@@ -107,6 +203,14 @@ impl Choice<'_> {
         // A flow writes its line once per tick, not once per packet.
         if new != old {
             word.store(new.0);
+        }
+    }
+
+    /// Closes the flow's entry.
+    #[inline(always)]
+    pub fn close<T: Tables>(&self) {
+        if let (false, Some(old)) = (T::DRY_RUN, self.entry) {
+            self.bucket.0[self.way & 7].store(old.seen(self.now, Seen::Ends).0);
         }
     }
 

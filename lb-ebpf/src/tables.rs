@@ -1,8 +1,8 @@
 //! The seam between the data path and its memory: BPF maps in the kernel, ordinary memory in tests.
 
 use lb_common::{
-    Backend, Bucket, Budget, Features, FragmentKey, FragmentPath, Hop, NatSet, Service, ServiceKey, Settings,
-    Word,
+    Address, Backend, Bucket, Budget, Features, FragmentKey, FragmentPath, Hop, NatSet, QuicKey, Service,
+    ServiceKey, Settings, SourceKey, Word,
 };
 
 use crate::{Frame, parse::Packet};
@@ -33,6 +33,22 @@ pub trait Tables {
 
     /// A set of NAT records.
     fn nat_set(&self, index: u32) -> Option<&NatSet>;
+
+    /// A bucket of clients' backends.
+    fn affinity_bucket(&self, index: u32) -> Option<&Bucket>;
+
+    /// Whether the deny list names the client.
+    fn is_denied(&self, client: &Address) -> bool;
+
+    /// Counts a new flow against the limit of this CPU in this tick; whether it is to be stored.
+    fn stores_new(&self, tick: u16, limit: u32) -> bool;
+
+    /// Takes a token of this source, who gets `rate` per second and holds `burst`; whether there was one.
+    /// The dry run leaves it there.
+    fn take_token(&self, source: &SourceKey, rate: u32, burst: u32) -> bool;
+
+    /// The backend with this server id.
+    fn quic_backend(&self, id: &QuicKey) -> Option<u16>;
 
     /// The clock, in ticks of 2^[`TICK_SHIFT`](lb_common::flow::TICK_SHIFT) ns; it wraps.
     fn tick(&self) -> u16;

@@ -65,6 +65,10 @@ pub fn forward<T: Tables>(
     tunnel: &Tunnel,
     outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
+    if choice.is_lost {
+        choice.close::<T>();
+        return Err(Reason::FlowLost);
+    }
     let hop = carry(frame, packet, choice, tables, tunnel, outcome)?;
     choice.remember::<T>(packet, choice.is_from_earlier_tick());
     Ok(hop)

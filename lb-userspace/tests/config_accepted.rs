@@ -82,6 +82,12 @@ fn a_shorter_interval_shortens_the_default_timeout() {
 }
 
 #[test]
+fn nat_may_have_several_source_addresses() {
+    let loaded = edit("source = [\"203.0.113.11\"]", "source = [\"203.0.113.11\", \"203.0.113.12\"]");
+    assert_eq!(loaded.config.nat.source, [ip("203.0.113.11"), ip("203.0.113.12")]);
+}
+
+#[test]
 fn an_http_check_has_defaults_and_lists_of_statuses() {
     let kind = |check: &str| {
         edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()

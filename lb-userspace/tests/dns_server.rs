@@ -15,8 +15,8 @@ use std::{
 
 use lb_userspace::{
     config::{
-        AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
-        PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node, NodeAddress,
+        Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -385,7 +385,10 @@ fn config(peers: u8) -> Config {
             udp_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(60),
             fragments: 1000,
+            affinity: 1000,
+            new_per_second: 0,
         },
+        defence: None,
         dns: Some(Dns {
             listen: Vec::new(),
             zone: "example.test".into(),
@@ -403,12 +406,14 @@ fn config(peers: u8) -> Config {
             port: 80,
             addresses: addresses.iter().map(|address| address.address).collect(),
             forward: Forward::Nat,
+            flows: FlowOptions::new(Duration::from_secs(60)),
             check: Check { kind: CheckKind::Tcp, port: None, timing },
             backends: vec![Backend {
                 name: "backend1".into(),
                 addresses: vec!["203.0.113.21".parse().unwrap(), "2001:db8:2::21".parse().unwrap()],
                 port: 80,
                 weight: 1,
+                quic_server_id: None,
             }],
         }],
         node: Node {

@@ -10,15 +10,19 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop, NatSet, Reason,
-    Service, ServiceKey, Settings, Trace, Word,
+    Address, Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop,
+    NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, SourceKey, Tokens, Trace, Word,
+    flow::TICK_SHIFT,
 };
 use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd, sum};
-use lb_userspace::core::image::Image;
+use lb_userspace::core::{
+    deny::{DenyList, Prefix},
+    image::Image,
+};
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS},
+    world::{AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS},
 };
 
 /// The tables in ordinary memory.
@@ -37,6 +41,16 @@ pub struct HostTables {
     pub nat_sets: Vec<NatSet>,
     /// What became of first fragments.
     pub fragments: Fragments,
+    /// Clients' backends.
+    pub affinity: Vec<Bucket>,
+    /// Who is denied.
+    pub deny: DenyList,
+    /// New flows of this tick.
+    pub new_flows: Mutex<NewFlows>,
+    /// What sources may open.
+    pub sources: Mutex<BTreeMap<SourceKey, Tokens>>,
+    /// Backend numbers by QUIC server id.
+    pub quic_ids: BTreeMap<QuicKey, u16>,
     /// The clock: whatever a test sets it to.
     pub tick: u16,
     /// What the kernel's routing would answer.
@@ -59,6 +73,11 @@ impl HostTables {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
             fragments: Fragments::default(),
+            affinity: (0..AFFINITY_BUCKETS).map(|_| Bucket::default()).collect(),
+            deny: DenyList::default(),
+            new_flows: Mutex::default(),
+            sources: Mutex::default(),
+            quic_ids: BTreeMap::new(),
             tick: 0,
             route: Hop::default(),
             budgets: Default::default(),
@@ -75,6 +94,8 @@ impl HostTables {
         self.settings = **image.settings.as_ref().context("an image without settings")?;
         self.services.clone_from(&image.services);
         self.slots.clone_from(&image.tables);
+        self.quic_ids.clone_from(&image.quic_ids);
+        self.deny = image.deny.clone();
         // As in the kernel's array, a backend that was never written is all zeros.
         self.backends = vec![Backend::default(); BACKENDS as usize + 1];
         for (number, backend) in &image.backends {
@@ -137,7 +158,12 @@ impl HostTables {
 
     /// The tables that the data path writes.
     pub fn memory(&self) -> Memory<'_> {
-        Memory { buckets: &self.buckets, nat_sets: &self.nat_sets, tick: self.tick }
+        Memory { buckets: &self.buckets, nat_sets: &self.nat_sets, affinity: &self.affinity, tick: self.tick }
+    }
+
+    /// The clock in milliseconds.
+    fn milliseconds(&self) -> u32 {
+        ((u64::from(self.tick) << TICK_SHIFT) / 1_000_000) as u32
     }
 }
 
@@ -211,6 +237,38 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
 
     fn nat_set(&self, index: u32) -> Option<&NatSet> {
         self.tables.nat_sets.get(index as usize)
+    }
+
+    fn affinity_bucket(&self, index: u32) -> Option<&Bucket> {
+        self.tables.affinity.get(index as usize)
+    }
+
+    fn is_denied(&self, client: &Address) -> bool {
+        let client = u128::from_be_bytes(client.octets_v6());
+        let holds = |prefix: &Prefix| {
+            let network = u128::from_be_bytes(prefix.octets());
+            (client ^ network).checked_shr(128 - u32::from(prefix.length())).unwrap_or(0) == 0
+        };
+        let longest =
+            self.tables.deny.iter().filter(|(prefix, _)| holds(prefix)).max_by_key(|(p, _)| p.length());
+        longest.is_some_and(|(_, denied)| *denied)
+    }
+
+    fn stores_new(&self, tick: u16, limit: u32) -> bool {
+        self.tables.new_flows.lock().unwrap().admit(tick, limit)
+    }
+
+    fn take_token(&self, source: &SourceKey, rate: u32, burst: u32) -> bool {
+        let mut sources = self.tables.sources.lock().unwrap();
+        let now = self.tables.milliseconds();
+        if DRY_RUN && !sources.contains_key(source) {
+            return true;
+        }
+        sources.entry(*source).or_insert(Tokens::full(now, burst)).take(now, rate, burst, DRY_RUN)
+    }
+
+    fn quic_backend(&self, id: &QuicKey) -> Option<u16> {
+        self.tables.quic_ids.get(id).copied()
     }
 
     fn tick(&self) -> u16 {
@@ -331,6 +389,11 @@ impl DataPath for HostPath {
 
     fn clear_fragments(&mut self) -> Result<()> {
         self.tables.fragments = Fragments::default();
+        Ok(())
+    }
+
+    fn forget_sources(&mut self) -> Result<()> {
+        self.tables.sources.lock().unwrap().clear();
         Ok(())
     }
 

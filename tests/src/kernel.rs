@@ -1,16 +1,21 @@
 //! The data path in the kernel: the loaded program, run by `BPF_PROG_TEST_RUN`, and its tables mapped
 //! into this process.
 
-use std::{env, os::fd::BorrowedFd, ptr::NonNull, slice};
+use std::{
+    env,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    ptr::NonNull,
+    slice,
+};
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, Trace, map};
+use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, SourceKey, Trace, map};
 use lb_userspace::{
     core::image::{Image, diff},
     dataplane::{Dataplane, Sizes},
 };
 use nix::{
-    libc::off_t,
+    libc::{SYS_bpf, off_t, syscall},
     sched::{CloneFlags, CpuSet, sched_setaffinity, unshare},
     sys::mman::{MapFlags, ProtFlags, mmap, munmap},
     unistd::{Pid, geteuid},
@@ -18,7 +23,7 @@ use nix::{
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
+    world::{AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
 };
 
 /// The program in the kernel with its maps.
@@ -27,6 +32,7 @@ pub struct KernelPath {
     applied: Image,
     buckets: Mapping<Bucket>,
     nat_sets: Mapping<NatSet>,
+    affinity: Mapping<Bucket>,
 }
 
 impl KernelPath {
@@ -39,9 +45,7 @@ impl KernelPath {
     /// # Panics
     /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
     pub fn load() -> Result<Option<KernelPath>> {
-        if !geteuid().is_root() {
-            assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
-            println!("skipped: loading a BPF program needs root");
+        if !may_load() {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
@@ -50,19 +54,23 @@ impl KernelPath {
             nat_sets: NAT_SETS,
             service_bits: 5,
             fragments: FRAGMENTS,
+            affinity_buckets: AFFINITY_BUCKETS,
+            sources: 1_000,
+            denied: 1_000,
             services: SERVICES + 1,
             backends: BACKENDS + 1,
         };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares both maps mmapable, with these types, and they were just made
         // with these many elements.
-        let (buckets, nat_sets) = unsafe {
+        let (buckets, nat_sets, affinity) = unsafe {
             (
                 Mapping::new(dataplane.map_fd(map::FLOWS)?, BUCKETS as usize)?,
                 Mapping::new(dataplane.map_fd(map::NAT)?, NAT_SETS as usize)?,
+                Mapping::new(dataplane.map_fd(map::AFFINITY)?, AFFINITY_BUCKETS as usize)?,
             )
         };
-        Ok(Some(KernelPath { dataplane, applied: Image::default(), buckets, nat_sets }))
+        Ok(Some(KernelPath { dataplane, applied: Image::default(), buckets, nat_sets, affinity }))
     }
 
     /// The loaded program.
@@ -81,6 +89,19 @@ impl KernelPath {
     pub fn shared(&self) -> &Dataplane {
         &self.dataplane
     }
+}
+
+/// Whether BPF programs may be loaded; says so if not.
+///
+/// # Panics
+/// When they may not and the variable `USHER_NO_SKIP` forbids to skip anything.
+pub fn may_load() -> bool {
+    if geteuid().is_root() {
+        return true;
+    }
+    assert!(env::var_os("USHER_NO_SKIP").is_none(), "loading a BPF program needs root");
+    println!("skipped: loading a BPF program needs root");
+    false
 }
 
 impl DataPath for KernelPath {
@@ -112,11 +133,15 @@ impl DataPath for KernelPath {
     fn memory(&self) -> Memory<'_> {
         let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
         let tick = self.dataplane.tick().expect("a program that tells the clock");
-        Memory { buckets, nat_sets, tick }
+        Memory { buckets, nat_sets, affinity: self.affinity.as_slice(), tick }
     }
 
     fn clear_fragments(&mut self) -> Result<()> {
         Ok(self.dataplane.change_fragments(|_| None)?)
+    }
+
+    fn forget_sources(&mut self) -> Result<()> {
+        empty(self.dataplane.map_fd(map::SOURCES)?, size_of::<SourceKey>())
     }
 
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.
@@ -149,6 +174,32 @@ pub fn run(dataplane: &Dataplane, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         other => bail!("the program returned {other}"),
     };
     Ok((ran, result.frame))
+}
+
+/// Removes every element of a map.
+fn empty(map: BorrowedFd, key_size: usize) -> Result<()> {
+    // bpf(2): the part of `union bpf_attr` for elements, and its commands.
+    #[repr(C)]
+    struct Element {
+        map: u64,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    const DELETE: i64 = 3;
+    const GET_NEXT_KEY: i64 = 4;
+    let mut key = vec![0_u8; key_size];
+    let element = |key: u64, value: u64| Element { map: map.as_raw_fd() as u64, key, value, flags: 0 };
+    let bpf = |command: i64, element: Element| {
+        // SAFETY: the pointers lead to as many bytes as a key has, which outlive the call.
+        unsafe { syscall(SYS_bpf, command, &raw const element, size_of::<Element>()) == 0 }
+    };
+    while bpf(GET_NEXT_KEY, element(0, key.as_mut_ptr() as u64)) {
+        if !bpf(DELETE, element(key.as_ptr() as u64, 0)) {
+            bail!("cannot remove an element: {}", std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// A map in this process's memory, to be read and written.

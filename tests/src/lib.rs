@@ -2,7 +2,7 @@
 //!
 //! [`table`] is the specification of the XDP program; it reads from top to bottom. Each scenario runs
 //! twice: through the library on the host ([`host`]) and through the loaded program in the kernel
-//! ([`kernel`]), by the same [`run`].
+//! ([`kernel`]), by the same [`run`]. [`decap`] is the same for the program of backend hosts.
 
 #![allow(clippy::large_enum_variant, reason = "a few hundred scenarios, each made once")]
 #![allow(
@@ -11,6 +11,7 @@
 )]
 
 pub mod bench;
+pub mod decap;
 pub mod fuzz;
 pub mod host;
 pub mod kernel;

@@ -101,6 +101,8 @@ pub mod flag {
     pub const SYN: u8 = 2;
     /// A connection is broken off.
     pub const RST: u8 = 4;
+    /// Data to be passed on at once.
+    pub const PSH: u8 = 8;
     /// Data was received.
     pub const ACK: u8 = 16;
 }
@@ -294,6 +296,7 @@ impl Packet {
                 tcp.syn = flags & flag::SYN != 0;
                 tcp.fin = flags & flag::FIN != 0;
                 tcp.rst = flags & flag::RST != 0;
+                tcp.psh = flags & flag::PSH != 0;
                 tcp.ack = flags & flag::ACK != 0;
                 tcp.acknowledgment_number = if tcp.ack { 0x0bad_cafe } else { 0 };
                 Header::Tcp(tcp)

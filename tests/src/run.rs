@@ -10,7 +10,7 @@ use lb_userspace::core::image::Image;
 use crate::{
     packet::{NatPorts, Packet, Port, Transport},
     scenario::{After, Frame, Out, Scenario, Step, Verdict},
-    world::FRONT,
+    world::{FRONT, TCP_IDLE},
 };
 
 /// A data path: the library on the host, or the program in the kernel.
@@ -38,6 +38,8 @@ pub trait DataPath {
 
     /// Forgets all first fragments.
     fn clear_fragments(&mut self) -> Result<()>;
+    /// Lets every source open flows as if it had not opened any.
+    fn forget_sources(&mut self) -> Result<()>;
 
     /// Lets ticks pass.
     fn later(&mut self, ticks: u16) -> Result<()>;
@@ -65,6 +67,8 @@ pub struct Memory<'a> {
     pub buckets: &'a [Bucket],
     /// The NAT records.
     pub nat_sets: &'a [NatSet],
+    /// Clients' backends.
+    pub affinity: &'a [Bucket],
     /// The clock.
     pub tick: u16,
 }
@@ -74,6 +78,7 @@ impl<'a> Memory<'a> {
     pub fn clear(&self) {
         self.clear_flows();
         self.clear_nat();
+        flow_words(self.affinity).for_each(|word| word.store(0));
     }
 
     /// Empties the flow table.
@@ -98,11 +103,13 @@ impl<'a> Memory<'a> {
         };
         change_words(flow_words(self.buckets), older);
         change_words(nat_words(self.nat_sets), older);
+        change_words(flow_words(self.affinity), older);
     }
 
-    /// Every word that is not free, of both tables, with its position.
+    /// Every word that is not free, of all tables, with its position.
     pub fn snapshot(&self) -> Vec<(usize, u64)> {
-        let words = flow_words(self.buckets).chain(nat_words(self.nat_sets)).map(Word::load);
+        let words = flow_words(self.buckets).chain(nat_words(self.nat_sets)).chain(flow_words(self.affinity));
+        let words = words.map(Word::load);
         words.enumerate().filter(|(_, word)| *word != 0).collect()
     }
 }
@@ -151,6 +158,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         path.configure(&image)?;
         path.memory().clear();
         path.clear_fragments()?;
+        path.forget_sources()?;
         path.on_cpu(0);
         let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
         let sent_before =
@@ -232,7 +240,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         let at = out.l4();
         let port = after.get(at..at + 2).map_or(0, |bytes| u16::from_be_bytes([bytes[0], bytes[1]]));
         let allowed = nat_groups(settings, client).map(|group| {
-            let first = settings.nat_port_first + group * PORTS_PER_GROUP;
+            let first = settings.nat_port_first + group % settings.nat_groups * PORTS_PER_GROUP;
             first..first + PORTS_PER_GROUP
         });
         ensure!(
@@ -246,7 +254,7 @@ impl<'a, P: DataPath> Run<'a, P> {
     fn after(&self, after: &After) -> Result<()> {
         let settings = self.image.settings.as_ref().context("no settings")?;
         let memory = self.path.memory();
-        let limits = IdleLimits::new(after.idle.unwrap_or(settings.tcp_idle), settings.closing_idle);
+        let limits = IdleLimits::new(after.idle.unwrap_or(TCP_IDLE), settings.closing_idle);
         let flows = live(flow_words(memory.buckets), memory.tick, &limits);
         ensure!(flows == sorted(&after.flows), "the flows are {flows:?}, not {:?}", after.flows);
         let nat = live(nat_words(memory.nat_sets), memory.tick, &limits);
@@ -288,7 +296,7 @@ pub fn nat_groups(settings: &Settings, packet: &Packet) -> [u16; 2] {
     };
     let hash = settings.hash_key.flow(&Address::from(packet.from.address), client, service, protocol);
     let scale = |hash: u32, to: u64| (u64::from(hash) * to) >> 32;
-    let count = u64::from(settings.nat_groups);
+    let count = u64::from(settings.nat_groups_of_all[usize::from(packet.from.address.is_ipv6())]);
     let stirred = mix(hash.place);
     let first = scale(stirred, count);
     let second = (first + 1 + scale(stirred.rotate_left(16), count - 1)) % count;

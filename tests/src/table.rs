@@ -6,6 +6,7 @@
 //! foretells it. Numbers such as A5 are those of the project's list of acceptance scenarios.
 
 mod answer;
+mod choose;
 mod deliver;
 mod fragments;
 mod icmp;
@@ -28,6 +29,7 @@ use crate::{
 pub fn scenarios() -> Vec<Scenario> {
     let mut all = Vec::new();
     for case in [TCP4, TCP6, UDP4, UDP6] {
+        all.extend(choose::scenarios(case));
         all.extend(deliver::scenarios(case));
         all.extend(deliver::cut_anywhere(case));
         all.extend(fragments::scenarios(case));
@@ -40,10 +42,12 @@ pub fn scenarios() -> Vec<Scenario> {
         all.extend(icmp::scenarios(case));
     }
     for case in [TCP4, TCP6] {
+        all.extend(choose::tcp_scenarios(case));
         all.extend(nat::tcp_scenarios(case));
         all.extend(remember::tcp_scenarios(case));
     }
     for case in [UDP4, UDP6] {
+        all.extend(choose::udp_scenarios(case));
         all.extend(deliver::udp_scenarios(case));
         all.extend(nat::udp_scenarios(case));
         all.extend(remember::udp_scenarios(case));

@@ -1,14 +1,14 @@
 //! Who is who in the scenarios: addresses, interfaces, what is configured.
 
 use std::{
-    fmt,
+    array, fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use lb_common::{
-    Address, Backend, Features, Forward, HashKey, Hop, Mac, SLOTS, Service, ServiceKey, Settings,
-    hash::KEY_BYTES,
+    Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, Mac, SLOTS, Service, ServiceKey,
+    Settings, hash::KEY_BYTES,
 };
 use lb_userspace::core::image::Image;
 
@@ -30,9 +30,10 @@ pub const NODE_BACK: Mac = [2, 0, 0, 0, 0, 3];
 pub const BUCKETS: u32 = 256;
 /// Size of the table of NAT records.
 pub const NAT_SETS: u32 = 256;
+/// Size of the table of clients' backends.
+pub const AFFINITY_BUCKETS: u32 = 16;
 /// What is configured.
-pub const FEATURES: Features =
-    Features(Features::NAT.0 | Features::DSR_L2.0 | Features::DSR_IPIP.0 | Features::DSR_GUE.0);
+pub const FEATURES: Features = Features(u64::MAX);
 /// First fragments that are remembered.
 pub const FRAGMENTS: u32 = 1_024;
 /// Highest service number.
@@ -108,6 +109,11 @@ impl Case {
         self.address([198, 51, 100, 240], 0x200)
     }
 
+    /// Another NAT address of the node.
+    pub fn other_nat(self) -> IpAddr {
+        self.address([203, 0, 113, 12], 2)
+    }
+
     /// The address of a backend.
     pub fn backend(self, number: u16) -> IpAddr {
         self.address([203, 0, 113, 20 + number as u8], 2)
@@ -130,7 +136,7 @@ impl Case {
     /// The first client's flow to the service, as the scenario's flow with this index.
     pub fn flow(self, index: usize) -> Flow {
         let client = SocketAddr::new(self.client(0), 40_001);
-        Flow { case: self, index, client, service: SocketAddr::new(self.vip(), PORT) }
+        Flow { case: self, index, client, service: SocketAddr::new(self.vip(), PORT), nat: self.nat() }
     }
 }
 
@@ -145,6 +151,8 @@ pub struct Flow {
     pub client: SocketAddr,
     /// The service.
     pub service: SocketAddr,
+    /// The node's address towards the backends, under NAT.
+    pub nat: IpAddr,
 }
 
 impl Flow {
@@ -180,7 +188,7 @@ impl Flow {
 
     /// The backend answers with data.
     pub fn answered_by(&self, backend: u16) -> Packet {
-        self.from_backend(backend, flag::ACK, b"HTTP/1.0 200 OK\r\n\r\nodd")
+        self.from_backend(backend, flag::PSH | flag::ACK, b"HTTP/1.0 200 OK\r\n\r\nodd")
     }
 
     /// A packet of a backend under NAT.
@@ -209,7 +217,7 @@ impl Flow {
     }
 
     fn nat_end(&self) -> Endpoint {
-        Endpoint { address: self.case.nat(), port: Port::Nat(self.index) }
+        Endpoint { address: self.nat, port: Port::Nat(self.index) }
     }
 
     fn packet(&self, from: Endpoint, to: Endpoint, flags: u8, payload: &[u8]) -> Packet {
@@ -262,7 +270,8 @@ impl World {
     /// Another way in for the service `number`.
     pub fn with_service(mut self, case: Case, at: SocketAddr, number: u32, forward: Forward) -> World {
         let key = ServiceKey::new(Address::from(at.ip()), at.port(), case.protocol());
-        self.image.services.insert(key, Service::new(number, forward));
+        let idle = if case.udp { UDP_IDLE } else { TCP_IDLE };
+        self.image.services.insert(key, Service::new(number, forward, idle));
         for address in [at.ip(), case.nat()] {
             self.image.services.insert(ServiceKey::any(address.into()), Service::MARK);
         }
@@ -284,7 +293,7 @@ impl World {
             service,
             port: BACKEND_PORT.to_be_bytes(),
             mtu: 0,
-            flags: Backend::UP,
+            flags: Backend::UP | Backend::ACCEPTS,
             zero: [0; 7],
         };
         self.image.backends.insert(number, backend);
@@ -317,6 +326,11 @@ pub fn backend(image: &mut Image, number: u16) -> &mut Backend {
     image.backends.get_mut(&number).expect("a backend of this number")
 }
 
+/// A change of every service.
+pub fn each_service(image: &mut Image, change: impl Fn(&mut Service)) {
+    image.services.values_mut().for_each(change);
+}
+
 /// The settings to change.
 ///
 /// # Panics
@@ -325,25 +339,40 @@ pub fn settings_of(image: &mut Image) -> &mut Settings {
     image.settings.as_mut().expect("settings")
 }
 
+/// NAT source addresses as the settings hold them.
+pub fn nat_sources(addresses: &[IpAddr]) -> [Address; MAX_NAT_SOURCES] {
+    array::from_fn(|index| addresses.get(index).map_or(Address::NONE, |&address| address.into()))
+}
+
+/// Gives each NAT source address this many groups of eight ports.
+pub fn set_nat_groups(settings: &mut Settings, groups: u16) {
+    let count =
+        |sources: [Address; MAX_NAT_SOURCES]| sources.iter().filter(|one| **one != Address::NONE).count();
+    settings.nat_groups = groups;
+    settings.nat_groups_of_all = settings.nat_sources.map(|sources| groups * count(sources) as u16);
+}
+
 /// The settings of all scenarios.
 pub fn settings() -> Settings {
     Settings {
         hash_key: hash_key(1),
-        nat_source: [TCP4.nat(), TCP6.nat()].map(Address::from),
+        nat_sources: [TCP4, TCP6].map(|case| nat_sources(&[case.nat()])),
         tunnel_source: [TCP4.tunnel(), TCP6.tunnel()].map(Address::from),
         tunnel_hosts: TUNNEL_HOSTS,
+        longest_idle: TCP_IDLE,
         buckets: BUCKETS,
         nat_sets: NAT_SETS,
         nat_port_first: 1_024,
         // Ports 1024 to 32767.
         nat_groups: 3_968,
-        tcp_idle: TCP_IDLE,
-        udp_idle: UDP_IDLE,
+        nat_groups_of_all: [3_968; 2],
+        new_per_tick: u32::MAX,
+        affinity_buckets: AFFINITY_BUCKETS,
         closing_idle: CLOSING_IDLE,
         icmp_limit: 1_000_000,
         gue_port: GUE_PORT,
         reply_by_route: 0,
-        zero: [0; 7],
+        zero: [0; 5],
     }
 }
 

@@ -23,7 +23,7 @@ fn more_tables_than_open_files() {
     let vip = world::TCP4.vip();
     let service = |number: u32| {
         let key = ServiceKey::new(vip.into(), number as u16, world::TCP4.protocol());
-        (key, Service::new(number, Forward::Nat))
+        (key, Service::new(number, Forward::Nat, 1))
     };
     // Without a backend in any slot: enough to tell a table from none.
     let table: Arc<[u16]> = vec![0; SLOTS].into();

@@ -15,8 +15,8 @@ use crate::{places, run, setup, toolchain::Toolchain};
 const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
-/// The data path, and the programs that measure it.
-pub(crate) const OBJECTS: &[&str] = &["usher-xdp", "usher-bench"];
+/// The data path, the programs that measure it, and what runs on backend hosts.
+pub(crate) const OBJECTS: &[&str] = &["usher-xdp", "usher-bench", "usher-backend"];
 
 /// Builds the objects with whichever toolchain is there, after installing one if need be.
 ///

@@ -19,7 +19,7 @@ pub(crate) enum Verb {
         /// Servers behind them
         #[arg(long, default_value_t = Options::default().backends)]
         backends: u8,
-        /// How nodes forward: nat, dsr-l2
+        /// How nodes forward: nat, dsr-l2, dsr-ipip, dsr-gue
         #[arg(long, default_value_t = Options::default().forward)]
         forward: Forward,
         /// How the kernel runs the nodes' program: native, generic
@@ -51,6 +51,7 @@ pub(crate) fn lab(verb: &Verb) -> Result<()> {
             forward: *forward,
             xdp_mode: *xdp_mode,
             run_usher: !bare,
+            ..Options::default()
         }),
         Verb::Status => status(&Lab::attach()?),
         Verb::Exec { host, command } => exec(*host, command),
@@ -76,7 +77,7 @@ fn up(options: &Options) -> Result<()> {
         println!("the lab is up already");
         return status(&lab);
     }
-    if options.run_usher {
+    if options.run_usher || options.forward.is_direct() {
         build()?;
     } else {
         cargo::build_helpers()?;

@@ -1,5 +1,7 @@
 //! The command line: `usher run` is the daemon, the other verbs talk to it. One file per verb.
 
+mod backend;
+mod backend_page;
 pub mod check_config;
 mod completions;
 mod explain;
@@ -61,6 +63,7 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     Status(status::StatusCommand),
     Explain(explain::ExplainCommand),
+    Backend(backend::BackendCommand),
     /// Print the version
     Version,
     Completions(completions::Completions),
@@ -86,6 +89,7 @@ impl Cli {
             Command::CheckConfig(command) => command.run().await,
             Command::Status(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,
+            Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),
         }

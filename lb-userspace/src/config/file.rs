@@ -28,6 +28,7 @@ pub(super) struct File {
     pub nat: Value<Nat>,
     pub tunnel: Value<Tunnel>,
     pub flows: Value<Flows>,
+    pub defence: Value<Defence>,
     pub dns: Value<Dns>,
     pub peer_check: Value<Timing>,
     #[serde(default)]
@@ -85,6 +86,15 @@ pub(super) struct Flows {
     pub tcp_timeout: Value<String>,
     pub udp_timeout: Value<String>,
     pub closing_timeout: Value<String>,
+    pub affinity: Value<i64>,
+    pub new_per_second: Value<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Defence {
+    pub deny: List<String>,
+    pub deny_file: Value<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,9 +136,29 @@ pub(super) struct Service {
     pub port: Value<i64>,
     pub addresses: List<String>,
     pub forward: Value<String>,
+    pub idle_timeout: Value<String>,
+    pub on_backend_down: Value<String>,
+    pub hash: Value<String>,
+    pub affinity: Value<String>,
+    pub rate_limit: Value<RateLimit>,
+    pub quic: Value<Quic>,
     pub check: Value<Check>,
     #[serde(default)]
     pub backend: Vec<Spanned<Backend>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RateLimit {
+    pub per_source: Value<i64>,
+    pub burst: Value<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quic {
+    pub server_id_length: Value<i64>,
+    pub config_id: Value<i64>,
 }
 
 /// What [`Timing`] has, too: serde's `flatten` would let unknown keys pass.
@@ -154,6 +184,7 @@ pub(super) struct Backend {
     pub address: Value<BackendAddress>,
     pub port: Value<i64>,
     pub weight: Value<i64>,
+    pub quic_server_id: Value<String>,
 }
 
 /// `"203.0.113.21"`, or a list with one address per family.
@@ -222,11 +253,14 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("nat", keys_of::<Nat>()),
         ("tunnel", keys_of::<Tunnel>()),
         ("flows", keys_of::<Flows>()),
+        ("defence", keys_of::<Defence>()),
         ("dns", keys_of::<Dns>()),
         ("peer_check", keys_of::<Timing>()),
         ("peer", keys_of::<Peer>()),
         ("peer.addresses", keys_of::<SplitAddress>()),
         ("service", keys_of::<Service>()),
+        ("service.rate_limit", keys_of::<RateLimit>()),
+        ("service.quic", keys_of::<Quic>()),
         ("service.check", keys_of::<Check>()),
         ("service.backend", keys_of::<Backend>()),
     ]

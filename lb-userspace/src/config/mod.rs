@@ -30,7 +30,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::core::ids::Family;
+use crate::core::{deny::Rule, ids::Family};
 
 /// A whole configuration that has passed every check.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +43,8 @@ pub struct Config {
     pub tunnel: Tunnel,
     /// Size and timeouts of the flow table.
     pub flows: Flows,
+    /// Who is not served; `None` when the file has no `[defence]` section.
+    pub defence: Option<Defence>,
     /// The embedded DNS server; `None` when the file has no `[dns]` section.
     pub dns: Option<Dns>,
     /// How this node checks its peers.
@@ -84,9 +86,13 @@ pub struct Node {
 }
 
 /// How the XDP program is attached to the interfaces: to all in the same way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Native, and generic if the driver of any interface cannot.
+    #[default]
     Auto,
     /// In the driver, or not at all.
     Native,
@@ -106,7 +112,7 @@ pub struct NodeAddress {
 /// Source addresses and ports for NAT.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nat {
-    /// At most one per family; empty when no service uses NAT.
+    /// At most eight per family; empty when no service uses NAT.
     pub source: Vec<IpAddr>,
     /// A whole number of groups of 8 ports, starting at a multiple of 8.
     pub ports: RangeInclusive<u16>,
@@ -145,6 +151,19 @@ pub struct Flows {
     pub udp_timeout: Duration,
     /// Idle time after which a flow that saw FIN or RST is forgotten.
     pub closing_timeout: Duration,
+    /// Clients whose backends are remembered at once, for services with affinity.
+    pub affinity: u32,
+    /// New flows per second that are stored, on all CPUs together; 0: all.
+    pub new_per_second: u32,
+}
+
+/// Who is not served.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defence {
+    /// Denied prefixes, and such within them as are allowed.
+    pub deny: Vec<Rule>,
+    /// A file with more of them.
+    pub deny_file: Option<PathBuf>,
 }
 
 /// The embedded DNS server.
@@ -207,6 +226,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// How packets reach the backend.
     pub forward: Forward,
+    /// How its flows are treated.
+    pub flows: FlowOptions,
     /// How backends are checked.
     pub check: Check,
     /// In the file's order; names are unique within the service.
@@ -228,6 +249,73 @@ impl Service {
                 && self.backends.iter().any(|backend| self.backend_address(backend, family).is_some())
         })
     }
+}
+
+/// How a service's flows are treated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowOptions {
+    /// Idle time after which a flow is forgotten.
+    pub idle_timeout: Duration,
+    /// What becomes of TCP connections whose backend is down.
+    pub on_backend_down: OnBackendDown,
+    /// By what a backend is chosen.
+    pub hash: HashInput,
+    /// For how long after its last new flow a client's backend is remembered.
+    pub affinity: Option<Duration>,
+    /// How many flows a source may open.
+    pub rate_limit: Option<RateLimit>,
+    /// How QUIC packets tell their backend.
+    pub quic: Option<Quic>,
+}
+
+impl FlowOptions {
+    /// An idle time, and all else as it is by default.
+    pub fn new(idle_timeout: Duration) -> FlowOptions {
+        FlowOptions {
+            idle_timeout,
+            on_backend_down: OnBackendDown::Keep,
+            hash: HashInput::Flow,
+            affinity: None,
+            rate_limit: None,
+            quic: None,
+        }
+    }
+}
+
+/// What becomes of TCP connections whose backend is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBackendDown {
+    /// Their packets still go to it.
+    Keep,
+    /// Their packets are refused, on both sides.
+    Reset,
+}
+
+/// By what a backend is chosen for a new flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HashInput {
+    /// The client's address and port.
+    Flow,
+    /// The client's address alone.
+    Client,
+}
+
+/// How many flows a source may open: an IPv4 address, or an IPv6 network of 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Per second.
+    pub per_source: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// How QUIC packets tell their backend: plain server ids in connection ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quic {
+    /// Bytes of a server id, 1 to 8.
+    pub server_id_length: u8,
+    /// The config id of these connection ids, 0 to 6.
+    pub config_id: u8,
 }
 
 /// Transport protocol of a service.
@@ -312,6 +400,8 @@ pub struct Backend {
     pub port: u16,
     /// Share of new flows relative to the others; 0 takes none.
     pub weight: u16,
+    /// What QUIC connection ids call it: the server id, and zeros after it.
+    pub quic_server_id: Option<[u8; 8]>,
 }
 
 impl Backend {

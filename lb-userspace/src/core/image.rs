@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use lb_common::{Backend, Service, ServiceKey, Settings};
+use lb_common::{Backend, QuicKey, Service, ServiceKey, Settings};
+
+use super::deny::{DenyList, Prefix};
 
 /// All that the maps should hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +17,10 @@ pub struct Image {
     pub tables: BTreeMap<u32, Arc<[u16]>>,
     /// Backends by number.
     pub backends: BTreeMap<u16, Backend>,
+    /// Backend numbers by QUIC server id.
+    pub quic_ids: BTreeMap<QuicKey, u16>,
+    /// Who is denied.
+    pub deny: DenyList,
 }
 
 /// One change of one map element.
@@ -28,8 +34,16 @@ pub enum Operation {
     SetTable(u32, Arc<[u16]>),
     /// Writes a service.
     SetService(ServiceKey, Service),
+    /// Gives a QUIC server id to a backend.
+    SetQuicId(QuicKey, u16),
+    /// Denies a prefix, or allows it.
+    SetDenied(Prefix, bool),
     /// Removes a service.
     RemoveService(ServiceKey),
+    /// Takes a QUIC server id away.
+    RemoveQuicId(QuicKey),
+    /// Forgets a prefix.
+    RemoveDenied(Prefix),
     /// Empties a Maglev table.
     RemoveTable(u32),
     /// Frees a backend's number.
@@ -49,8 +63,14 @@ pub fn diff(applied: &Image, desired: &Image) -> Vec<Operation> {
     }
     operations.extend(set(&applied.backends, &desired.backends, Operation::SetBackend));
     operations.extend(set(&applied.tables, &desired.tables, Operation::SetTable));
+    operations.extend(set(&applied.quic_ids, &desired.quic_ids, Operation::SetQuicId));
+    if !Arc::ptr_eq(&applied.deny, &desired.deny) {
+        operations.extend(set(&applied.deny, &desired.deny, Operation::SetDenied));
+        operations.extend(gone(&applied.deny, &desired.deny).map(Operation::RemoveDenied));
+    }
     operations.extend(set(&applied.services, &desired.services, Operation::SetService));
     operations.extend(gone(&applied.services, &desired.services).map(Operation::RemoveService));
+    operations.extend(gone(&applied.quic_ids, &desired.quic_ids).map(Operation::RemoveQuicId));
     operations.extend(gone(&applied.tables, &desired.tables).map(Operation::RemoveTable));
     operations.extend(gone(&applied.backends, &desired.backends).map(Operation::RemoveBackend));
     operations
@@ -63,6 +83,10 @@ pub fn apply(image: &mut Image, operation: &Operation) {
         Operation::SetBackend(number, backend) => drop(image.backends.insert(*number, *backend)),
         Operation::SetTable(number, slots) => drop(image.tables.insert(*number, slots.clone())),
         Operation::SetService(key, service) => drop(image.services.insert(*key, *service)),
+        Operation::SetQuicId(id, number) => drop(image.quic_ids.insert(*id, *number)),
+        Operation::SetDenied(prefix, denied) => drop(Arc::make_mut(&mut image.deny).insert(*prefix, *denied)),
+        Operation::RemoveQuicId(id) => drop(image.quic_ids.remove(id)),
+        Operation::RemoveDenied(prefix) => drop(Arc::make_mut(&mut image.deny).remove(prefix)),
         Operation::RemoveService(key) => drop(image.services.remove(key)),
         Operation::RemoveTable(number) => drop(image.tables.remove(number)),
         Operation::RemoveBackend(number) => drop(image.backends.remove(number)),
@@ -93,25 +117,28 @@ mod tests {
     use proptest::{collection::btree_map, option, prelude::*};
 
     use super::*;
+    use crate::core::deny::Rule;
 
     fn settings() -> impl Strategy<Value = Option<Box<Settings>>> {
         option::of((0_u64..3).prop_map(|seed| {
             Box::new(Settings {
                 hash_key: HashKey { first: [seed; 7], second: [seed; 7] },
-                nat_source: Default::default(),
+                nat_sources: Default::default(),
                 tunnel_source: Default::default(),
                 tunnel_hosts: Default::default(),
+                longest_idle: 1,
                 buckets: 1,
                 nat_sets: 1,
                 nat_port_first: 1024,
                 nat_groups: 1,
-                tcp_idle: 1,
-                udp_idle: 1,
+                nat_groups_of_all: [1; 2],
+                new_per_tick: 0,
+                affinity_buckets: 1,
                 closing_idle: 1,
                 icmp_limit: 1,
                 gue_port: 1,
                 reply_by_route: 0,
-                zero: [0; 7],
+                zero: [0; 5],
             })
         }))
     }
@@ -119,8 +146,11 @@ mod tests {
     fn image() -> impl Strategy<Value = Image> {
         let key = (0_u8..4, 80_u16..83)
             .prop_map(|(host, port)| ServiceKey::new(lb_common::Address::v4([192, 0, 2, host]), port, 6));
-        let service = (1_u32..4, any::<bool>())
-            .prop_map(|(number, nat)| Service::new(number, if nat { Forward::Nat } else { Forward::DsrL2 }));
+        let service = (1_u32..4, any::<bool>()).prop_map(|(number, nat)| {
+            Service::new(number, if nat { Forward::Nat } else { Forward::DsrL2 }, 1)
+        });
+        let quic_id = (0_u8..4).prop_map(|id| QuicKey::new(1, [id; 8], 4));
+        let prefix = (0_u8..4).prop_map(|last| format!("192.0.2.{last}").parse::<Rule>().unwrap().prefix);
         let table = (0_u16..3).prop_map(|backend| Arc::from(vec![backend; 4]));
         let backend =
             (1_u32..4, 0_u8..2).prop_map(|(service, flags)| Backend { service, flags, ..Backend::default() });
@@ -129,12 +159,16 @@ mod tests {
             btree_map(key, service, 0..6),
             btree_map(1_u32..4, table, 0..4),
             btree_map(1_u16..6, backend, 0..6),
+            btree_map(quic_id, 1_u16..6, 0..4),
+            btree_map(prefix, any::<bool>(), 0..4),
         )
-            .prop_map(|(settings, services, tables, backends)| Image {
+            .prop_map(|(settings, services, tables, backends, quic_ids, deny)| Image {
                 settings,
                 services,
                 tables,
                 backends,
+                quic_ids,
+                deny: Arc::new(deny),
             })
     }
 
@@ -161,10 +195,13 @@ mod tests {
                 Operation::SetSettings(_) => 0,
                 Operation::SetBackend(..) => 1,
                 Operation::SetTable(..) => 2,
-                Operation::SetService(..) => 3,
-                Operation::RemoveService(_) => 4,
-                Operation::RemoveTable(_) => 5,
-                Operation::RemoveBackend(_) => 6,
+                Operation::SetQuicId(..) => 3,
+                Operation::SetDenied(..) | Operation::RemoveDenied(_) => 4,
+                Operation::SetService(..) => 5,
+                Operation::RemoveService(_) => 6,
+                Operation::RemoveQuicId(_) => 7,
+                Operation::RemoveTable(_) => 8,
+                Operation::RemoveBackend(_) => 9,
             };
             prop_assert!(diff(&from, &to).is_sorted_by_key(rank));
         }

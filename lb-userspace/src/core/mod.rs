@@ -1,6 +1,7 @@
 //! What usher decides, as pure functions and state machines: no I/O, no clock, no aya, no tokio.
 
 pub mod check;
+pub mod deny;
 pub mod health;
 pub mod ids;
 pub mod image;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use lb_common::{
-    Address, Backend, Features, Forward, HashKey, Hop, Service, ServiceKey, Settings,
+    Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, QuicKey, Service, ServiceKey,
+    Settings,
     flow::{self, IdleLimits, MAX_IDLE_TICKS, TICK_SHIFT},
     nat::{self, PORTS_PER_GROUP},
 };
@@ -13,7 +14,7 @@ use super::{
     image::Image,
     maglev::{self, Candidate},
 };
-use crate::config::{self, Config, Protocol};
+use crate::config::{self, Config, HashInput, OnBackendDown, Protocol};
 
 /// The numbers under which the data path knows pools and backends. They start at 1: a 0 in a map means
 /// "nothing".
@@ -119,13 +120,15 @@ impl KnownHop {
 pub struct Planner {
     numbers: Numbers,
     hash_key: HashKey,
+    /// CPUs of this host.
+    cpus: u32,
     tables: BTreeMap<PoolId, (Vec<Candidate>, Arc<[u16]>)>,
 }
 
 impl Planner {
-    /// A planner for these numbers and the cluster's hash key.
-    pub fn new(numbers: Numbers, hash_key: HashKey) -> Planner {
-        Planner { numbers, hash_key, tables: BTreeMap::new() }
+    /// A planner for these numbers, the cluster's hash key and a number of CPUs.
+    pub fn new(numbers: Numbers, hash_key: HashKey, cpus: u32) -> Planner {
+        Planner { numbers, hash_key, cpus, tables: BTreeMap::new() }
     }
 
     /// The numbers it works with.
@@ -140,7 +143,7 @@ impl Planner {
 
     /// What the maps should hold now.
     pub fn image(&mut self, config: &Config, situation: &Situation) -> Image {
-        let settings = Some(Box::new(settings(config, self.hash_key)));
+        let settings = Some(Box::new(settings(config, self.hash_key, self.cpus)));
         let mut image = Image { settings, ..Image::default() };
         for (service, pool) in pools(config) {
             let number = self.numbers.pool(&pool);
@@ -149,7 +152,10 @@ impl Planner {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let record = backend_record(address, backend.port, number, up, known);
+                let record = backend_record(address, backend, number, flags(service, backend, up), known);
+                if let (Some(id), Some(quic)) = (backend.quic_server_id, service.flows.quic) {
+                    image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
+                }
                 if up {
                     candidates.push(candidate(backend_number, &record, backend.weight));
                 }
@@ -158,7 +164,7 @@ impl Planner {
             image.tables.insert(number, self.table(&pool, candidates));
             for address in service.addresses.iter().filter(|&&vip| Family::of(vip) == pool.family) {
                 let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
-                image.services.insert(key, Service::new(number, forward(service.forward)));
+                image.services.insert(key, service_record(number, service));
                 image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
                 let icmp = if address.is_ipv4() { 1 } else { 58 };
                 image.services.insert(ServiceKey::new((*address).into(), 0, icmp), Service::MARK);
@@ -195,6 +201,20 @@ pub fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
+fn service_record(number: u32, service: &config::Service) -> Service {
+    let flows = &service.flows;
+    let (rate, quic) = (flows.rate_limit, flows.quic);
+    Service {
+        flags: if flows.hash == HashInput::Client { Service::CLIENT_HASH } else { 0 },
+        affinity: flows.affinity.map_or(0, ticks),
+        quic_id_length: quic.map_or(0, |quic| quic.server_id_length),
+        quic_config: quic.map_or(0, |quic| quic.config_id),
+        source_rate: rate.map_or(0, |limit| limit.per_source),
+        source_burst: rate.map_or(0, |limit| limit.burst),
+        ..Service::new(number, forward(service.forward), ticks(flows.idle_timeout))
+    }
+}
+
 fn forward(forward: config::Forward) -> Forward {
     match forward {
         config::Forward::Nat => Forward::Nat,
@@ -204,14 +224,26 @@ fn forward(forward: config::Forward) -> Forward {
     }
 }
 
-fn backend_record(address: IpAddr, port: u16, service: u32, up: bool, known: Option<&KnownHop>) -> Backend {
+fn flags(service: &config::Service, backend: &config::Backend, up: bool) -> u8 {
+    let lost = !up && service.flows.on_backend_down == OnBackendDown::Reset;
+    let flag = |set, flag| if set { flag } else { 0 };
+    flag(up, Backend::UP) | flag(backend.weight > 0, Backend::ACCEPTS) | flag(lost, Backend::LOST)
+}
+
+fn backend_record(
+    address: IpAddr,
+    backend: &config::Backend,
+    service: u32,
+    flags: u8,
+    known: Option<&KnownHop>,
+) -> Backend {
     Backend {
         address: address.into(),
         hop: known.map(|known| known.hop).unwrap_or_default(),
         service,
-        port: port.to_be_bytes(),
+        port: backend.port.to_be_bytes(),
         mtu: known.map_or(0, |known| known.mtu),
-        flags: if up { Backend::UP } else { 0 },
+        flags,
         zero: [0; 7],
     }
 }
@@ -223,30 +255,36 @@ fn candidate(number: u16, backend: &Backend, weight: u16) -> Candidate {
     Candidate { number, identity, weight }
 }
 
-fn settings(config: &Config, hash_key: HashKey) -> Settings {
-    let source = |family| {
-        let address = config.nat.source.iter().copied().find(|&address| Family::of(address) == family);
-        address.map_or(Address::NONE, Address::from)
+fn settings(config: &Config, hash_key: HashKey, cpus: u32) -> Settings {
+    let sources = |family| {
+        let mut sources = [Address::NONE; MAX_NAT_SOURCES];
+        let configured = nat_sources(config, family).map(Address::from);
+        sources.iter_mut().zip(configured).for_each(|(source, address)| *source = address);
+        sources
     };
     let ports = &config.nat.ports;
     let groups = (u32::from(*ports.end()) + 1 - u32::from(*ports.start())) / u32::from(PORTS_PER_GROUP);
     let nat = features(config).has(Features::NAT);
+    let nat_groups = if nat { groups as u16 } else { 0 };
     Settings {
         hash_key,
-        nat_source: [source(Family::V4), source(Family::V6)],
-        tunnel_source: [Family::V4, Family::V6].map(|family| tunnel_source(config, family).0),
-        tunnel_hosts: [Family::V4, Family::V6].map(|family| tunnel_source(config, family).1),
+        nat_sources: Family::ALL.map(sources),
+        tunnel_source: Family::ALL.map(|family| tunnel_source(config, family).0),
+        tunnel_hosts: Family::ALL.map(|family| tunnel_source(config, family).1),
+        longest_idle: ticks(longest_idle(config)),
         buckets: flow::buckets_for(config.flows.max),
         nat_sets: if nat { nat::sets_for(config.flows.max) } else { 1 },
         nat_port_first: *ports.start(),
-        nat_groups: if nat { groups as u16 } else { 0 },
-        tcp_idle: ticks(config.flows.tcp_timeout),
-        udp_idle: ticks(config.flows.udp_timeout),
+        nat_groups,
+        // 8 addresses of 8,064 groups at the most.
+        nat_groups_of_all: Family::ALL.map(|family| nat_groups * nat_sources(config, family).count() as u16),
+        new_per_tick: new_per_tick(config.flows.new_per_second, cpus),
+        affinity_buckets: affinity_buckets(config),
         closing_idle: ticks(config.flows.closing_timeout),
         icmp_limit: per_tick(config.node.icmp_rate),
         gue_port: config.tunnel.gue_port,
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 7],
+        zero: [0; 5],
     }
 }
 
@@ -275,13 +313,52 @@ pub fn features(config: &Config) -> Features {
         config::Forward::DsrIpip => Features::DSR_IPIP,
         config::Forward::DsrGue => Features::DSR_GUE,
     };
-    config.services.iter().map(of_service).collect()
+    let several = Family::ALL.into_iter().any(|family| nat_sources(config, family).count() > 1);
+    let node = [
+        (several, Features::NAT_SOURCES),
+        (config.defence.is_some(), Features::DENY),
+        (config.flows.new_per_second > 0, Features::NEW_FLOW_LIMIT),
+    ];
+    let options = config.services.iter().flat_map(|service| {
+        let flows = &service.flows;
+        [
+            (flows.on_backend_down == OnBackendDown::Reset, Features::RESET_LOST),
+            (flows.hash == HashInput::Client, Features::CLIENT_HASH),
+            (flows.affinity.is_some(), Features::AFFINITY),
+            (flows.rate_limit.is_some(), Features::RATE_LIMIT),
+            (flows.quic.is_some(), Features::QUIC),
+        ]
+    });
+    let wanted = options.chain(node).filter(|(wanted, _)| *wanted).map(|(_, feature)| feature);
+    config.services.iter().map(of_service).chain(wanted).collect()
+}
+
+/// Buckets of the table of clients' backends; 1 when no service has affinity.
+pub fn affinity_buckets(config: &Config) -> u32 {
+    match features(config).has(Features::AFFINITY) {
+        true => flow::buckets_for(config.flows.affinity),
+        false => 1,
+    }
+}
+
+/// The share of one CPU in a limit per second, in flows per tick; at least one when there is a limit.
+fn new_per_tick(per_second: u32, cpus: u32) -> u32 {
+    let per_tick = (u64::from(per_second) << TICK_SHIFT) / 1_000_000_000;
+    (per_tick.div_ceil(u64::from(cpus.max(1)))) as u32
+}
+
+/// The NAT source addresses of a family.
+fn nat_sources(config: &Config, family: Family) -> impl Iterator<Item = IpAddr> {
+    config.nat.source.iter().copied().filter(move |&address| Family::of(address) == family)
 }
 
 /// After how many ticks an entry of any protocol is certainly idle.
 pub fn idle_limits(config: &Config) -> IdleLimits {
-    let flows = &config.flows;
-    IdleLimits::new(ticks(flows.tcp_timeout.max(flows.udp_timeout)), ticks(flows.closing_timeout))
+    IdleLimits::new(ticks(longest_idle(config)), ticks(config.flows.closing_timeout))
+}
+
+fn longest_idle(config: &Config) -> Duration {
+    config.services.iter().map(|service| service.flows.idle_timeout).max().unwrap_or_default()
 }
 
 /// A rate per second as one per tick, rounded up.
@@ -338,7 +415,7 @@ address = "203.0.113.21"
     }
 
     fn planner(config: &Config) -> Planner {
-        Planner::new(Numbers::new(config), HashKey { first: [1; 7], second: [2; 7] })
+        Planner::new(Numbers::new(config), HashKey { first: [1; 7], second: [2; 7] }, 1)
     }
 
     fn image(planner: &mut Planner, config: &Config, up: &[&str]) -> Image {
@@ -370,10 +447,10 @@ address = "203.0.113.21"
             let address = vip.parse::<IpAddr>().unwrap();
             image.services.get(&ServiceKey::new(address.into(), port, protocol)).copied()
         };
-        assert_eq!(service("192.0.2.11", 80, 6), Some(Service::new(1, Forward::Nat)));
-        assert_eq!(service("192.0.2.12", 80, 6), Some(Service::new(1, Forward::Nat)));
-        assert_eq!(service("2001:db8:1::11", 80, 6), Some(Service::new(2, Forward::Nat)));
-        assert_eq!(service("192.0.2.11", 7, 17), Some(Service::new(3, Forward::DsrL2)));
+        assert_eq!(service("192.0.2.11", 80, 6), Some(Service::new(1, Forward::Nat, 3_353)));
+        assert_eq!(service("192.0.2.12", 80, 6), Some(Service::new(1, Forward::Nat, 3_353)));
+        assert_eq!(service("2001:db8:1::11", 80, 6), Some(Service::new(2, Forward::Nat, 3_353)));
+        assert_eq!(service("192.0.2.11", 7, 17), Some(Service::new(3, Forward::DsrL2, 112)));
         let mark = |address: &str| ServiceKey::any(address.parse::<IpAddr>().unwrap().into());
         for address in ["192.0.2.11", "192.0.2.12", "2001:db8:1::11", "203.0.113.11"] {
             assert_eq!(image.services.get(&mark(address)), Some(&Service::MARK), "{address}");
@@ -439,7 +516,7 @@ address = "203.0.113.21"
         assert_eq!((settings.nat_port_first, settings.nat_groups), (1024, 31_744 / 8));
         assert_eq!(settings.buckets, 250_000, "four flows to a bucket");
         // 3,600 s in ticks of 2^30 ns.
-        assert_eq!(settings.tcp_idle, 3_353);
+        assert_eq!(ticks(Duration::from_secs(3_600)), 3_353);
         assert_eq!(ticks(Duration::from_secs(10_000_000)), MAX_IDLE_TICKS);
     }
 }

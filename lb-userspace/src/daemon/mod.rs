@@ -5,6 +5,7 @@
 //! content of the maps and of DNS is planned anew, and the difference is applied.
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
+//! - [`deny`]: the deny list's file.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
 //! - [`hops`]: next hops, from the watch to the plan.
@@ -13,6 +14,7 @@
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
+mod deny;
 mod events;
 mod hops;
 mod limits;
@@ -111,11 +113,12 @@ impl Daemon {
         socket: ControlSocket,
         dns: Option<dns::Sockets>,
     ) -> anyhow::Result<Daemon> {
-        let Started { config, path, planner, dataplane, attached, host } = started;
+        let Started { config, path, planner, dataplane, attached, host, deny } = started;
         let (next_hops, mut hops) =
             NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
         let counters = dns.as_ref().map(dns::Sockets::counters);
         let mut state = State::new(config.clone(), path, planner, dataplane, attached, counters)?;
+        state.set_deny(deny);
         state.learn_hops(&hops.borrow_and_update());
         let (senders, events) = Events::new(hops)?;
         let mut probes = probes::start_backends(&config, &senders.backends);

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     config::{
-        Check, CheckKind, Config, Dns, Peer, Protocol, Service, Timing,
+        Check, CheckKind, Config, Dns, HashInput, Peer, Protocol, Service, Timing,
         host::{HostFacts, probe_source},
     },
     core::{
@@ -194,12 +194,16 @@ fn steer(
     steering: Steering,
 ) -> SourcePort {
     let (service_port, protocol) = (service.port, plan::protocol_number(service.protocol));
+    let by_client = service.flows.hash == HashInput::Client;
     let pool = pool.clone();
     SourcePort::new(move || {
         let tables = steering.tables.borrow().clone();
         let table = tables.get(&pool)?;
         let slot_of = |port| {
-            let hash = steering.hash_key.flow(&source.into(), port, service_port, protocol);
+            let hash = match by_client {
+                true => steering.hash_key.flow(&source.into(), 0, 0, 0),
+                false => steering.hash_key.flow(&source.into(), port, service_port, protocol),
+            };
             flow::scale(hash.place, SLOTS as u32)
         };
         chooser.choose(slot_of, table)

@@ -7,14 +7,19 @@ use std::{
 };
 
 use anyhow::ensure;
-use lb_common::{Features, Hop, program};
+use lb_common::{
+    Features, Hop,
+    defence::{MAX_DENIED, MAX_SOURCES},
+    program,
+};
 use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
-use super::secret;
+use super::{deny, secret};
 use crate::{
     config::{Config, Forward, Node, Service},
     core::{
+        deny::DenyList,
         ids::Family,
         plan::{self, Numbers, Planner},
     },
@@ -33,20 +38,29 @@ pub(super) struct Started {
     pub(super) dataplane: Dataplane,
     pub(super) attached: Vec<Attached>,
     pub(super) host: HostFacts,
+    pub(super) deny: DenyList,
 }
 
 /// Loads the program and attaches it. On an error everything is as before: what was attached is detached
 /// when the data plane is dropped.
 pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow::Result<Started> {
     let hash_key = secret::hash_key(config.node.secret_file.as_deref())?;
-    let planner = Planner::new(Numbers::new(&config), hash_key);
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    let planner = Planner::new(Numbers::new(&config), hash_key, cpus);
+    let deny = deny::read(config.defence.as_ref())?;
     let numbers = planner.numbers();
     let services = numbers.pools().max().unwrap_or(0);
     let backends = numbers.backends().max().unwrap_or(0);
     let features = plan::features(&config);
     let nat = features.has(Features::NAT);
     let (flows, fragments, keys) = (config.flows.max, config.flows.fragments, plan::service_keys(&config));
-    let sizes = Sizes::new(flows, fragments, nat, keys, services, u32::from(backends));
+    let if_wanted = |feature, size: usize| if features.has(feature) { size as u32 } else { 1 };
+    let sizes = Sizes {
+        affinity_buckets: plan::affinity_buckets(&config),
+        sources: if_wanted(Features::RATE_LIMIT, MAX_SOURCES),
+        denied: if_wanted(Features::DENY, MAX_DENIED),
+        ..Sizes::new(flows, fragments, nat, keys, services, u32::from(backends))
+    };
     let mut dataplane = Dataplane::load(sizes, features)?;
     info!(
         instructions = dataplane.verified_instructions(program::USHER)?,
@@ -54,7 +68,7 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
     );
     let attached = attach(&mut dataplane, &config.node, &host)?;
     tell_of_sysctls(&config);
-    Ok(Started { config, path: path.to_owned(), planner, dataplane, attached, host })
+    Ok(Started { config, path: path.to_owned(), planner, dataplane, attached, host, deny })
 }
 
 fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::Result<Vec<Attached>> {

@@ -20,6 +20,7 @@ use crate::{
     config::{Config, Service},
     core::{
         check::CheckResult,
+        deny::DenyList,
         health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
@@ -53,6 +54,8 @@ pub(super) struct State {
     tables: watch::Sender<Arc<Tables>>,
     /// The program's id in the kernel.
     program: u32,
+    /// Who is denied.
+    deny: DenyList,
     /// What the maps hold.
     applied: Image,
     /// The maps could not be written when they last should have been.
@@ -106,6 +109,7 @@ impl State {
             dns_counters,
             zone,
             program,
+            deny: DenyList::default(),
             applied: Image::default(),
             behind: false,
             stopping: false,
@@ -234,6 +238,11 @@ impl State {
         }
     }
 
+    /// Takes the deny list; it reaches the maps with the next [`State::reconcile`].
+    pub(super) fn set_deny(&mut self, deny: DenyList) {
+        self.deny = deny;
+    }
+
     /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again by
     /// [`State::catch_up`]: packets flow on with what is there.
     pub(super) fn reconcile(&mut self) {
@@ -248,7 +257,8 @@ impl State {
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
         let hops = hops::known(&self.next_hops);
         let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
-        let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
+        let mut desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
+        desired.deny = self.deny.clone();
         let operations = image::diff(&self.applied, &desired);
         if operations.is_empty() {
             return Ok(());

@@ -1,16 +1,16 @@
-//! Loading the object into the kernel and attaching it to interfaces.
-
-use std::{error::Error, io};
+//! Loading the object into the kernel.
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{ProgramError, ProgramInfo, Xdp, XdpMode as AyaMode, xdp::XdpLinkId},
+    programs::{ProgramInfo, Xdp},
 };
 use lb_common::{Features, Reason, constants, flow, map, nat, program, service::place_bits};
 
 use super::{
-    DataplaneError, clock,
+    Attached, DataplaneError,
+    attach::attach,
+    clock,
     flows::{SharedTables, mapped},
     services::{ServiceTable, places_for},
 };
@@ -28,6 +28,12 @@ pub struct Sizes {
     pub nat_sets: u32,
     /// First fragments that are remembered.
     pub fragments: u32,
+    /// Buckets of the table of clients' backends; 1 when no service has affinity.
+    pub affinity_buckets: u32,
+    /// Sources whose new flows are counted.
+    pub sources: u32,
+    /// Prefixes of the deny list.
+    pub denied: u32,
     /// Highest service number plus one.
     pub services: u32,
     /// log2 of the first places in the table of services.
@@ -44,40 +50,12 @@ impl Sizes {
             buckets: flow::buckets_for(flows),
             nat_sets: if nat { nat::sets_for(flows) } else { 1 },
             fragments,
+            affinity_buckets: 1,
+            sources: 1,
+            denied: 1,
             services: services + 1,
             service_bits: place_bits(keys),
             backends: backends + 1,
-        }
-    }
-}
-
-/// An interface that has the program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attached {
-    /// Its name.
-    pub interface: String,
-    /// How the program runs there.
-    pub mode: AttachedMode,
-    /// Where [`XdpMode::Auto`] fell back to generic mode: the interface that forced it, and why. Otherwise
-    /// empty.
-    pub why_not_native: String,
-}
-
-/// How the program runs on an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttachedMode {
-    /// In the driver.
-    Native,
-    /// In the kernel's generic path.
-    Generic,
-}
-
-impl AttachedMode {
-    /// The word in status and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            AttachedMode::Native => "native",
-            AttachedMode::Generic => "generic",
         }
     }
 }
@@ -105,6 +83,9 @@ impl Dataplane {
             .map_max_entries(map::FLOWS, sizes.buckets)
             .map_max_entries(map::NAT, sizes.nat_sets)
             .map_max_entries(map::FRAGMENTS, sizes.fragments)
+            .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
+            .map_max_entries(map::SOURCES, sizes.sources)
+            .map_max_entries(map::DENY, sizes.denied)
             .map_max_entries(map::BACKENDS, sizes.backends)
             .map_max_entries(map::COUNTERS, sizes.backends)
             .load(OBJECT)
@@ -127,62 +108,7 @@ impl Dataplane {
     /// loses every packet without a word. With [`XdpMode::Auto`] one interface that refuses native mode
     /// makes all of them generic.
     pub fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<Vec<Attached>, DataplaneError> {
-        let (mode, why_not_native) = match mode {
-            XdpMode::Native => (self.attach_all(interfaces, AttachedMode::Native)?, String::new()),
-            XdpMode::Generic => (self.attach_all(interfaces, AttachedMode::Generic)?, String::new()),
-            XdpMode::Auto => match self.attach_all(interfaces, AttachedMode::Native) {
-                Ok(mode) => (mode, String::new()),
-                Err(DataplaneError::Attach { interface, source, .. }) => {
-                    let why = format!("no native XDP on {interface}: {}", innermost(&source));
-                    (self.attach_all(interfaces, AttachedMode::Generic)?, why)
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        let attached = |interface: &String| Attached {
-            interface: interface.clone(),
-            mode,
-            why_not_native: why_not_native.clone(),
-        };
-        Ok(interfaces.iter().map(attached).collect())
-    }
-
-    /// On an error the program is on none of them.
-    fn attach_all(
-        &mut self,
-        interfaces: &[String],
-        mode: AttachedMode,
-    ) -> Result<AttachedMode, DataplaneError> {
-        let mut links = Vec::new();
-        for interface in interfaces {
-            match self.attach_as(interface, mode) {
-                Ok(link) => links.push(link),
-                Err(error) => {
-                    let program = xdp(&mut self.ebpf, program::USHER)?;
-                    for link in links {
-                        program
-                            .detach(link)
-                            .map_err(|source| DataplaneError::Program { name: program::USHER, source })?;
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        Ok(mode)
-    }
-
-    fn attach_as(&mut self, interface: &str, mode: AttachedMode) -> Result<XdpLinkId, DataplaneError> {
-        let aya_mode = match mode {
-            AttachedMode::Native => AyaMode::Driver,
-            AttachedMode::Generic => AyaMode::Skb,
-        };
-        xdp(&mut self.ebpf, program::USHER)?.attach(interface, aya_mode).map_err(|source| {
-            let interface = interface.to_owned();
-            match is_occupied(&source) {
-                true => DataplaneError::Occupied { interface },
-                false => DataplaneError::Attach { interface, mode: mode.as_str(), source },
-            }
-        })
+        attach(xdp(&mut self.ebpf, program::USHER)?, program::USHER, interfaces, mode)
     }
 
     /// Instructions that the verifier walked through to accept one of the [`program`]s; 0 where the
@@ -219,19 +145,4 @@ pub(super) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut 
     ebpf.program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(DataplaneError::Missing { kind: "program", name })
-}
-
-/// Whether the interface has an XDP program already: EBUSY, or EEXIST from drivers that tell modes apart.
-fn is_occupied(error: &ProgramError) -> bool {
-    let error = innermost(error).downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-    matches!(error, Some(libc::EBUSY | libc::EEXIST))
-}
-
-/// The cause of all causes.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause
 }

@@ -1,6 +1,8 @@
-//! The only place that names aya: loads the program, attaches it, keeps its maps, reads its counters.
+//! The only place that names aya: loads the programs, attaches them, keeps their maps, reads their counters.
 
+mod attach;
 mod clock;
+mod decap;
 mod explain;
 mod flows;
 mod kernel;
@@ -15,10 +17,12 @@ use std::{io, net::IpAddr};
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
+pub use attach::{Attached, AttachedMode};
+pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
 pub use flows::FlowCounts;
 pub use kernel::kernel;
-pub use load::{Attached, AttachedMode, Dataplane, Sizes};
+pub use load::{Dataplane, Sizes};
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};
 

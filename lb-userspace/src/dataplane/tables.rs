@@ -7,14 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use aya::maps::{Array, Map, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use lb_common::{
-    Backend, BackendCounters, FragmentKey, FragmentPath, Reason, SLOTS_PADDED, Settings, Trace, bench::Plan,
-    map,
+    Address, Backend, BackendCounters, DecapSettings, FragmentKey, FragmentPath, QuicKey, Reason,
+    SLOTS_PADDED, Settings, Trace, bench::Plan, map,
 };
 
 use super::{Dataplane, DataplaneError, sys};
-use crate::core::image::Operation;
+use crate::core::{deny::Prefix, image::Operation};
 
 /// Tables swapped in by one system call. Each is an open file until then, and a process may usually have
 /// 1,024.
@@ -31,7 +31,18 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, Backend, BackendCounters, FragmentKey, FragmentPath, Trace, Plan);
+pod!(
+    Settings,
+    QuicKey,
+    Backend,
+    BackendCounters,
+    FragmentKey,
+    FragmentPath,
+    Trace,
+    Plan,
+    Address,
+    DecapSettings
+);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.
@@ -65,6 +76,20 @@ impl Dataplane {
                 self.services.remove(key);
                 Ok(())
             }
+            Operation::SetQuicId(id, number) => {
+                let (id, number) = (Pod(*id), u32::from(*number));
+                self.quic_ids(|ids| ids.insert(id, number, 0))
+            }
+            Operation::RemoveQuicId(id) => {
+                let id = Pod(*id);
+                self.quic_ids(|ids| unless_gone(ids.remove(&id)))
+            }
+            Operation::SetDenied(prefix, denied) => {
+                self.deny(|list| list.insert(&denied_key(prefix), u32::from(*denied), 0))
+            }
+            Operation::RemoveDenied(prefix) => {
+                self.deny(|list| unless_gone(list.remove(&denied_key(prefix))))
+            }
             Operation::RemoveTable(number) => self.remove_table(*number),
         }
     }
@@ -76,6 +101,24 @@ impl Dataplane {
         let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
         let mut array: Array<_, Pod<T>> = self.map_mut(name)?.try_into().map_err(error)?;
         array.set(index, Pod(value), 0).map_err(error)
+    }
+
+    fn quic_ids(
+        &mut self,
+        change: impl FnOnce(&mut HashMap<&mut MapData, Pod<QuicKey>, u32>) -> Result<(), MapError>,
+    ) -> Result<(), DataplaneError> {
+        let error = |source| DataplaneError::Map { what: "change an id", map: map::QUIC_IDS, source };
+        let mut ids = self.map_mut(map::QUIC_IDS)?.try_into().map_err(error)?;
+        change(&mut ids).map_err(error)
+    }
+
+    fn deny(
+        &mut self,
+        change: impl FnOnce(&mut LpmTrie<&mut MapData, [u8; 16], u32>) -> Result<(), MapError>,
+    ) -> Result<(), DataplaneError> {
+        let error = |source| DataplaneError::Map { what: "change a prefix", map: map::DENY, source };
+        let mut list = self.map_mut(map::DENY)?.try_into().map_err(error)?;
+        change(&mut list).map_err(error)
     }
 
     /// Fills new inner maps and swaps them in together, [`BATCH`] at a time.
@@ -158,6 +201,18 @@ impl Dataplane {
     fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
         self.ebpf.map_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
+}
+
+/// Gone already: a run of operations that failed half-way is tried again whole.
+fn unless_gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn denied_key(prefix: &Prefix) -> Key<[u8; 16]> {
+    Key::new(u32::from(prefix.length()), prefix.octets())
 }
 
 fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
-    TestRun as _,
+    Ebpf, TestRun as _,
     maps::{Array, HashMap, Map, MapData},
     programs::{TestRunOptions, Xdp},
 };
@@ -71,19 +71,24 @@ impl Dataplane {
     /// When the object has no such array.
     pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
         match self.map(name)? {
-            Map::Array(data) => Ok(data.fd().as_fd()),
-            _ => Err(DataplaneError::Missing { kind: "array", name }),
+            Map::Array(data) | Map::LruHashMap(data) => Ok(data.fd().as_fd()),
+            _ => Err(DataplaneError::Missing { kind: "map", name }),
         }
     }
 
     pub(super) fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
-        let missing = DataplaneError::Missing { kind: "program", name };
-        let program: &Xdp = self.ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
-        let mut out = vec![0; frame.len() + GROWTH];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
-        let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;
-        out.truncate(result.data_size_out as usize);
-        Ok(TestRun { action: result.return_value, frame: out })
+        run(&self.ebpf, name, frame)
     }
+}
+
+/// Runs one of an object's programs on a frame.
+pub(super) fn run(ebpf: &Ebpf, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
+    let missing = DataplaneError::Missing { kind: "program", name };
+    let program: &Xdp = ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
+    let mut out = vec![0; frame.len() + GROWTH];
+    let options =
+        TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };
+    let result = program.test_run(options).map_err(|source| DataplaneError::Program { name, source })?;
+    out.truncate(result.data_size_out as usize);
+    Ok(TestRun { action: result.return_value, frame: out })
 }

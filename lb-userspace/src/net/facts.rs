@@ -118,6 +118,14 @@ impl Links {
     pub async fn read(&self) -> Result<Vec<Link>, NetError> {
         links_of(&self.0).await
     }
+
+    /// All interfaces as they are now, with their addresses, by index.
+    ///
+    /// # Errors
+    /// As [`Links::read`].
+    pub async fn with_addresses(&self) -> Result<Vec<Interface>, NetError> {
+        interfaces(&self.0).await
+    }
 }
 
 async fn links_of(netlink: &Netlink) -> Result<Vec<Link>, NetError> {

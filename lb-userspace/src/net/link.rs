@@ -15,6 +15,8 @@ pub struct Link {
     pub mtu: u32,
     /// Switched on, and with a carrier.
     pub up: bool,
+    /// Whether it answers ARP and neighbour discovery: loopback and dummy interfaces do not.
+    pub answers_arp: bool,
     /// The kind of a virtual interface (`veth`, `bond`, `vlan`); `None` for hardware.
     pub kind: Option<String>,
     /// The id of the XDP program on it.
@@ -29,6 +31,7 @@ impl From<LinkMessage> for Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+            answers_arp: !message.header.flags.intersects(LinkFlags::Loopback | LinkFlags::Noarp),
             kind: None,
             xdp_program: None,
         };

@@ -13,8 +13,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::{
     Handle, MulticastGroup, new_connection, new_multicast_connection,
     packet_core::{
-        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
-        NetlinkPayload,
+        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REPLACE, NLM_F_REQUEST,
+        NetlinkMessage, NetlinkPayload,
     },
 };
 use tokio::task::JoinHandle;
@@ -104,6 +104,18 @@ impl Netlink {
     /// Creates an entry or touches the one that is there.
     pub(super) async fn put(&self, request: &str, message: RouteNetlinkMessage) -> Result<(), NetError> {
         self.request(request, message, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE).await?;
+        Ok(())
+    }
+
+    /// Creates an entry that is not there yet.
+    pub(super) async fn create(&self, request: &str, message: RouteNetlinkMessage) -> Result<(), NetError> {
+        self.request(request, message, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL).await?;
+        Ok(())
+    }
+
+    /// Removes an entry.
+    pub(super) async fn delete(&self, request: &str, message: RouteNetlinkMessage) -> Result<(), NetError> {
+        self.request(request, message, NLM_F_ACK).await?;
         Ok(())
     }
 

@@ -136,8 +136,33 @@ socket = "/run/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
     ),
     (
         r#""203.0.113.11", "#,
-        r#""203.0.113.11", "203.0.113.12", "#,
-        "usher.toml:8: nat: source: 203.0.113.12: is a second IPv4 address beside 203.0.113.11; keep one per family",
+        r#""203.0.113.11", "203.0.113.12", "203.0.113.13", "203.0.113.14", "203.0.113.15", "203.0.113.16", "203.0.113.17", "203.0.113.18", "203.0.113.19", "#,
+        "usher.toml:8: nat: source: 203.0.113.19: is one IPv4 address more than 8; keep 8 per family",
+    ),
+    (
+        "[flows]",
+        "[defence]\ndeny = [\"192.0.2.1/24\"]\n[flows]",
+        r#"usher.toml:10: defence: deny: 192.0.2.1/24: has bits set beyond its 24 bits; write one such as "198.51.100.0/24" or, for what is allowed, "!198.51.100.7""#,
+    ),
+    (
+        "[flows]",
+        "[defence]\ndeny_file = \"deny\"\n[flows]",
+        r#"usher.toml:10: defence: deny_file: "deny" is not an absolute path; write the whole path, such as "/etc/usher/deny""#,
+    ),
+    (
+        "max = 1000000",
+        "max = 1000000\naffinity = 1",
+        "usher.toml:11: flows: affinity: 1 is less than 1000; use 1000 to 16000000; 100000 suits most",
+    ),
+    (
+        "max = 1000000",
+        "max = 1000000\nnew_per_second = -1",
+        "usher.toml:11: flows: new_per_second: -1 is less than 0; use 0 for no limit, or up to 1000000000",
+    ),
+    (
+        r#""203.0.113.11", "#,
+        r#""203.0.113.11", "203.0.113.11", "#,
+        "usher.toml:8: nat: source: 203.0.113.11: is given twice; remove one of the two",
     ),
     (
         r#"[nat]

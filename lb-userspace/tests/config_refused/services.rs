@@ -49,6 +49,46 @@ address = ["203.0.113.31", "2001:db8:2::31"]
         r#"usher.toml:35: service "mail/imap": name: "mail/imap" is not a name; use 1 to 63 letters, digits, "-", "_" and ".": it stands in commands, logs and metrics"#,
     ),
     (
+        "port = 25",
+        "port = 25\nidle_timeout = \"18h\"",
+        r#"usher.toml:38: service "mail": idle_timeout: "18h" is more than 17h; use 1s to 17h"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\non_backend_down = \"wait\"",
+        r#"usher.toml:38: service "mail": on_backend_down: "wait" is not possible here; use "keep" or "reset""#,
+    ),
+    (
+        "port = 25",
+        "port = 25\nhash = \"address\"",
+        r#"usher.toml:38: service "mail": hash: "address" is not possible here; use "flow" or "client""#,
+    ),
+    (
+        "port = 25",
+        "port = 25\naffinity = \"0s\"",
+        r#"usher.toml:38: service "mail": affinity: "0s" is less than 1s; use 1s to 17h"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\nrate_limit = { per_source = 0 }",
+        r#"usher.toml:38: service "mail": rate_limit: per_source: 0 is less than 1; use 1 to 1000000"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\nrate_limit = { burst = 5 }",
+        r#"usher.toml:38: service "mail": rate_limit: per_source: is missing; write a whole number without quotes, such as 100"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\nquic = { server_id_length = 4 }",
+        r#"usher.toml:38: service "mail": quic: means nothing to a TCP service; set protocol = "udp", or remove it"#,
+    ),
+    (
+        r#"name = "m1""#,
+        "name = \"m1\"\nquic_server_id = \"0a\"",
+        r#"usher.toml:41: service "mail": backend "m1": quic_server_id: means nothing without the service's quic; add quic = { server_id_length = … } to the service, or remove it"#,
+    ),
+    (
         r#"protocol = "tcp""#,
         r#"protocol = "sctp""#,
         r#"usher.toml:21: service "web": protocol: "sctp" is not possible here; use "tcp" or "udp""#,

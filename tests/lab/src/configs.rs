@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     host::Host,
-    topology::{Forward, Options, ZONE, address, back_address},
+    topology::{Forward, Options, ZONE, address, back_address, tunnel_sources},
 };
 
 /// Everything a lab keeps on disk, but for large files.
@@ -27,10 +27,18 @@ pub(crate) fn file(host: Host, name: &str) -> PathBuf {
     state(&host.to_string()).join(name)
 }
 
-/// A backend's web server: one line that names the backend, on ports 80 and 8080.
+/// Where a backend keeps what was uploaded to it as `/upload/NAME`.
+pub(crate) fn uploads(backend: Host) -> PathBuf {
+    Path::new(BIG).join(backend.to_string())
+}
+
+/// A backend's web server, on ports 80 and 8080: one line that names the backend, and below `/numbered/`
+/// what was asked for too; files in `/big/`; takes files in `/upload/`.
 pub(crate) fn nginx(backend: Host) -> String {
     let folder = state(&backend.to_string());
     let folder = folder.display();
+    let uploads = uploads(backend);
+    let uploads = uploads.display();
     format!(
         r#"daemon off;
 user root;
@@ -43,7 +51,7 @@ http {{
     sendfile on;
     keepalive_requests 1000000;
     default_type text/plain;
-    client_body_temp_path {folder}/body;
+    client_body_temp_path {uploads}/body;
     proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
@@ -55,6 +63,8 @@ http {{
         listen [::]:8080 backlog=4096 ipv6only=on;
         location = /healthz {{ return 200 "ok\n"; }}
         location /big/ {{ alias {BIG}/; }}
+        location /upload/ {{ root {uploads}; dav_methods PUT; create_full_put_path on; client_max_body_size 0; }}
+        location /numbered/ {{ return 200 "{backend} $uri\n"; }}
         location / {{ return 200 "{backend}\n"; }}
     }}
 }}
@@ -122,7 +132,7 @@ pub(crate) fn usher(node: Host, options: &Options) -> String {
 
 [node]
 name = "{node}"
-interfaces = ["front", "back"]
+interfaces = {interfaces}
 xdp_mode = "{mode}"
 addresses = {addresses}
 socket = "{socket}"
@@ -134,6 +144,7 @@ listen = {listen}
 ttl = "1s"
 negative_ttl = "1s"
 "#,
+        interfaces = if options.forward.has_tunnel() { r#"["front"]"# } else { r#"["front", "back"]"# },
         mode = options.xdp_mode,
         addresses = list(addresses(node)),
         listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
@@ -143,6 +154,12 @@ negative_ttl = "1s"
     if options.forward == Forward::Nat {
         let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));
         let _ = write!(text, "\n[nat]\nsource = {source}\n");
+    }
+    if let (true, Host::Node(number)) = (options.forward.has_tunnel(), node) {
+        let _ = write!(text, "\n[tunnel]\nsource = {}\n", list(tunnel_sources(number).into_iter()));
+    }
+    if let Some(flows) = options.flows {
+        let _ = write!(text, "\n[flows]\nmax = {flows}\nudp_timeout = \"2s\"\n");
     }
     for peer in options.node_hosts().filter(|&peer| peer != node) {
         let _ = write!(text, "\n[[peer]]\nname = \"{peer}\"\naddresses = {}\n", list(addresses(peer)));
@@ -215,6 +232,15 @@ mod tests {
     fn direct_return_needs_no_source_and_keeps_the_port() {
         let text = usher(Host::Node(1), &Options { forward: Forward::DsrL2, ..Options::default() });
         assert!(!text.contains("[nat]"));
+        assert!(!text.contains("[tunnel]"));
         assert!(!text.contains("8080"));
+    }
+
+    #[test]
+    fn tunnels_have_sources_of_their_own_and_no_back_interface() {
+        let text = usher(Host::Node(2), &Options { forward: Forward::DsrGue, ..Options::default() });
+        assert!(text.contains("interfaces = [\"front\"]"));
+        assert!(text.contains("[tunnel]\nsource = [\"192.0.2.144/29\", \"2001:db8:11:2::/64\"]"));
+        assert!(text.contains("forward = \"dsr-gue\""));
     }
 }

@@ -131,7 +131,8 @@ impl Lab {
         command
             .env("PATH", binaries::search_path())
             .env("USHER_SOCKET", file(host, "usher.sock"))
-            .env("USHER_CONFIG", file(host, "usher.toml"));
+            .env("USHER_CONFIG", file(host, "usher.toml"))
+            .env("USHER_BACKEND_STATE", file(host, "usher-backend"));
         command
     }
 

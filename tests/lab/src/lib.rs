@@ -7,6 +7,9 @@
 //!                     └── back ───┴─────┴── backend1 … (nginx, UDP echo)
 //! ```
 //!
+//! With a tunnel (`dsr-ipip`, `dsr-gue`) the nodes are not in `back`: backends are behind the router. Backends
+//! that answer clients themselves are set up by `usher backend`.
+//!
 //! Every host is a network namespace `usher-HOST`; the bridges `front` and `back` stand in
 //! `usher-switch`. Addresses are the documentation ones, both families everywhere. What runs there
 //! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`].
@@ -18,8 +21,11 @@
 pub mod binaries;
 mod command;
 mod configs;
+mod connections;
+mod flood;
 mod host;
 mod lab;
+mod namespace;
 mod network;
 mod owner;
 mod pass;
@@ -29,13 +35,17 @@ mod skip;
 mod status;
 mod topology;
 mod traffic;
+mod transfer;
 mod wait;
 
 pub use command::Output;
+pub use connections::{Connection, Connections, Report};
+pub use flood::Flood;
 pub use host::Host;
 pub use lab::Lab;
 pub use skip::can_raise;
 pub use status::{Backend, Dns, DnsAddress, DnsName, Interface, LastCheck, Service, Status};
 pub use topology::{Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, XdpMode, ZONE};
 pub use traffic::{Answer, Stream, Tally};
+pub use transfer::STALL;
 pub use wait::until;

@@ -21,7 +21,10 @@ use crate::{
     host::Host,
     pass,
     process::end_all,
-    topology::{Forward, Net, Options, Port, address, ports, switch_port},
+    topology::{
+        BACK, Net, Options, Port, SPOOFED, SPOOFED_BITS, address, checking_address, ports, switch_port,
+        tunnel_sources,
+    },
 };
 
 /// Where iproute2 keeps files that replace those of /etc in a namespace.
@@ -41,10 +44,6 @@ const HOST_SETTINGS: &[(&str, &str)] = &[
 ];
 
 const ROUTER_SETTINGS: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
-
-/// A backend never answers for, nor announces, the nodes' addresses that it may hold on `lo`.
-const BACKEND_SETTINGS: &[(&str, &str)] =
-    &[("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
 
 /// The switch carries frames and takes part in nothing.
 const SWITCH_SETTINGS: &[(&str, &str)] =
@@ -129,9 +128,8 @@ fn change_switch(host: Host, line: impl Fn(&Port) -> String) -> Result<()> {
 fn configure_kernel(host: Host) -> Result<()> {
     let own = match host {
         Host::Router => ROUTER_SETTINGS,
-        Host::Backend(_) => BACKEND_SETTINGS,
         Host::Switch => SWITCH_SETTINGS,
-        Host::Client | Host::Resolver | Host::Node(_) => &[],
+        Host::Client | Host::Resolver | Host::Node(_) | Host::Backend(_) => &[],
     };
     let common = if host == Host::Switch { &[] } else { HOST_SETTINGS };
     let lines: Vec<_> =
@@ -196,7 +194,7 @@ fn prepare_node_ports(options: &Options) -> Result<()> {
 
 fn host_lines(host: Host, options: &Options) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned()];
-    for port in ports(host) {
+    for port in ports(host).into_iter().filter(|port| is_used(port, options)) {
         let name = port.net.interface();
         lines.push(format!("link set {name} up"));
         for pair in &port.addresses {
@@ -204,14 +202,52 @@ fn host_lines(host: Host, options: &Options) -> Vec<String> {
             lines.push(format!("address add {}/64 dev {name} nodad", pair.v6));
         }
     }
-    if matches!(host, Host::Backend(_)) && options.forward == Forward::DsrL2 {
-        for vip in options.node_hosts().filter_map(address) {
-            lines.push(format!("address add {}/32 dev lo", vip.v4));
-            lines.push(format!("address add {}/128 dev lo nodad", vip.v6));
-        }
+    // Backends that answer clients themselves need not send what the router throws away.
+    if matches!(host, Host::Router | Host::Backend(_)) {
+        lines.push(format!("route add blackhole {}/{}", SPOOFED.v4, SPOOFED_BITS.0));
+        lines.push(format!("route add blackhole {}/{}", SPOOFED.v6, SPOOFED_BITS.1));
     }
     lines.extend(default_routes(host));
+    if options.forward.has_tunnel() {
+        lines.extend(tunnel_lines(host, options));
+    }
     lines
+}
+
+/// With a tunnel, nodes are not in the backends' network, and reach it through the router.
+fn is_used(port: &Port, options: &Options) -> bool {
+    let apart = options.forward.has_tunnel() && port.net == Net::Back;
+    !(apart && matches!(port.host, Host::Node(_)))
+}
+
+/// What tunnels need: checks that leave from no service's address, and a way to where tunnel packets come
+/// from, for what the path says about them (ICMP).
+fn tunnel_lines(host: Host, options: &Options) -> Vec<String> {
+    let front = Net::Front.interface();
+    let routers = Net::Front.router().both();
+    match host {
+        Host::Node(number) => {
+            let own = checking_address(number);
+            let routes = BACK.iter().zip(routers).zip(own.both());
+            let routes =
+                routes.map(|((net, router), source)| format!("route add {net} via {router} src {source}"));
+            let addresses = [
+                format!("address add {}/24 dev {front}", own.v4),
+                format!("address add {}/64 dev {front} nodad", own.v6),
+            ];
+            addresses.into_iter().chain(routes).collect()
+        }
+        Host::Router => options
+            .node_hosts()
+            .filter_map(|node| match node {
+                Host::Node(number) => Some((number, address(node)?.both())),
+                _ => None,
+            })
+            .flat_map(|(number, addresses)| tunnel_sources(number).into_iter().zip(addresses))
+            .map(|(net, node)| format!("route add {net} via {node}"))
+            .collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Over the network that is nearest to the client.

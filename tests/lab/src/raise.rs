@@ -18,7 +18,7 @@ use crate::{
     lab::Lab,
     network,
     process::spawn,
-    topology::{Family, Forward, Options, Pair, address},
+    topology::{Family, Options, Pair, address, tunnel_sources},
     wait::until,
 };
 
@@ -55,8 +55,10 @@ pub(crate) fn clear() -> Result<()> {
 /// Every program of a lab and where it runs.
 pub(crate) fn programs(options: &Options) -> Vec<(Host, &'static str)> {
     let backends = options.backend_hosts().flat_map(|host| [(host, "nginx"), (host, binaries::UDP)]);
-    let nodes = options.node_hosts().filter(|_| options.run_usher).map(|host| (host, binaries::USHER));
-    [(Host::Resolver, "unbound")].into_iter().chain(nodes).chain(backends).collect()
+    let nodes = options.node_hosts().filter(|_| options.run_usher);
+    let direct = options.backend_hosts().filter(|_| options.forward.is_direct());
+    let ushers = nodes.chain(direct).map(|host| (host, binaries::USHER));
+    [(Host::Resolver, "unbound")].into_iter().chain(ushers).chain(backends).collect()
 }
 
 /// Starts usher on a node with the configuration that lies there.
@@ -95,6 +97,10 @@ fn start_all(lab: &Lab) -> Result<()> {
     let config = file(Host::Resolver, "unbound.conf");
     let unbound = lab.command(Host::Resolver, &["unbound", "-d", "-c", &config.to_string_lossy()]);
     spawn(unbound, &log(Host::Resolver, "unbound"))?;
+    if options.forward.is_direct() {
+        options.backend_hosts().try_for_each(|backend| set_up(lab, backend))?;
+        options.backend_hosts().try_for_each(|backend| wait_set_up(lab, backend))?;
+    }
     for backend in options.backend_hosts() {
         start_nginx(lab, backend)?;
         start_echo(lab, backend)?;
@@ -105,9 +111,31 @@ fn start_all(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Has `usher backend` make the host one that answers clients itself.
+fn set_up(lab: &Lab, backend: Host) -> Result<()> {
+    let options = lab.options();
+    let mut words: Vec<String> = ["usher", "backend", "run", "--interface", "back"].map(str::to_owned).into();
+    words.extend(["--forward".to_owned(), options.forward.to_string()]);
+    for vip in options.node_hosts().filter_map(address).flat_map(Pair::both) {
+        words.extend(["--vip".to_owned(), vip.to_string()]);
+    }
+    if options.forward.has_tunnel() {
+        let sources = (1..=options.nodes).flat_map(tunnel_sources);
+        words.extend(sources.flat_map(|source| ["--allow".to_owned(), source]));
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    spawn(lab.command(backend, &words), &log(backend, binaries::USHER))
+}
+
+fn wait_set_up(lab: &Lab, backend: Host) -> Result<()> {
+    until(&format!("{backend} is set up"), READY, || lab.run(backend, &["usher", "backend", "check"]))
+        .with_context(|| format!("{backend} is not ready{}", log_tail(backend, binaries::USHER)))?;
+    Ok(())
+}
+
 fn start_echo(lab: &Lab, backend: Host) -> Result<()> {
     let mut addresses: Vec<IpAddr> = lab.address(backend)?.both().to_vec();
-    if lab.options().forward == Forward::DsrL2 {
+    if lab.options().forward.is_direct() {
         addresses.extend(lab.options().node_hosts().filter_map(address).flat_map(Pair::both));
     }
     let (udp, name) = (binaries::find(binaries::UDP)?, backend.to_string());
@@ -157,6 +185,7 @@ fn write_files(options: &Options) -> Result<()> {
     }
     write(&file(Host::Resolver, "unbound.conf"), &configs::unbound(options))?;
     for backend in options.backend_hosts() {
+        create_folder(&configs::uploads(backend))?;
         write(&file(backend, "nginx.conf"), &configs::nginx(backend))?;
     }
     for node in options.node_hosts() {

@@ -23,6 +23,13 @@ pub const MAX_BACKENDS: u8 = 200;
 /// The client's addresses: .7 to .15 and ::7 to ::f; connections leave from the first.
 const CLIENT_NUMBERS: std::ops::RangeInclusive<u8> = 7..=15;
 
+/// Where floods pretend to come from: router and backends throw away what is for there.
+pub(crate) const SPOOFED: Pair =
+    Pair { v4: Ipv4Addr::new(198, 51, 100, 128), v6: Ipv6Addr::new(0x2001, 0xdb8, 0x8000, 0, 0, 0, 0, 0) };
+
+/// Prefix lengths of [`SPOOFED`].
+pub(crate) const SPOOFED_BITS: (u8, u8) = (25, 33);
+
 /// What a lab consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -36,11 +43,21 @@ pub struct Options {
     pub xdp_mode: XdpMode,
     /// Whether usher is started on the nodes; otherwise they are bare hosts.
     pub run_usher: bool,
+    /// Flows that the nodes' tables are to hold, and then UDP flows live for two seconds only, so that
+    /// what a flood leaves is soon gone. `None` leaves `[flows]` out.
+    pub flows: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { nodes: 2, backends: 3, forward: Forward::Nat, xdp_mode: XdpMode::Native, run_usher: true }
+        Options {
+            nodes: 2,
+            backends: 3,
+            forward: Forward::Nat,
+            xdp_mode: XdpMode::Native,
+            run_usher: true,
+            flows: None,
+        }
     }
 }
 
@@ -81,17 +98,31 @@ pub enum Forward {
     Nat,
     /// Only MAC addresses rewritten; backends hold the nodes' addresses and answer by themselves.
     DsrL2,
+    /// IP in IP to backends on another subnet, behind the router.
+    DsrIpip,
+    /// GUE to backends on another subnet, behind the router.
+    DsrGue,
 }
 
 impl Forward {
     /// Every way.
-    pub const ALL: [Forward; 2] = [Forward::Nat, Forward::DsrL2];
+    pub const ALL: [Forward; 4] = [Forward::Nat, Forward::DsrL2, Forward::DsrIpip, Forward::DsrGue];
+
+    /// Whether backends hold the nodes' addresses and answer clients themselves.
+    pub fn is_direct(self) -> bool {
+        self != Forward::Nat
+    }
+
+    /// Whether packets reach backends through a tunnel, and nodes are not in the backends' network.
+    pub fn has_tunnel(self) -> bool {
+        matches!(self, Forward::DsrIpip | Forward::DsrGue)
+    }
 
     /// The port on which the backends' web server is used.
     pub fn web_port(self) -> u16 {
         match self {
             Forward::Nat => 8080,
-            Forward::DsrL2 => 80,
+            Forward::DsrL2 | Forward::DsrIpip | Forward::DsrGue => 80,
         }
     }
 }
@@ -101,6 +132,8 @@ impl fmt::Display for Forward {
         f.write_str(match self {
             Forward::Nat => "nat",
             Forward::DsrL2 => "dsr-l2",
+            Forward::DsrIpip => "dsr-ipip",
+            Forward::DsrGue => "dsr-gue",
         })
     }
 }
@@ -290,6 +323,11 @@ pub(crate) fn ports(host: Host) -> Vec<Port> {
     }
 }
 
+/// All addresses of the client.
+pub(crate) fn client_addresses() -> Vec<Pair> {
+    ports(Host::Client).into_iter().flat_map(|port| port.addresses).collect()
+}
+
 /// The address of `host` that others know it by, in the network nearest to the client.
 pub(crate) fn address(host: Host) -> Option<Pair> {
     ports(host).first().and_then(|port| port.addresses.first().copied())
@@ -299,6 +337,21 @@ pub(crate) fn address(host: Host) -> Option<Pair> {
 pub(crate) fn back_address(host: Host) -> Option<Pair> {
     ports(host).iter().find(|port| port.net == Net::Back).and_then(|port| port.addresses.first().copied())
 }
+
+/// A node's address in front that is no service's: its checks leave from there where it is not in the back
+/// network.
+pub(crate) fn checking_address(node: u8) -> Pair {
+    Net::Front.pair(30 + node, 0x30 + u16::from(node))
+}
+
+/// Where a node's tunnel packets come from: its share of the front network, a /29, and a /64. Each as `ip`
+/// takes it.
+pub(crate) fn tunnel_sources(node: u8) -> [String; 2] {
+    [format!("192.0.2.{}/29", 128 + 8 * node), format!("2001:db8:11:{node}::/64")]
+}
+
+/// The networks of the backends, as `ip` takes them.
+pub(crate) const BACK: [&str; 2] = ["203.0.113.0/24", "2001:db8:2::/64"];
 
 #[cfg(test)]
 mod tests {

@@ -82,12 +82,19 @@ fn direct_return_backends_answer_from_the_node_address() -> Result<()> {
     if !can_raise() {
         return Ok(());
     }
-    let lab = Lab::up(&Options { forward: Forward::DsrL2, ..bare() })?;
-    for address in
-        [lab.address(Host::Node(2))?.v4.to_string(), format!("[{}]", lab.address(Host::Node(2))?.v6)]
-    {
-        let to = format!("{address}:7");
-        assert_eq!(lab.run(Host::Backend(1), &["usher-lab-udp", "ask", &to, "x"])?, "backend1 x\n");
+    for forward in [Forward::DsrL2, Forward::DsrIpip, Forward::DsrGue] {
+        let lab = Lab::up(&Options { forward, backends: 1, ..bare() })?;
+        lab.verify()?;
+        for address in
+            [lab.address(Host::Node(2))?.v4.to_string(), format!("[{}]", lab.address(Host::Node(2))?.v6)]
+        {
+            let to = format!("{address}:7");
+            assert_eq!(lab.run(Host::Backend(1), &["usher-lab-udp", "ask", &to, "x"])?, "backend1 x\n");
+        }
+        // Nodes reach backends, over the link or through the router.
+        for family in Family::ALL {
+            assert_eq!(web(&lab, Host::Node(1), 1, family)?, "backend1\n", "{forward}");
+        }
     }
     Ok(())
 }

@@ -205,7 +205,8 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
     let settings = world::settings_of(&mut image);
     settings.buckets = sizes.buckets;
     settings.nat_sets = sizes.nat_sets;
-    (settings.tcp_idle, settings.udp_idle) = (IDLE, IDLE);
+    settings.longest_idle = IDLE;
+    image.services.values_mut().for_each(|service| service.idle = IDLE);
     for number in 1..=BACKENDS {
         let mac = [2, 0, 0, 0, 1, number as u8];
         let backend = Backend {

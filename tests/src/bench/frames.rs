@@ -73,7 +73,8 @@ impl Frames {
 
 fn packet(case: Case, traffic: Traffic) -> Packet {
     let service = SocketAddr::new(case.vip(), PORT);
-    let flow = Flow { case, index: 0, client: SocketAddr::new(first_client(case), 0), service };
+    let client = SocketAddr::new(first_client(case), 0);
+    let flow = Flow { client, service, ..case.flow(0) };
     let payload = [b'u'; PAYLOAD];
     match traffic {
         Traffic::Known(_) => flow.from_client(flag::ACK, &payload),

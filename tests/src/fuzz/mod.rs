@@ -137,7 +137,7 @@ impl Run {
             4 => backend(image, number).hop = Hop::default(),
             5 => settings_of(image).reply_by_route ^= 1,
             6 => drop(image.tables.remove(&service)),
-            7 => settings_of(image).nat_source = [Address::NONE; 2],
+            7 => settings_of(image).nat_sources = Default::default(),
             8 => backend(image, number).mtu = 8 * u16::from(value),
             _ => {
                 let ports = settings_of(image);

@@ -23,7 +23,7 @@ fn there(flow: &Flow, id: u32) -> [Packet; 3] {
 }
 
 fn back(flow: &Flow, id: u32) -> [Packet; 3] {
-    parts(&flow.from_backend(1, flag::ACK, &PAYLOAD), id)
+    parts(&flow.from_backend(1, flag::PSH | flag::ACK, &PAYLOAD), id)
 }
 
 fn parts(packet: &Packet, id: u32) -> [Packet; 3] {

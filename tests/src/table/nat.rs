@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    Address, Backend, Entry, Forward, Hop, Reason,
+    Address, Backend, Entry, Forward, Hop, Reason, Settings,
     State::{Closing, New, Proven},
 };
 
@@ -15,8 +15,8 @@ use crate::{
     packet::{NatPorts, Packet, flag},
     run::nat_groups,
     world::{
-        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, addressed, backend, hop, settings,
-        settings_of,
+        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, addressed, backend, hop, nat_sources,
+        set_nat_groups, settings, settings_of,
     },
 };
 
@@ -125,9 +125,27 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         Scenario {
             id: scenario(case, "NAT without a source address of the family"),
             world: World::service(case, Forward::Nat)
-                .with(|image| settings_of(image).nat_source[usize::from(case.v6)] = Address::NONE),
+                .with(|image| settings_of(image).nat_sources[usize::from(case.v6)] = nat_sources(&[])),
             steps: vec![dropped(flow.opens(), Reason::NoNatSource)],
             after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "C36 several NAT source addresses: the group of ports tells the address too"),
+            world: World::service(case, Forward::Nat).with(|image| two_sources(case, settings_of(image))),
+            steps: {
+                let mut settings = settings();
+                two_sources(case, &mut settings);
+                let first = flows_in_groups(case, &settings, [0, 1]).next().expect("one of sixteen");
+                let second = flows_in_groups(case, &settings, [2, 3]).next().expect("one of sixteen");
+                let second = Flow { index: 1, nat: case.other_nat(), ..second };
+                let elsewhere = Flow { nat: case.nat(), ..second };
+                steps(
+                    both_ways(&[first, second], |packet, flow| nat(flow, packet.clone(), 1)),
+                    // The same port of the other address is another record's.
+                    [passed(elsewhere.answered_by(2), Reason::NotService)],
+                )
+            },
+            after: nat_flows(&[(Proven, 1), (Proven, 1)]),
         },
         Scenario {
             id: scenario(case, "C27 one client port, two services: two flows, two NAT ports, same backend"),
@@ -357,15 +375,27 @@ fn neighbours(case: Case) -> Vec<Flow> {
 
 /// Sixteen NAT ports in all.
 fn two_groups(case: Case) -> World {
-    World::service(case, Forward::Nat).with(|image| settings_of(image).nat_groups = 2)
+    World::service(case, Forward::Nat).with(|image| set_nat_groups(settings_of(image), 2))
 }
 
 /// Flows that look first into the first, then into the second of two groups.
 fn flows_with_groups(case: Case, count: usize) -> Vec<Flow> {
-    let settings = lb_common::Settings { nat_groups: 2, ..settings() };
-    let flow = |port| Flow { client: SocketAddr::new(case.client(0), port), ..case.flow(0) };
-    let fitting = (1_024..).map(flow).filter(|flow| nat_groups(&settings, &flow.opens()) == [0, 1]);
+    let mut settings = settings();
+    set_nat_groups(&mut settings, 2);
+    let fitting = flows_in_groups(case, &settings, [0, 1]);
     (0..count).zip(fitting).map(|(index, flow)| Flow { index, ..flow }).collect()
+}
+
+/// Flows of one client that may have their ports in these groups.
+fn flows_in_groups(case: Case, settings: &Settings, groups: [u16; 2]) -> impl Iterator<Item = Flow> {
+    let flow = move |port| Flow { client: SocketAddr::new(case.client(0), port), ..case.flow(0) };
+    (1_024..).map(flow).filter(move |flow| nat_groups(settings, &flow.opens()) == groups)
+}
+
+/// Two NAT source addresses with sixteen ports each: groups 0 and 1, and groups 2 and 3.
+fn two_sources(case: Case, settings: &mut Settings) {
+    settings.nat_sources[usize::from(case.v6)] = nat_sources(&[case.nat(), case.other_nat()]);
+    set_nat_groups(settings, 2);
 }
 
 /// A payload with which the checksum of a reply, as the client gets it, is zero: the checksum that it

@@ -285,7 +285,7 @@ fn large_frames(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
     let large: Vec<u8> = (0..6_000).map(|i| (i % 251) as u8).collect();
     let there = flow.from_client(flag::ACK, &large);
-    let back = flow.from_backend(1, flag::ACK, &large);
+    let back = flow.from_backend(1, flag::PSH | flag::ACK, &large);
     let world = World::service(case, Forward::Nat);
     vec![
         Scenario {

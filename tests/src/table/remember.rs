@@ -1,5 +1,7 @@
 //! The flow table: what is remembered of a flow, and for how long.
 
+use std::net::SocketAddr;
+
 use lb_common::{
     Forward, Reason,
     State::{Closing, New, Proven},
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     packet::flag,
-    world::{CLOSING_IDLE, Case, Flow, TCP_IDLE, UDP_IDLE, World, backend},
+    world::{CLOSING_IDLE, Case, Flow, TCP_IDLE, UDP_IDLE, World, backend, each_service},
 };
 
 /// For every family and protocol.
@@ -101,6 +103,26 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat(&again, flow.goes_on(), 2),
             ],
             after: After { idle: Some(idle), ..nat_flows(&[(New, 2)]) },
+        },
+        Scenario {
+            id: scenario(case, "C37 each service has an idle limit of its own"),
+            world: World::service(case, Forward::Nat)
+                .with_service(case, SocketAddr::new(case.vip(), 443), 2, Forward::Nat)
+                .with_backend(case, 3, 2)
+                .with_slots(2, 3)
+                .with(|image| each_service(image, |service| service.idle *= service.number as u16)),
+            steps: {
+                let other = Flow { index: 2, service: SocketAddr::new(case.vip(), 443), ..flow };
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    nat(&other, other.opens(), 3),
+                    new_flows_go_to(2),
+                    Step::Later(idle + 1),
+                    nat(&other, other.goes_on(), 3),
+                    nat(&again, flow.goes_on(), 2),
+                ]
+            },
+            after: After { idle: Some(idle), ..nat_flows(&[(New, 2), (New, 3)]) },
         },
         Scenario {
             id: scenario(

@@ -7,7 +7,10 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use usher_tests::{
     host::{AlignedFrame, HostTables},
     packet::NatPorts,
-    world::{BACKEND_PORT, Case, FRONT, TCP4, UDP4, World, hop, settings_of},
+    world::{
+        BACKEND_PORT, Case, FRONT, TCP4, UDP4, World, each_service, hop, nat_sources, set_nat_groups,
+        settings_of,
+    },
 };
 
 const SOURCE_ADDRESS: usize = 14 + 12;
@@ -51,7 +54,8 @@ fn clients(seed: u64, count: usize) -> Vec<Client> {
 fn flow_tables(flows: u32) -> HostTables {
     let world = World::service(TCP4, Forward::DsrL2).with(|image| {
         let settings = settings_of(image);
-        (settings.buckets, settings.tcp_idle, settings.closing_idle) = (buckets_for(flows), 10_000, 1_000);
+        (settings.buckets, settings.closing_idle) = (buckets_for(flows), 1_000);
+        each_service(image, |service| service.idle = 10_000);
     });
     HostTables::new(&world.image, buckets_for(flows), 1).unwrap()
 }
@@ -115,8 +119,10 @@ fn c38_a_flood_of_new_flows_drives_out_no_proven_ones() {
 fn nat_tables(flows: u32, backends: u16, groups: u16) -> HostTables {
     let world = World::service(UDP4, Forward::Nat).with(|image| {
         let settings = settings_of(image);
-        (settings.buckets, settings.udp_idle) = (buckets_for(flows), 10_000);
-        (settings.nat_sets, settings.nat_groups) = (sets_for(flows), groups);
+        settings.buckets = buckets_for(flows);
+        settings.nat_sets = sets_for(flows);
+        set_nat_groups(settings, groups);
+        each_service(image, |service| service.idle = 10_000);
     });
     let mut tables = HostTables::new(&world.image, buckets_for(flows), sets_for(flows)).unwrap();
     let model = tables.backends[1];
@@ -195,6 +201,19 @@ fn nat_uses_four_fifths_of_the_ports_towards_a_few_backends() {
     let share = share_with_port(&nat_tables(QUARTER, 3, GROUPS), flows as usize);
     println!("{flows} flows to 3 backends: {:.2} % find a port", share * 100.0);
     assert!(share >= 0.99, "{share}");
+}
+
+/// C36. One address has 64,512 ports at the most, and so has one backend.
+#[test]
+fn c36_three_source_addresses_carry_90000_connections_to_one_backend() {
+    const FLOWS: u32 = 90_000;
+    let mut tables = nat_tables(QUARTER, 1, 8_064);
+    let sources = [11, 12, 13].map(|last| IpAddr::from([203, 0, 113, last]));
+    tables.settings.nat_sources[0] = nat_sources(&sources);
+    set_nat_groups(&mut tables.settings, 8_064);
+    let share = share_with_port(&tables, FLOWS as usize);
+    println!("{FLOWS} flows to 1 backend: {:.2} % find a port", share * 100.0);
+    assert!(share >= 0.999, "{share}");
 }
 
 /// The clients' addresses that a template takes are IPv4's.

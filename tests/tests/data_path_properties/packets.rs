@@ -9,7 +9,8 @@ use usher_tests::{
     packet::{Endpoint, Ip, NatPorts, Packet, Port, Transport, flag},
     run::nat_groups,
     world::{
-        BUCKETS, Case, FRONT, Flow, NAT_SETS, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, settings_of,
+        BUCKETS, Case, FRONT, Flow, NAT_SETS, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, nat_sources,
+        set_nat_groups, settings_of,
     },
 };
 
@@ -194,8 +195,9 @@ impl Nat {
             .with(|image| {
                 let settings = settings_of(image);
                 settings.hash_key = hash_key(self.key);
-                settings.nat_source[usize::from(self.case.v6)] = Address::from(self.source);
-                (settings.nat_port_first, settings.nat_groups) = (self.first_port, self.groups);
+                settings.nat_sources[usize::from(self.case.v6)] = nat_sources(&[self.source]);
+                settings.nat_port_first = self.first_port;
+                set_nat_groups(settings, self.groups);
                 let backend = image.backends.get_mut(&1).unwrap();
                 backend.address = Address::from(self.backend.ip());
                 backend.port = self.backend.port().to_be_bytes();

@@ -12,8 +12,10 @@ mod configuration;
 mod crash;
 mod dns;
 mod explain;
+mod floods;
 mod nodes;
 mod own_traffic;
+mod path_mtu;
 mod support;
 mod traffic;
 mod udp;
@@ -36,7 +38,13 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     traffic::curl_by_name_over_ipv4_is_spread_over_backends_and_nodes,
     traffic::curl_by_name_over_ipv6_is_spread_over_backends_and_nodes,
     traffic::download_of_1_gib_over_ipv4_arrives_intact,
-    traffic::download_of_256_mib_over_ipv6_arrives_intact,
+    traffic::download_of_1_gib_over_ipv6_arrives_intact,
+    traffic::upload_of_256_mib_over_ipv4_arrives_intact,
+    traffic::upload_of_256_mib_over_ipv6_arrives_intact,
+    path_mtu::e53_download_over_ipv4_goes_on_when_the_path_narrows,
+    path_mtu::e53_download_over_ipv6_goes_on_when_the_path_narrows,
+    path_mtu::upload_over_ipv4_goes_on_when_the_path_narrows,
+    path_mtu::upload_over_ipv6_goes_on_when_the_path_narrows,
     traffic::wrk_with_64_connections_sees_no_error,
     traffic::wrk_with_a_new_connection_per_request_sees_no_error,
     udp::f63_every_datagram_is_answered_and_counted_once,
@@ -48,6 +56,10 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
 ];
+
+/// With tables that a flood fills.
+const SMALL: &[(&str, Body)] =
+    &checks![floods::c38_1000_connections_and_their_entries_outlive_floods_of_a_million_packets];
 
 /// What does not depend on the way of forwarding, and what only NAT has.
 const NAT: &[(&str, Body)] = &checks![
@@ -93,11 +105,18 @@ fn run(arguments: &Arguments) -> Conclusion {
     };
     let nat = Options::default();
     let dsr_l2 = Options { forward: Forward::DsrL2, ..Options::default() };
+    let dsr_ipip = Options { forward: Forward::DsrIpip, ..Options::default() };
+    let dsr_gue = Options { forward: Forward::DsrGue, ..Options::default() };
+    let small = |options: &Options| Options { flows: Some(floods::SMALL_TABLE), ..options.clone() };
     let bare = Options { run_usher: false, ..Options::default() };
     let trials = [
         lab("nat", BOTH_WAYS, &nat),
         lab("nat", NAT, &nat),
+        lab("nat", SMALL, &small(&nat)),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
+        lab("dsr_l2", SMALL, &small(&dsr_l2)),
+        lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),
+        lab("dsr_gue", BOTH_WAYS, &dsr_gue),
         lab("bare", BARE, &bare),
         crash::trials(),
     ];

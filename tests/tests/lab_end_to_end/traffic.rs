@@ -60,7 +60,7 @@ fn spread(lab: &Lab, family: Family) -> Result<()> {
     }
     let other_way = match lab.options().forward {
         Forward::Nat => "dsr_l2",
-        Forward::DsrL2 => "nat",
+        Forward::DsrL2 | Forward::DsrIpip | Forward::DsrGue => "nat",
     };
     ensure!(grown.by_reason[other_way] == 0, "{other_way} grew, which is not this service's way");
     Ok(())
@@ -71,6 +71,8 @@ fn reasons(lab: &Lab) -> &'static [(&'static str, u64)] {
     match lab.options().forward {
         Forward::Nat => &[("nat", PACKETS), ("nat_reply", REPLIES)],
         Forward::DsrL2 => &[("dsr_l2", PACKETS)],
+        Forward::DsrIpip => &[("dsr_ipip", PACKETS)],
+        Forward::DsrGue => &[("dsr_gue", PACKETS)],
     }
 }
 
@@ -107,8 +109,8 @@ pub(crate) fn download_of_1_gib_over_ipv4_arrives_intact(lab: &Lab) -> Result<()
     download(lab, Family::V4, 1 << 30)
 }
 
-pub(crate) fn download_of_256_mib_over_ipv6_arrives_intact(lab: &Lab) -> Result<()> {
-    download(lab, Family::V6, 256 << 20)
+pub(crate) fn download_of_1_gib_over_ipv6_arrives_intact(lab: &Lab) -> Result<()> {
+    download(lab, Family::V6, 1 << 30)
 }
 
 /// Compares every byte on the way in: nothing is kept.
@@ -122,6 +124,30 @@ fn download(lab: &Lab, family: Family, size: u64) -> Result<()> {
     let result = lab.run(Host::Client, &["sh", "-c", &script]);
     std::fs::remove_file(&file).with_context(|| format!("{}", file.display()))?;
     result.map(drop)
+}
+
+pub(crate) fn upload_of_256_mib_over_ipv4_arrives_intact(lab: &Lab) -> Result<()> {
+    upload(lab, Family::V4, 256 << 20)
+}
+
+pub(crate) fn upload_of_256_mib_over_ipv6_arrives_intact(lab: &Lab) -> Result<()> {
+    upload(lab, Family::V6, 256 << 20)
+}
+
+/// Where packets are encapsulated, full ones do not fit any more: the client must be told in time.
+fn upload(lab: &Lab, family: Family, size: u64) -> Result<()> {
+    let name = format!("upload-{family}");
+    let file = lab.big_file(&name, size)?;
+    let url = format!("http://www.example.test/upload/{name}");
+    let sent = file.to_string_lossy();
+    let upload = ["curl", "-sSf", family.flag(), "--max-time", "120", "-T", &sent, &url];
+    lab.run(Host::Client, &upload)?;
+    let arrived = lab.uploaded(&name)?;
+    lab.run(Host::Client, &["cmp", &sent, &arrived.to_string_lossy()])?;
+    for path in [&file, &arrived] {
+        std::fs::remove_file(path).with_context(|| format!("{}", path.display()))?;
+    }
+    Ok(())
 }
 
 pub(crate) fn wrk_with_64_connections_sees_no_error(lab: &Lab) -> Result<()> {

@@ -1,19 +1,21 @@
 //! The maps, and the library's view of them.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
-    btf_maps::{Array, ArrayOfMaps, LruHashMap, PerCpuArray, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
     helpers::generated::{
-        bpf_fib_lookup, bpf_jiffies64, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+        bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len,
     },
     macros::btf_map,
     programs::XdpContext,
 };
 use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Features, FragmentKey, FragmentPath, Handoff, Hop,
-    MAX_BACKENDS, MAX_SERVICES, NatSet, Reason, Service, ServiceKey, Settings, SlotTable, Trace, Word,
+    MAX_BACKENDS, MAX_SERVICES, NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, SlotTable,
+    SourceKey, Tokens, Trace, Word,
     flow::TICK_SHIFT,
     program,
     service::{PROBES, ServicePlace},
@@ -38,6 +40,9 @@ static JIFFY: u64 = 1_000_000;
 /// is one cache line.
 const MMAPABLE: usize = 1 << 10;
 
+/// BPF_F_NO_PREALLOC: elements are few, the limit is high.
+const NO_PREALLOC: usize = 1;
+
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
@@ -55,6 +60,16 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPath, 1> = LruHashMap::new
 /// The odd packet that a CPU is just treating; and the one that is explained.
 #[btf_map]
 pub static PACKETS: PerCpuArray<Packet, 2> = PerCpuArray::new();
+#[btf_map]
+pub static AFFINITY: Array<Bucket, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static DENY: LpmTrie<[u8; 16], u32, 1> = LpmTrie::new();
+#[btf_map]
+pub static SOURCES: LruHashMap<SourceKey, Tokens, 1> = LruHashMap::new();
+#[btf_map]
+pub static NEW_FLOWS: PerCpuArray<NewFlows, 1> = PerCpuArray::new();
+#[btf_map]
+pub static QUIC_IDS: HashMap<QuicKey, u32, MAX_BACKENDS, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = PerCpuArray::new();
 #[btf_map]
@@ -123,6 +138,47 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     #[inline(always)]
     fn nat_set(&self, index: u32) -> Option<&NatSet> {
         NAT.get(index)
+    }
+
+    #[inline(always)]
+    fn affinity_bucket(&self, index: u32) -> Option<&Bucket> {
+        AFFINITY.get(index)
+    }
+
+    #[inline(always)]
+    fn is_denied(&self, client: &Address) -> bool {
+        let query = DenyQuery { zero: 0, length: 128, client: *client };
+        // SAFETY: length and client lie behind each other, as in the packed key, which any address may hold.
+        let key =
+            unsafe { &*(&raw const query).byte_add(offset_of!(DenyQuery, length)).cast::<Key<[u8; 16]>>() };
+        DENY.get(key) == Some(&1)
+    }
+
+    #[inline(always)]
+    fn stores_new(&self, tick: u16, limit: u32) -> bool {
+        let Some(flows) = NEW_FLOWS.get_ptr_mut(0) else { return true };
+        // SAFETY: a per-CPU element; no other program runs on this CPU meanwhile.
+        unsafe { (*flows).admit(tick, limit) }
+    }
+
+    #[inline(always)]
+    fn take_token(&self, source: &SourceKey, rate: u32, burst: u32) -> bool {
+        let now = milliseconds();
+        // SAFETY: the element is one word; another source's, if it is given away meanwhile.
+        if let Some(tokens) = unsafe { SOURCES.get(source) } {
+            return tokens.take(now, rate, burst, DRY_RUN);
+        }
+        if !DRY_RUN {
+            // The token for this flow is taken. A table that is full of sources forgets one.
+            let _ = SOURCES.insert(source, Tokens::full(now, burst - 1), 0);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn quic_backend(&self, id: &QuicKey) -> Option<u16> {
+        // SAFETY: the element is one word.
+        unsafe { QUIC_IDS.get(id) }.map(|number| *number as u16)
     }
 
     #[inline(always)]
@@ -228,6 +284,22 @@ fn constant<T: Copy>(constant: *const T) -> T {
     // SAFETY: only called with pointers to the statics above; volatile, because the value is another one
     // when the program runs.
     unsafe { constant.read_volatile() }
+}
+
+/// The clock in milliseconds; it wraps.
+#[inline(always)]
+fn milliseconds() -> u32 {
+    // SAFETY: a helper without arguments (kernel 5.11, commit d05512618056).
+    (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32
+}
+
+/// A key of the deny list with four bytes before it, so that the address is aligned: the verifier refuses
+/// words on the stack that are not.
+#[repr(C)]
+struct DenyQuery {
+    zero: u32,
+    length: u32,
+    client: Address,
 }
 
 const AF_INET: u8 = 2;

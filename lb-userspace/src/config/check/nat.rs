@@ -2,7 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use super::reader::{Field, Reader};
+use lb_common::MAX_NAT_SOURCES;
+
+use super::reader::{Field, Reader, Seen};
 use crate::{
     config::{
         Nat, Reply,
@@ -22,12 +24,16 @@ pub(super) fn nat(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nat>
     let mut nat = Nat { source: Vec::new(), ports: PORTS, reply: Reply::LastHop };
     let Some(section) = reader.optional(root, "nat", section) else { return nat };
     let (key, section) = (section.key, section.value);
+    let mut seen = Seen::default();
     for field in reader.list(&key, "source", section.source, String::clone).unwrap_or_default() {
         let Some(address) = reader.address(&field) else { continue };
+        if !reader.unique(&mut seen, &field, address) {
+            continue;
+        }
         let family = Family::of(address);
-        if let Some(first) = nat.source.iter().find(|first| Family::of(**first) == family) {
-            let what = format!("is a second IP{family} address beside {first}");
-            reader.refuse(&field.key, what, "keep one per family");
+        if nat.source.iter().filter(|have| Family::of(**have) == family).count() == MAX_NAT_SOURCES {
+            let what = format!("is one IP{family} address more than {MAX_NAT_SOURCES}");
+            reader.refuse(&field.key, what, format!("keep {MAX_NAT_SOURCES} per family"));
         } else {
             nat.source.push(address);
         }

@@ -5,12 +5,13 @@ use std::{collections::HashSet, net::IpAddr};
 use toml::Spanned;
 
 use super::{
+    flows::{self, Written},
     health,
     reader::{Field, Reader, Seen},
 };
 use crate::{
     config::{
-        Backend, Forward, NodeAddress, Protocol, Service,
+        Backend, Flows, Forward, NodeAddress, Protocol, Quic, Service,
         file::{self, BackendAddress, List, Value},
         key::Key,
         shape::{form, list},
@@ -23,6 +24,7 @@ pub(super) fn services(
     root: &Key,
     services: Vec<Spanned<file::Service>>,
     node: &[NodeAddress],
+    flows: &Flows,
 ) -> Vec<Service> {
     if services.is_empty() {
         reader.refuse(
@@ -34,7 +36,7 @@ pub(super) fn services(
     let mut names = Seen::default();
     let services = services.into_iter().enumerate().filter_map(|(index, service)| {
         let field = reader.element(root, "service", index, service, |service| &service.name);
-        service_of(reader, field, &mut names, node)
+        service_of(reader, field, &mut names, node, flows)
     });
     services.collect()
 }
@@ -45,6 +47,7 @@ fn service_of(
     Field { key, value: service, .. }: Field<file::Service>,
     names: &mut Seen<String>,
     node: &[NodeAddress],
+    limits: &Flows,
 ) -> Option<Service> {
     let name = reader.required(&key, "name", service.name).and_then(|name| {
         reader.unique_name(names, &name, "service");
@@ -61,6 +64,16 @@ fn service_of(
     let forward = reader
         .optional(&key, "forward", service.forward)
         .map_or(Some(Forward::Nat), |forward| reader.choice(&forward, &Forward::ALL));
+    let usual = if protocol == Some(Protocol::Udp) { limits.udp_timeout } else { limits.tcp_timeout };
+    let written = Written {
+        idle_timeout: service.idle_timeout,
+        on_backend_down: service.on_backend_down,
+        hash: service.hash,
+        affinity: service.affinity,
+        rate_limit: service.rate_limit,
+        quic: service.quic,
+    };
+    let flows = flows::options(reader, &key, written, protocol, usual);
     if protocol == Some(Protocol::Udp) && service.check.is_none() {
         reader.warn(
             &key.child("check"),
@@ -69,7 +82,7 @@ fn service_of(
         );
     }
     let check = health::check(reader, &key, service.check);
-    let backends = backends(reader, &key, service.backend, port, forward);
+    let backends = backends(reader, &key, service.backend, port, forward, flows.quic);
     Some(Service {
         name: name?,
         dns_name,
@@ -77,6 +90,7 @@ fn service_of(
         port: port?,
         addresses,
         forward: forward?,
+        flows,
         check,
         backends,
     })
@@ -119,15 +133,16 @@ fn backends(
     backends: Vec<Spanned<file::Backend>>,
     port: Option<u16>,
     forward: Option<Forward>,
+    quic: Option<Quic>,
 ) -> Vec<Backend> {
     if backends.is_empty() {
         reader.refuse(&service.child("backend"), "is missing", format!("write {}", form("backend")));
     }
-    let (mut names, mut endpoints) = (Seen::default(), Seen::default());
+    let mut seen = SeenBackends::default();
     let mut checked = Vec::new();
     for (index, backend) in backends.into_iter().enumerate() {
         let field = reader.element(service, "backend", index, backend, |backend| &backend.name);
-        let Some(backend) = backend_of(reader, field, &mut names, &mut endpoints, port, forward) else {
+        let Some(backend) = backend_of(reader, field, &mut seen, port, forward, quic) else {
             continue;
         };
         checked.push(backend);
@@ -135,16 +150,24 @@ fn backends(
     checked
 }
 
+/// What no two backends of a service have in common.
+#[derive(Default)]
+struct SeenBackends {
+    names: Seen<String>,
+    endpoints: Seen<(IpAddr, u16)>,
+    server_ids: Seen<[u8; 8]>,
+}
+
 fn backend_of(
     reader: &mut Reader<'_>,
     Field { key, value: backend, .. }: Field<file::Backend>,
-    names: &mut Seen<String>,
-    endpoints: &mut Seen<(IpAddr, u16)>,
+    seen: &mut SeenBackends,
     service_port: Option<u16>,
     forward: Option<Forward>,
+    quic: Option<Quic>,
 ) -> Option<Backend> {
     let name = reader.required(&key, "name", backend.name).and_then(|name| {
-        reader.unique_name(names, &name, "backend");
+        reader.unique_name(&mut seen.names, &name, "backend");
         reader.name(&name)
     });
     let addresses = backend_addresses(reader, &key, backend.address);
@@ -173,11 +196,17 @@ fn backend_of(
         .map_or(Some(1), |weight| reader.whole(&weight, 0..=65_535, "use a share such as 1 or 100"));
     if let Some(port) = port {
         for field in &addresses {
-            reader.unique(endpoints, field, (field.value, port));
+            reader.unique(&mut seen.endpoints, field, (field.value, port));
         }
     }
     let addresses = addresses.into_iter().map(|field| field.value).collect();
-    Some(Backend { name: name?, addresses, port: port?, weight: weight? })
+    let place = backend.quic_server_id.as_ref().map(|id| Spanned::new(id.span(), ()));
+    let quic_server_id = flows::server_id(reader, &key, backend.quic_server_id, quic);
+    if let (Some(id), Some(place)) = (quic_server_id, place) {
+        let field = reader.take(key.child("quic_server_id"), place);
+        reader.unique(&mut seen.server_ids, &field, id);
+    }
+    Some(Backend { name: name?, addresses, port: port?, weight: weight?, quic_server_id })
 }
 
 /// At most one address per family.

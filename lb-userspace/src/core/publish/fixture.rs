@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     config::{
-        AllDown, Backend, Check, CheckKind, Config, Dns, Flows, Forward, Nat, Node, NodeAddress, Peer,
-        PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node, NodeAddress,
+        Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -32,12 +32,14 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         port,
         addresses: vips.map(ip).to_vec(),
         forward: Forward::Nat,
+        flows: FlowOptions::new(Duration::from_secs(60)),
         check: Check { kind: CheckKind::Tcp, port: None, timing },
         backends: vec![Backend {
             name: "backend1".into(),
             addresses: families.iter().copied().map(ip).collect(),
             port,
             weight: 1,
+            quic_server_id: None,
         }],
     };
     let both: &[&str] = &["203.0.113.21", "2001:db8:2::21"];
@@ -62,7 +64,10 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             tcp_timeout: Duration::from_secs(60),
             udp_timeout: Duration::from_secs(60),
             closing_timeout: Duration::from_secs(60),
+            affinity: 1000,
+            new_per_second: 0,
         },
+        defence: None,
         dns: Some(Dns {
             listen: Vec::new(),
             zone: "example.test".into(),

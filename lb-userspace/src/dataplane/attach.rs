@@ -1,0 +1,120 @@
+//! Attaching an XDP program to interfaces.
+
+use std::{error::Error, io};
+
+use aya::programs::{ProgramError, Xdp, XdpMode as AyaMode, xdp::XdpLinkId};
+
+use super::DataplaneError;
+use crate::config::XdpMode;
+
+/// An interface that has the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// How the program runs there.
+    pub mode: AttachedMode,
+    /// Where [`XdpMode::Auto`] fell back to generic mode: the interface that forced it, and why. Otherwise
+    /// empty.
+    pub why_not_native: String,
+}
+
+/// How the program runs on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttachedMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic path.
+    Generic,
+}
+
+impl AttachedMode {
+    /// The word in status and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AttachedMode::Native => "native",
+            AttachedMode::Generic => "generic",
+        }
+    }
+}
+
+/// Attaches a loaded program to all of these interfaces, or to none.
+///
+/// All get the same mode; with [`XdpMode::Auto`] one interface that refuses native mode makes all of them
+/// generic.
+pub(super) fn attach(
+    program: &mut Xdp,
+    name: &'static str,
+    interfaces: &[String],
+    mode: XdpMode,
+) -> Result<Vec<Attached>, DataplaneError> {
+    let (mode, why_not_native) = match mode {
+        XdpMode::Native => (attach_all(program, name, interfaces, AttachedMode::Native)?, String::new()),
+        XdpMode::Generic => (attach_all(program, name, interfaces, AttachedMode::Generic)?, String::new()),
+        XdpMode::Auto => match attach_all(program, name, interfaces, AttachedMode::Native) {
+            Ok(mode) => (mode, String::new()),
+            Err(DataplaneError::Attach { interface, source, .. }) => {
+                let why = format!("no native XDP on {interface}: {}", innermost(&source));
+                (attach_all(program, name, interfaces, AttachedMode::Generic)?, why)
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    let attached = |interface: &String| Attached {
+        interface: interface.clone(),
+        mode,
+        why_not_native: why_not_native.clone(),
+    };
+    Ok(interfaces.iter().map(attached).collect())
+}
+
+/// On an error the program is on none of them.
+fn attach_all(
+    program: &mut Xdp,
+    name: &'static str,
+    interfaces: &[String],
+    mode: AttachedMode,
+) -> Result<AttachedMode, DataplaneError> {
+    let mut links = Vec::new();
+    for interface in interfaces {
+        match attach_as(program, interface, mode) {
+            Ok(link) => links.push(link),
+            Err(error) => {
+                for link in links {
+                    program.detach(link).map_err(|source| DataplaneError::Program { name, source })?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(mode)
+}
+
+fn attach_as(program: &mut Xdp, interface: &str, mode: AttachedMode) -> Result<XdpLinkId, DataplaneError> {
+    let aya_mode = match mode {
+        AttachedMode::Native => AyaMode::Driver,
+        AttachedMode::Generic => AyaMode::Skb,
+    };
+    program.attach(interface, aya_mode).map_err(|source| {
+        let interface = interface.to_owned();
+        match is_occupied(&source) {
+            true => DataplaneError::Occupied { interface },
+            false => DataplaneError::Attach { interface, mode: mode.as_str(), source },
+        }
+    })
+}
+
+/// Whether the interface has an XDP program already: EBUSY, or EEXIST from drivers that tell modes apart.
+fn is_occupied(error: &ProgramError) -> bool {
+    let error = innermost(error).downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    matches!(error, Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// The cause of all causes.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause
+}
