@@ -1,7 +1,7 @@
 //! Loading the object into the kernel.
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{MapData, ProgramArray},
     programs::{ProgramInfo, Xdp},
 };
@@ -75,6 +75,8 @@ impl Dataplane {
     /// Loads the object with tables of these sizes and these features. Nothing is attached yet.
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
         let mut ebpf = EbpfLoader::new()
+            // Why a program is refused, but not every instruction on the way there: that takes Linux 6.1 minutes.
+            .verifier_log_level(VerifierLogLevel::STATS)
             .override_global(Features::SYMBOL, &features.0, true)
             .override_global(constants::SERVICE_BITS, &sizes.service_bits, true)
             .override_global(constants::JIFFY, &clock::jiffy(), true)
