@@ -38,6 +38,15 @@ impl Features {
     pub const RATE_LIMIT: Features = Features(1 << 10);
     /// Services that follow QUIC connection ids.
     pub const QUIC: Features = Features(1 << 11);
+    /// Sending packets to the daemon, as they come in and as they leave; switched on while it is wanted. The
+    /// last bit, because it is no part of a configuration.
+    pub const CAPTURE: Features = Features(1 << 63);
+
+    /// These features but for those.
+    #[inline(always)]
+    pub const fn without(self, other: Features) -> Features {
+        Features(self.0 & !other.0)
+    }
 
     /// Whether all features of `other` are in this set.
     #[inline(always)]

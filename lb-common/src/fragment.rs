@@ -40,9 +40,9 @@ pub struct FragmentPath {
     pub destination: Address,
     /// Where it went.
     pub hop: Hop,
-    /// Number of the service; 0 for an answer under NAT.
+    /// Number of the service; 0 when the packet belongs to none.
     pub service: u32,
-    /// Number of the backend; 0 for an answer under NAT.
+    /// Number of the backend that gets the packet, or that answers; 0 when there is none.
     pub backend: u16,
     /// When.
     pub tick: u16,

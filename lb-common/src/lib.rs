@@ -10,6 +10,7 @@ pub mod address;
 pub mod backend;
 pub mod bench;
 pub mod budget;
+pub mod capture;
 pub mod constants;
 pub mod decap;
 pub mod defence;
@@ -102,6 +103,15 @@ pub mod map {
     pub const BUDGETS: &str = "BUDGETS";
     /// One [`Trace`](crate::Trace), written by the explain program only.
     pub const TRACE: &str = "TRACE";
+    /// One [`Filter`](crate::capture::Filter).
+    pub const CAPTURE_FILTER: &str = "CAPTURE_FILTER";
+    /// One [`Record`](crate::capture::Record) per CPU, under construction.
+    pub const CAPTURE_RECORD: &str = "CAPTURE_RECORD";
+    /// Captured packets on their way to the daemon: a ring of [`RecordHead`](crate::capture::RecordHead)s
+    /// and bytes.
+    pub const CAPTURE_RING: &str = "CAPTURE_RING";
+    /// Packets that found no room in the ring, per CPU.
+    pub const CAPTURE_LOST: &str = "CAPTURE_LOST";
 }
 
 /// Names of the programs in the object.

@@ -25,7 +25,9 @@ pub fn follow<T: Tables>(
     };
     outcome.service = path.service;
     outcome.backend = path.backend;
-    outcome.length = packet.length;
+    if !path.is(Reason::NatReply) {
+        outcome.length = packet.length;
+    }
     outcome.known = true;
     let reason = if path.is(Reason::Nat) {
         translated(frame, packet, &path)?;

@@ -49,13 +49,13 @@ pub struct Outcome {
     pub interface: u32,
     /// Number of the service; 0 when the packet belongs to none.
     pub service: u32,
-    /// Number of the flow's backend; 0 when it has none.
+    /// Number of the flow's backend: the one that gets the packet, or that answers; 0 when there is none.
     pub backend: u16,
     /// Maglev slot; [`Trace::NO_SLOT`] when none was looked at.
     pub slot: u32,
     /// Whether the flow table knew the flow.
     pub known: bool,
-    /// Length of the IP packet in bytes, as it came.
+    /// Length of a client's IP packet in bytes, as it came; 0 for a backend's answer.
     pub length: u16,
     /// The longest IP packet in bytes that would not have been [`Reason::TooBig`]; 0 for other reasons.
     pub mtu: u16,
@@ -85,7 +85,8 @@ impl Outcome {
                 | Reason::ViaKernel
                 | Reason::IcmpToBackend
         );
-        if sent && self.backend != 0 { Some(self.backend) } else { None }
+        let from_client = self.length != 0;
+        if sent && from_client && self.backend != 0 { Some(self.backend) } else { None }
     }
 
     /// The outcome for the program for answers.
@@ -201,7 +202,7 @@ fn treat<T: Tables, const ODD: bool>(
         if !tables.features().has(Features::NAT) {
             return Err(Reason::NotService);
         }
-        return Ok((nat::reply::<T, ODD>(frame, packet, ingress, tables)?, Reason::NatReply));
+        return Ok((nat::reply::<T, ODD>(frame, packet, ingress, tables, outcome)?, Reason::NatReply));
     };
     outcome.service = service.number;
     outcome.length = packet.length;

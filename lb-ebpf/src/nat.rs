@@ -9,7 +9,7 @@ use lb_common::{
 };
 
 use crate::{
-    Frame,
+    Frame, Outcome,
     flow_table::{self, Found, Place},
     parse::{Packet, TCP, TcpFlags},
     select::{Choice, is_lost},
@@ -60,11 +60,13 @@ pub fn reply<T: Tables, const ODD: bool>(
     packet: &Packet,
     ingress: u32,
     tables: &T,
+    outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
-    let Waiting { word, record, entry, tuple, hop, is_lost } = waiting(packet, tables)?;
+    let Waiting { word, record, entry, service, is_lost, tuple, hop } = waiting(packet, tables)?;
     if !ODD && hop.vlan() != 0 {
         return Err(Reason::Odd);
     }
+    (outcome.service, outcome.backend, outcome.known) = (service, entry.backend(), true);
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
@@ -99,6 +101,8 @@ pub struct Waiting<'a> {
     word: &'a Word,
     record: &'a NatRecord,
     entry: Entry,
+    /// Number of the service.
+    service: u32,
     /// The backend is down, and the packet is to be refused.
     is_lost: bool,
     /// The client's side of it.
@@ -141,7 +145,7 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
     }
     let hop = if settings.reply_by_route != 0 { Hop::default() } else { last_hop };
     let is_lost = tables.features().has(Features::RESET_LOST) && is_lost(backend, packet);
-    Ok(Waiting { word, record, entry, is_lost, tuple, hop })
+    Ok(Waiting { word, record, entry, service: backend.service, is_lost, tuple, hop })
 }
 
 /// How a flow's packets look between the node and its backend, if they are translated already.

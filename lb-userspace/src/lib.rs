@@ -2,11 +2,13 @@
 //!
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
 //! (`cli`, `daemon`, `probe`, `dataplane`, `net`, `dns`, `api`) call the pure [`core`]; nothing in `core`
-//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`] and [`explain`] are what the
-//! control socket says, as data. [`backend`] is `usher backend`, for the hosts behind the nodes.
+//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`], [`explain`], [`flows`] and
+//! [`capture`] are what the control socket says, as data. [`backend`] is `usher backend`, for the hosts behind
+//! the nodes.
 
 pub mod api;
 pub mod backend;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod core;
@@ -14,6 +16,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod dns;
 pub mod explain;
+pub mod flows;
 pub mod net;
 pub mod probe;
 pub mod status;

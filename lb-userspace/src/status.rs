@@ -39,6 +39,8 @@ pub struct Status {
     pub dns: Option<Dns>,
     /// The data path's flow table.
     pub flow_table: FlowTable,
+    /// What the data path's maps take.
+    pub memory: Memory,
     /// Packets by reason, every reason, zeros too.
     pub packets: BTreeMap<String, u64>,
     /// The part of `packets` whose reason drops, zeros too.
@@ -85,6 +87,8 @@ pub struct Service {
     pub forward: Forward,
     /// Flows in the flow table now, all backends together.
     pub flows: u64,
+    /// Its packets by reason, every reason, zeros too.
+    pub packets: BTreeMap<String, u64>,
     /// One entry per backend and family, in the configuration's order.
     pub backends: Vec<Backend>,
 }
@@ -280,6 +284,17 @@ pub struct FlowTable {
     pub proven: u64,
     /// Saw FIN or RST.
     pub closing: u64,
+}
+
+/// Bytes of kernel memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Of the flow table.
+    pub flow_table: u64,
+    /// Of the NAT records.
+    pub nat: u64,
+    /// Of everything else: services, Maglev tables, backends, counters.
+    pub other: u64,
 }
 
 /// A duration in whole milliseconds; what does not fit becomes the greatest number.

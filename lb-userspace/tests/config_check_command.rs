@@ -41,6 +41,7 @@ fn a_good_file_is_summed_up() {
         "node node1: 192.0.2.11, 2001:db8:1::11 on front, back; 1 peer\n\
          zone example.test: 2 listening addresses\n\
          service web: tcp port 80 on 2 addresses, 2 backends\n\
+         service h3: udp port 443 on 2 addresses, 1 backend\n\
          OK: usher.toml: not compared with this host\n"
     );
     assert_eq!((err.as_str(), code), ("", success()));

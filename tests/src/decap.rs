@@ -90,29 +90,29 @@ pub fn inner(to: IpAddr, class: u8, payload: &[u8]) -> (Vec<u8>, bool) {
             PacketBuilder::ipv4(source.octets(), destination.octets(), 63)
                 .udp(40_000, 80)
                 .write(&mut packet, payload)
-                .unwrap()
+                .unwrap();
         }
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             PacketBuilder::ipv6(source.octets(), destination.octets(), 63)
                 .udp(40_000, 80)
                 .write(&mut packet, payload)
-                .unwrap()
+                .unwrap();
         }
         _ => panic!("mixed families"),
     }
-    (with_class(packet, class), v6)
+    (with_class(&packet, class), v6)
 }
 
 /// The packet with another DSCP and ECN, its checksum made anew by etherparse.
-pub fn with_class(packet: Vec<u8>, class: u8) -> Vec<u8> {
+pub fn with_class(packet: &[u8], class: u8) -> Vec<u8> {
     if packet[0] >> 4 == 4 {
-        let (mut ip, rest) = Ipv4Header::from_slice(&packet).unwrap();
+        let (mut ip, rest) = Ipv4Header::from_slice(packet).unwrap();
         ip.dscp = (class >> 2).try_into().unwrap();
         ip.ecn = (class & 3).try_into().unwrap();
         ip.header_checksum = ip.calc_header_checksum();
         return [&ip.to_bytes()[..], rest].concat();
     }
-    let (mut ip, rest) = Ipv6Header::from_slice(&packet).unwrap();
+    let (mut ip, rest) = Ipv6Header::from_slice(packet).unwrap();
     ip.traffic_class = class;
     [&ip.to_bytes()[..], rest].concat()
 }
@@ -209,7 +209,7 @@ impl Outer {
 
     /// The frame that is left when it is unpacked, its inner packet with this DSCP and ECN.
     pub fn unpacked(&self, class: u8) -> Vec<u8> {
-        let inner = with_class(self.inner.0.clone(), class);
+        let inner = with_class(&self.inner.0, class);
         [link(self.vlan, self.inner.1), inner, vec![0; self.padding]].concat()
     }
 }

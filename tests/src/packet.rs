@@ -42,7 +42,8 @@ impl From<SocketAddr> for Endpoint {
 }
 
 impl Endpoint {
-    fn port(&self, nat_ports: &NatPorts) -> u16 {
+    /// The port as its number.
+    pub fn port(&self, nat_ports: &NatPorts) -> u16 {
         match self.port {
             Port::Number(number) => number,
             Port::Nat(flow) => nat_ports[&flow],

@@ -59,9 +59,9 @@ pub enum Frame {
 
 /// A frame that depends on the NAT ports which flows were given.
 #[derive(Clone)]
-pub struct Made(Rc<MakeFrame>);
+pub struct Made(Rc<Make>);
 
-type MakeFrame = dyn Fn(&NatPorts) -> Vec<u8>;
+type Make = dyn Fn(&NatPorts) -> Vec<u8>;
 
 impl Made {
     /// The frame that this function makes.

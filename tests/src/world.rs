@@ -33,7 +33,7 @@ pub const NAT_SETS: u32 = 256;
 /// Size of the table of clients' backends.
 pub const AFFINITY_BUCKETS: u32 = 16;
 /// What is configured.
-pub const FEATURES: Features = Features(u64::MAX);
+pub const FEATURES: Features = Features(u64::MAX).without(Features::CAPTURE);
 /// First fragments that are remembered.
 pub const FRAGMENTS: u32 = 1_024;
 /// Highest service number.

@@ -77,8 +77,11 @@ fn serves(lab: &Lab, mode: XdpMode) -> Result<()> {
     for interface in &before.interfaces {
         ensure!(interface.xdp_mode == expected, "{} runs {:?}", interface.name, interface.xdp_mode);
     }
-    let (found, ports) = (attached(lab, shown)?, before.interfaces.len());
-    ensure!(found == ports, "the kernel shows `{shown}` on {found} interfaces, not {ports}");
+    let count = before.interfaces.len();
+    ensure!(
+        attached(lab, shown)? == count,
+        "the kernel shows `{shown}` otherwise than on {count} interfaces"
+    );
     for family in Family::ALL {
         requests(lab, family)?;
         download(lab, family)?;

@@ -34,7 +34,11 @@ enum Verb {
     /// Install what building and testing need, and is missing
     Setup,
     /// Build the XDP program's object
-    BuildEbpf,
+    BuildEbpf {
+        /// Another one that logs every decision, for developers; the ordinary one stays
+        #[arg(long)]
+        debug_log: bool,
+    },
     /// Raise, use and remove the lab: clients, nodes and servers in network namespaces
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -77,7 +81,8 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Setup => setup::setup(),
-        Verb::BuildEbpf => build_ebpf::build_ebpf(),
+        Verb::BuildEbpf { debug_log: false } => build_ebpf::build_ebpf(),
+        Verb::BuildEbpf { debug_log: true } => build_ebpf::build_with_log(),
         Verb::Lab(verb) => lab::lab(&verb),
         Verb::Demo => demo::demo(),
         Verb::Test { kernels: false } => test::test(),

@@ -7,15 +7,23 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::ErrorBody;
 use crate::{
+    capture::CaptureQuery,
     explain::{ExplainQuery, Explanation},
+    flows::{Flows, FlowsQuery},
     status::Status,
 };
 
@@ -51,6 +59,38 @@ impl Client {
         self.request(Method::POST, "/v1/explain", body.into()).await
     }
 
+    /// Which flows there are.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, refuses or answers with something else.
+    pub async fn flows(&self, query: &FlowsQuery) -> Result<Flows, ClientError> {
+        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/flows", body.into()).await
+    }
+
+    /// Packets as they come and go. Dropping the stream ends the capture.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn capture(&self, query: &CaptureQuery) -> Result<Stream, ClientError> {
+        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
+        let (mut sender, connection) = self.connect().await?;
+        // The connection moves bytes only while it is polled; the stream ends it.
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let request = request(Method::POST, "/v1/capture", body.into())?;
+        let failed = |source| ClientError::Http { socket: self.socket.clone(), source };
+        let answer = timeout(TIMEOUT, sender.send_request(request));
+        let response = answer
+            .await
+            .map_err(|_| ClientError::Timeout { socket: self.socket.clone() })?
+            .map_err(failed)?;
+        if response.status().is_success() {
+            return Ok(Stream { socket: self.socket.clone(), body: response.into_body(), _driver: driver });
+        }
+        let status = response.status();
+        Err(refusal(status, &response.into_body().collect().await.map_err(failed)?.to_bytes()))
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -63,11 +103,7 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&answer).map_err(|source| ClientError::Json { source });
         }
-        let message = match serde_json::from_slice::<ErrorBody>(&answer) {
-            Ok(body) => body.error,
-            Err(_) => format!("HTTP status {status}"),
-        };
-        Err(ClientError::Refused { status: status.as_u16(), message })
+        Err(refusal(status, &answer))
     }
 
     async fn exchange(
@@ -76,20 +112,9 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) = self.connect().await?;
         let failed = |source| ClientError::Http { socket: self.socket.clone(), source };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(path)
-            // HTTP/1.1 requires a host; a Unix socket has none.
-            .header(header::HOST, "usher")
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::CONNECTION, "close")
-            .body(Full::new(body))
-            .map_err(|source| ClientError::Request { source })?;
+        let request = request(method, path, body)?;
         let answer = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();
@@ -98,6 +123,65 @@ impl Client {
         // The connection moves bytes only while it is polled; what ends it also ends the answer.
         let (answer, _) = tokio::join!(answer, connection);
         answer.map_err(failed)
+    }
+
+    async fn connect(&self) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Connect { socket: self.socket.clone(), source })?;
+        let failed = |source| ClientError::Http { socket: self.socket.clone(), source };
+        http1::handshake(TokioIo::new(stream)).await.map_err(failed)
+    }
+}
+
+/// What moves a connection's bytes.
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
+    hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        // HTTP/1.1 requires a host; a Unix socket has none.
+        .header(header::HOST, "usher")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONNECTION, "close")
+        .body(Full::new(body))
+        .map_err(|source| ClientError::Request { source })
+}
+
+/// What an answer that is no success says.
+fn refusal(status: StatusCode, answer: &[u8]) -> ClientError {
+    let message = match serde_json::from_slice::<ErrorBody>(answer) {
+        Ok(body) => body.error,
+        Err(_) => format!("HTTP status {status}"),
+    };
+    ClientError::Refused { status: status.as_u16(), message }
+}
+
+/// An answer that comes piece by piece.
+pub struct Stream {
+    socket: PathBuf,
+    body: Incoming,
+    _driver: AbortOnDropHandle<hyper::Result<()>>,
+}
+
+impl Stream {
+    /// The next piece; `None` at the end. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// When the daemon breaks off.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            match self.body.frame().await.transpose() {
+                Ok(None) => return Ok(None),
+                // Other frames are trailers, which say nothing here.
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(piece) => return Ok(Some(piece)),
+                    Err(_) => continue,
+                },
+                Err(source) => return Err(ClientError::Http { socket: self.socket.clone(), source }),
+            }
+        }
     }
 }
 

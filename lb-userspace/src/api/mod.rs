@@ -7,9 +7,11 @@
 //! | --- | --- |
 //! | `GET /v1/status` | a [`Status`] |
 //! | `POST /v1/explain` with an [`ExplainQuery`] | an [`Explanation`] |
+//! | `POST /v1/flows` with a [`FlowsQuery`] | [`Flows`] |
+//! | `POST /v1/capture` with a [`CaptureQuery`] | pcapng, until there were enough packets or the client leaves |
 //!
-//! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query
-//! or one that no packet can be, 404 and 405 for what does not exist, 500 when the daemon tried and
+//! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query,
+//! that no packet can be, or that names what is not there, 404 and 405 for what does not exist, 409 while another has it, 500 when the daemon tried and
 //! failed, 503 when it is stopping, 504 when its loop does not answer.
 
 mod client;
@@ -17,15 +19,18 @@ mod server;
 mod socket;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, Stream},
     server::serve,
     socket::{BindError, ControlSocket},
 };
 use crate::{
+    capture::CaptureQuery,
     explain::{ExplainQuery, Explanation},
+    flows::{Flows, FlowsQuery},
     status::Status,
 };
 
@@ -37,6 +42,24 @@ pub enum Request {
     Status(oneshot::Sender<Result<Status, String>>),
     /// What would happen to a flow. An `Err` says, for people, why the data path could not be asked.
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
+    /// Which flows there are.
+    Flows(FlowsQuery, oneshot::Sender<Result<Flows, Refusal>>),
+    /// Packets as they come and go: a pcapng file piece by piece. Dropping it ends the capture.
+    Capture(CaptureQuery, oneshot::Sender<Result<mpsc::Receiver<Vec<u8>>, Refusal>>),
+}
+
+/// Why the daemon does not do what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The question names what is not there.
+    #[error("{0}")]
+    Unknown(String),
+    /// Somebody else has it.
+    #[error("{0}")]
+    Taken(String),
+    /// It was tried in vain.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The body of every answer that is not a success.

@@ -1,11 +1,12 @@
 //! The routes, and the way from a request to the daemon loop and back.
 
-use std::{fs, future::Future, io, time::Duration};
+use std::{convert::Infallible, fs, future::Future, io, time::Duration};
 
 use axum::{
     Json, Router,
+    body::{Body, Bytes},
     extract::{State, rejection::JsonRejection},
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -15,9 +16,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlSocket, ErrorBody, Request};
+use super::{ControlSocket, ErrorBody, Refusal, Request};
 use crate::{
+    capture::CaptureQuery,
     explain::{ExplainQuery, Explanation, MixedFamilies},
+    flows::{Flows, FlowsQuery},
     status::Status,
 };
 
@@ -61,10 +64,15 @@ pub async fn serve(
     }
 }
 
+/// What may be asked, for whoever asks for something else.
+const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows and POST /v1/capture";
+
 fn router(requests: mpsc::Sender<Request>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/explain", post(explain))
+        .route("/v1/flows", post(flows))
+        .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
         .with_state(Daemon { requests, patience: LOOP_TIMEOUT })
@@ -82,6 +90,27 @@ async fn explain(
     query.check()?;
     let answer = daemon.ask(|reply| Request::Explain(query, reply)).await?;
     answer.map(Json).map_err(Problem::Failed)
+}
+
+async fn flows(
+    State(daemon): State<Daemon>,
+    query: Result<Json<FlowsQuery>, JsonRejection>,
+) -> Result<Json<Flows>, Problem> {
+    let Json(query) = query?;
+    Ok(Json(daemon.ask(|reply| Request::Flows(query, reply)).await??))
+}
+
+async fn capture(
+    State(daemon): State<Daemon>,
+    query: Result<Json<CaptureQuery>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let Json(query) = query?;
+    let pieces = daemon.ask(|reply| Request::Capture(query, reply)).await??;
+    let stream = futures_util::stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.recv().await?;
+        Some((Ok::<_, Infallible>(Bytes::from(piece)), pieces))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-pcapng")], Body::from_stream(stream)).into_response())
 }
 
 /// The way to the daemon loop.
@@ -106,14 +135,16 @@ impl Daemon {
 /// Why a request has no answer.
 #[derive(Debug, Error)]
 enum Problem {
-    #[error("no such path; there are GET /v1/status and POST /v1/explain")]
+    #[error("no such path; there are {PATHS}")]
     NoSuchPath,
-    #[error("this path takes another method; there are GET /v1/status and POST /v1/explain")]
+    #[error("this path takes another method; there are {PATHS}")]
     NoSuchMethod,
     #[error("{}", .0.body_text())]
     Body(#[from] JsonRejection),
     #[error(transparent)]
     Query(#[from] MixedFamilies),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("{0}")]
     Failed(String),
     #[error("the daemon is stopping")]
@@ -130,7 +161,9 @@ impl Problem {
             // axum tells syntax (400), type of content (415) and missing fields (422) apart.
             Problem::Body(rejection) => rejection.status(),
             Problem::Query(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Problem::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Problem::Refused(Refusal::Unknown(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Problem::Refused(Refusal::Taken(_)) => StatusCode::CONFLICT,
+            Problem::Refused(Refusal::Failed(_)) | Problem::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Problem::NoAnswer(_) => StatusCode::GATEWAY_TIMEOUT,
         }

@@ -2,9 +2,11 @@
 
 mod backend;
 mod backend_page;
+mod capture;
 pub mod check_config;
 mod completions;
 mod explain;
+mod flows;
 mod run;
 mod status;
 mod status_page;
@@ -63,6 +65,8 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     Status(status::StatusCommand),
     Explain(explain::ExplainCommand),
+    Flows(flows::FlowsCommand),
+    Capture(capture::CaptureCommand),
     Backend(backend::BackendCommand),
     /// Print the version
     Version,
@@ -89,6 +93,8 @@ impl Cli {
             Command::CheckConfig(command) => command.run().await,
             Command::Status(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,
+            Command::Flows(command) => command.run(&client).await,
+            Command::Capture(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),

@@ -33,6 +33,9 @@ pub(super) struct StatusCommand {
     /// Print JSON: everything, zeros and all reasons included
     #[arg(long)]
     json: bool,
+    /// Show packets by service and reason instead
+    #[arg(long, conflicts_with = "json")]
+    reasons: bool,
 }
 
 impl StatusCommand {
@@ -40,6 +43,9 @@ impl StatusCommand {
         let status = client.status().await.map_err(advise)?;
         if self.json {
             return print(&format!("{}\n", serde_json::to_string_pretty(&status)?));
+        }
+        if self.reasons {
+            return print(&status_page::reasons(&status));
         }
         print(&status_page::render(&status, colour_wanted(&io::stdout())))
     }

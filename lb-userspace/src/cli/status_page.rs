@@ -6,7 +6,8 @@ use crate::{
     cli::text::{Cell, Tone, age, bytes, check_duration, count, percent, printable, shorten, table},
     config::AllDown,
     status::{
-        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Peer, Service, State, Status,
+        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Memory, Peer, Service, State,
+        Status,
     },
 };
 
@@ -24,8 +25,26 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
         Some(found) => dns(found, colour),
         None => "DNS: not configured\n".to_owned(),
     });
-    sections.push(format!("{}{}", flow_table(status.flow_table), drops(status, colour)));
+    sections.push([flow_table(status.flow_table), memory(status.memory), drops(status, colour)].concat());
     sections.join("\n")
+}
+
+/// Packets by service and reason, without zeros; `-` stands for packets of no service.
+pub(super) fn reasons(status: &Status) -> String {
+    let of_services = |reason: &str| -> u64 {
+        status.services.iter().filter_map(|service| service.packets.get(reason)).sum()
+    };
+    let others = status.packets.iter();
+    let others = others.map(|(reason, all)| ("-", reason, all.saturating_sub(of_services(reason))));
+    let services = status.services.iter().flat_map(|service| {
+        service.packets.iter().map(|(reason, &packets)| (service.name.as_str(), reason, packets))
+    });
+    let mut rows = vec![vec![Cell::text("SERVICE"), Cell::text("REASON"), Cell::number("PACKETS")]];
+    let counted = services.chain(others).filter(|(.., packets)| *packets > 0);
+    rows.extend(counted.map(|(service, reason, packets)| {
+        vec![Cell::text(service), Cell::text(reason), Cell::number(count(packets))]
+    }));
+    table(&rows, false)
 }
 
 fn node(status: &Status) -> String {
@@ -167,6 +186,15 @@ fn flow_table(flows: FlowTable) -> String {
     )
 }
 
+fn memory(memory: Memory) -> String {
+    format!(
+        "Memory: flow table {}, NAT records {}, other maps {}\n",
+        bytes(memory.flow_table),
+        bytes(memory.nat),
+        bytes(memory.other)
+    )
+}
+
 fn drops(status: &Status, colour: bool) -> String {
     let rows: Vec<Vec<Cell>> = status
         .drops
@@ -229,6 +257,20 @@ mod tests {
         let plain =
             ["\x1b[31m", "\x1b[32m", "\x1b[0m"].iter().fold(page, |text, code| text.replace(code, ""));
         assert_eq!(plain, render(&example(), false));
+    }
+
+    #[test]
+    fn packets_are_shown_by_service_and_reason() {
+        let page = "  \
+  SERVICE  REASON        PACKETS
+  web      nat         1,235,547
+  web      nat_reply   1,180,211
+  web      no_backend         17
+  -        forwarded   1,235,547
+  -        no-backend         17
+  -        not-ours       52,310
+";
+        assert_eq!(reasons(&example()), page);
     }
 
     #[test]

@@ -253,6 +253,7 @@ const FORMS: &[(&str, &str)] = &[
     ("protocol", "\"tcp\" or \"udp\""),
     ("port", "a port without quotes, such as 80"),
     ("forward", "\"nat\", \"dsr-l2\", \"dsr-ipip\" or \"dsr-gue\""),
+    ("fragments", "a whole number without quotes, such as 16384"),
     ("defence", "`[defence]` on a line of its own, and its settings below"),
     ("deny", "a list of prefixes, such as [\"198.51.100.0/24\", \"2001:db8:bad::/48\"]"),
     ("deny_file", "a path in quotes, such as \"/etc/usher/deny\""),

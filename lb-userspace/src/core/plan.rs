@@ -72,9 +72,17 @@ impl Numbers {
 
 /// Every service in every family that it has.
 pub fn pools(config: &Config) -> impl Iterator<Item = (&config::Service, PoolId)> {
-    config.services.iter().flat_map(|service| {
-        service.families().map(move |family| (service, PoolId { service: service.name.clone(), family }))
-    })
+    config.services.iter().flat_map(families)
+}
+
+/// A service in every family that it has.
+pub fn families(service: &config::Service) -> impl Iterator<Item = (&config::Service, PoolId)> {
+    service.families().map(move |family| (service, pool(service, family)))
+}
+
+/// A service in a family.
+pub fn pool(service: &config::Service, family: Family) -> PoolId {
+    PoolId { service: service.name.clone(), family }
 }
 
 /// A pool's backends and their addresses.
@@ -456,7 +464,7 @@ address = "203.0.113.21"
             assert_eq!(image.services.get(&mark(address)), Some(&Service::MARK), "{address}");
         }
         assert_eq!(image.services.values().filter(|service| **service != Service::MARK).count(), 4);
-        assert_eq!(image.services.len(), 4 + 4 + 3, "and the three VIPs, for ICMP");
+        assert_eq!(image.services.len(), 4 + 5 + 3, "and VIPs and NAT addresses, and the VIPs for ICMP");
     }
 
     #[test]

@@ -8,17 +8,23 @@
 //! - [`deny`]: the deny list's file.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
+//! - [`capture`]: packets on their way to whoever asked for them.
+//! - [`flows`]: the tables of flows as they are shown.
+//! - [`names`]: names in questions.
 //! - [`hops`]: next hops, from the watch to the plan.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
+mod capture;
 mod deny;
 mod events;
+mod flows;
 mod hops;
 mod limits;
 mod links;
+mod names;
 mod probes;
 mod secret;
 mod snapshot;
@@ -153,6 +159,7 @@ impl Daemon {
                 event = self.events.next() => self.take(event),
                 error = Task::end_of(&mut self.api) => self.give_up(&error),
                 error = self.dns.end() => self.give_up(&error),
+                () = capture::end_of(&mut self.state.capturing) => self.state.stop_capture(),
                 () = at(verdicts_due) => {
                     warn!("not every backend and peer has been judged yet; DNS begins with what is known");
                 }

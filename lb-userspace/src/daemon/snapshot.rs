@@ -7,12 +7,7 @@ use lb_common::{BackendCounters, Fate, Reason, Trace};
 use super::state::State;
 use crate::{
     config,
-    core::{
-        health::Checked,
-        ids::{BackendId, PoolId},
-        peers::PeerId,
-        plan,
-    },
+    core::{health::Checked, ids::BackendId, peers::PeerId, plan},
     dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
@@ -27,8 +22,9 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
         counters: state.dataplane.counters(numbers.backends())?,
         slots: count_slots(state),
         names: interface_names(),
+        reasons: reasons(state)?,
     };
-    let reasons = state.dataplane.reasons()?;
+    let reasons = measured.reasons.values().fold(vec![0; Reason::COUNT], |all, of_pool| sum(&all, of_pool));
     let packets = |wanted: fn(Reason) -> bool| {
         let counted = Reason::ALL.iter().zip(&reasons).filter(|(reason, _)| wanted(**reason));
         counted.map(|(reason, &count)| (reason.label().to_owned(), count)).collect()
@@ -57,11 +53,17 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             proven: measured.flows.proven,
             closing: measured.flows.closing,
         },
+        memory: memory(state)?,
         packets: packets(|_| true),
         drops: packets(|reason| {
             !matches!(reason.fate(), Fate::Pass | Fate::Forward | Fate::Odd | Fate::Icmp)
         }),
     })
+}
+
+fn memory(state: &State) -> anyhow::Result<status::Memory> {
+    let memory = state.dataplane.memory(plan::pools(&state.config).count())?;
+    Ok(status::Memory { flow_table: memory.flow_table, nat: memory.nat, other: memory.other })
 }
 
 /// What was read from the kernel for one snapshot.
@@ -71,6 +73,18 @@ struct Measured {
     /// Maglev slots by backend number.
     slots: BTreeMap<u16, u32>,
     names: BTreeMap<u32, String>,
+    /// Packets by pool number and reason. Pool 0: packets of no service.
+    reasons: BTreeMap<u32, Vec<u64>>,
+}
+
+fn reasons(state: &State) -> anyhow::Result<BTreeMap<u32, Vec<u64>>> {
+    let pools = [0].into_iter().chain(state.planner.numbers().pools());
+    pools.map(|pool| Ok((pool, state.dataplane.reasons_of(pool)?))).collect()
+}
+
+/// Counters by reason, added up.
+fn sum(one: &[u64], other: &[u64]) -> Vec<u64> {
+    one.iter().zip(other).map(|(a, b)| a + b).collect()
 }
 
 fn count_slots(state: &State) -> BTreeMap<u16, u32> {
@@ -83,7 +97,7 @@ fn count_slots(state: &State) -> BTreeMap<u16, u32> {
     slots
 }
 
-fn interface_names() -> BTreeMap<u32, String> {
+pub(super) fn interface_names() -> BTreeMap<u32, String> {
     let interfaces = nix::net::if_::if_nameindex().ok();
     let names = interfaces.iter().flat_map(|interfaces| interfaces.iter());
     names.map(|interface| (interface.index(), interface.name().to_string_lossy().into_owned())).collect()
@@ -102,12 +116,12 @@ fn interface(interface: &super::state::Interface) -> status::Interface {
 fn service(state: &State, service: &config::Service, measured: &Measured, now: Instant) -> status::Service {
     let backends: Vec<status::Backend> = service
         .families()
-        .flat_map(|family| {
-            let pool = PoolId { service: service.name.clone(), family };
-            plan::backends(service, pool)
-        })
+        .flat_map(|family| plan::backends(service, plan::pool(service, family)))
         .map(|(one, id, address)| backend(state, one, &id, address, measured, now))
         .collect();
+    let pools = plan::families(service).map(|(_, pool)| state.planner.numbers().pool(&pool));
+    let packets = pools.filter_map(|pool| measured.reasons.get(&pool));
+    let packets = packets.fold(vec![0; Reason::COUNT], |all, of_pool| sum(&all, of_pool));
     status::Service {
         name: service.name.to_string(),
         dns_name: service.dns_name.as_ref().map(ToString::to_string),
@@ -116,6 +130,7 @@ fn service(state: &State, service: &config::Service, measured: &Measured, now: I
         addresses: service.addresses.clone(),
         forward: service.forward,
         flows: backends.iter().map(|backend| backend.flows).sum(),
+        packets: Reason::ALL.iter().map(|reason| reason.label().to_owned()).zip(packets).collect(),
         backends,
     }
 }

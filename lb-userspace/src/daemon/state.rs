@@ -2,21 +2,29 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use tokio::sync::watch;
+use lb_common::{Features, program};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 use tracing::{debug, error, info, warn};
 
 use super::{
+    capture,
+    flows::Search,
     hops, links,
     probes::{self, Steering, Tables, Word},
     snapshot,
 };
 use crate::{
-    api::Request,
+    api::{Refusal, Request},
+    capture::CaptureQuery,
     config::{Config, Service},
     core::{
         check::CheckResult,
@@ -52,8 +60,10 @@ pub(super) struct State {
     zone: Option<watch::Sender<Arc<Zone>>>,
     steering: Steering,
     tables: watch::Sender<Arc<Tables>>,
-    /// The program's id in the kernel.
-    program: u32,
+    /// The ids in the kernel of the attached program and of the one before it.
+    programs: [u32; 2],
+    /// Hands captured packets on.
+    pub(super) capturing: Option<JoinHandle<io::Result<()>>>,
     /// Who is denied.
     deny: DenyList,
     /// What the maps hold.
@@ -75,7 +85,7 @@ impl State {
         config: Arc<Config>,
         path: PathBuf,
         planner: Planner,
-        mut dataplane: Dataplane,
+        dataplane: Dataplane,
         attached: Vec<Attached>,
         dns_counters: Option<Arc<Counters>>,
     ) -> anyhow::Result<State> {
@@ -108,7 +118,8 @@ impl State {
             publication,
             dns_counters,
             zone,
-            program,
+            programs: [program; 2],
+            capturing: None,
             deny: DenyList::default(),
             applied: Image::default(),
             behind: false,
@@ -181,10 +192,11 @@ impl State {
             }
         };
         let mut changed = false;
+        let is_ours = |program: u32| self.programs.contains(&program);
         for interface in &mut self.interfaces {
             let name = &interface.attached.interface;
             let present =
-                links.iter().any(|link| link.name == *name && link.xdp_program == Some(self.program));
+                links.iter().any(|link| link.name == *name && link.xdp_program.is_some_and(is_ours));
             if present != interface.present {
                 changed = true;
                 interface.present = present;
@@ -199,10 +211,13 @@ impl State {
         }
     }
 
-    /// Tries again to write maps that could not be written.
+    /// Tries again what failed: to write maps, to end a capture.
     pub(super) fn catch_up(&mut self) {
         if self.behind {
             self.reconcile();
+        }
+        if self.capturing.is_none() && self.dataplane.features().has(Features::CAPTURE) {
+            self.stop_capture();
         }
     }
 
@@ -235,7 +250,59 @@ impl State {
                 let answer = snapshot::explain(self, &query).map_err(|error| format!("{error:#}"));
                 drop(reply.send(answer));
             }
+            Request::Capture(query, reply) => drop(reply.send(self.start_capture(&query))),
+            Request::Flows(query, reply) => match Search::new(self, &query) {
+                // Beside the loop: a table may be gigabytes.
+                Ok(search) => drop(tokio::task::spawn_blocking(move || reply.send(Ok(search.run())))),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
         }
+    }
+
+    /// Replaces the running programs by such that capture packets, and starts to hand these on.
+    fn start_capture(&mut self, query: &CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Refusal> {
+        if self.capturing.is_some() {
+            return Err(Refusal::Taken("another capture is running; only one can".to_owned()));
+        }
+        let filter = capture::filter(self, query)?;
+        let failed = |error: anyhow::Error| Refusal::Failed(format!("{error:#}"));
+        let names = capture::Names::new(self, snapshot::interface_names());
+        // The verifier takes its time.
+        let started = tokio::task::block_in_place(|| self.dataplane.start_capture(filter));
+        self.note_program();
+        let captured = started.map_err(|error| failed(error.into()))?;
+        let (running, stream) =
+            capture::Running::new(captured, names, query.count).map_err(|error| failed(error.into()))?;
+        info!(instructions = self.instructions(), "capturing packets");
+        self.capturing = Some(tokio::spawn(running.run(query.snaplen)));
+        Ok(stream)
+    }
+
+    /// Replaces the capturing programs by ordinary ones.
+    pub(super) fn stop_capture(&mut self) {
+        let stopped = tokio::task::block_in_place(|| self.dataplane.stop_capture());
+        self.note_program();
+        match stopped {
+            Ok(()) => info!(instructions = self.instructions(), "no longer capturing packets"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                error!(error, "cannot replace the capturing program; trying again soon");
+            }
+        }
+    }
+
+    /// The program that is attached may be another one now; looks at the interfaces that are under way may
+    /// still find the old one.
+    fn note_program(&mut self) {
+        if let Ok(program) = self.dataplane.program_id()
+            && program != self.programs[0]
+        {
+            self.programs = [program, self.programs[0]];
+        }
+    }
+
+    fn instructions(&self) -> u32 {
+        self.dataplane.verified_instructions(program::USHER).unwrap_or(0)
     }
 
     /// Takes the deny list; it reaches the maps with the next [`State::reconcile`].

@@ -41,21 +41,22 @@ impl AttachedMode {
 /// Attaches a loaded program to all of these interfaces, or to none.
 ///
 /// All get the same mode; with [`XdpMode::Auto`] one interface that refuses native mode makes all of them
-/// generic.
+/// generic. Returns the links too, in the order of the interfaces.
 pub(super) fn attach(
     program: &mut Xdp,
     name: &'static str,
     interfaces: &[String],
     mode: XdpMode,
-) -> Result<Vec<Attached>, DataplaneError> {
-    let (mode, why_not_native) = match mode {
-        XdpMode::Native => (attach_all(program, name, interfaces, AttachedMode::Native)?, String::new()),
-        XdpMode::Generic => (attach_all(program, name, interfaces, AttachedMode::Generic)?, String::new()),
-        XdpMode::Auto => match attach_all(program, name, interfaces, AttachedMode::Native) {
-            Ok(mode) => (mode, String::new()),
+) -> Result<(Vec<Attached>, Vec<XdpLinkId>), DataplaneError> {
+    let all = |program: &mut Xdp, mode| attach_all(program, name, interfaces, mode);
+    let (mode, links, why_not_native) = match mode {
+        XdpMode::Native => (AttachedMode::Native, all(program, AttachedMode::Native)?, String::new()),
+        XdpMode::Generic => (AttachedMode::Generic, all(program, AttachedMode::Generic)?, String::new()),
+        XdpMode::Auto => match all(program, AttachedMode::Native) {
+            Ok(links) => (AttachedMode::Native, links, String::new()),
             Err(DataplaneError::Attach { interface, source, .. }) => {
                 let why = format!("no native XDP on {interface}: {}", innermost(&source));
-                (attach_all(program, name, interfaces, AttachedMode::Generic)?, why)
+                (AttachedMode::Generic, all(program, AttachedMode::Generic)?, why)
             }
             Err(error) => return Err(error),
         },
@@ -65,7 +66,7 @@ pub(super) fn attach(
         mode,
         why_not_native: why_not_native.clone(),
     };
-    Ok(interfaces.iter().map(attached).collect())
+    Ok((interfaces.iter().map(attached).collect(), links))
 }
 
 /// On an error the program is on none of them.
@@ -74,7 +75,7 @@ fn attach_all(
     name: &'static str,
     interfaces: &[String],
     mode: AttachedMode,
-) -> Result<AttachedMode, DataplaneError> {
+) -> Result<Vec<XdpLinkId>, DataplaneError> {
     let mut links = Vec::new();
     for interface in interfaces {
         match attach_as(program, interface, mode) {
@@ -87,7 +88,7 @@ fn attach_all(
             }
         }
     }
-    Ok(mode)
+    Ok(links)
 }
 
 fn attach_as(program: &mut Xdp, interface: &str, mode: AttachedMode) -> Result<XdpLinkId, DataplaneError> {

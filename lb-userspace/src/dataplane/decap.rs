@@ -16,7 +16,13 @@ use lb_common::{
     decap::{PROGRAM, map},
 };
 
-use super::{Attached, DataplaneError, TestRun, attach::attach, load::xdp, tables::Pod, test_run};
+use super::{
+    Attached, DataplaneError, TestRun,
+    attach::attach,
+    object::{xdp, xdp_mut},
+    tables::Pod,
+    test_run,
+};
 use crate::config::XdpMode;
 
 /// The object, aligned as the ELF parser wants it.
@@ -49,7 +55,7 @@ impl Decapsulator {
     /// When the kernel refuses it.
     pub fn load() -> Result<Decapsulator, DataplaneError> {
         let mut ebpf = Ebpf::load(OBJECT).map_err(DataplaneError::Load)?;
-        xdp(&mut ebpf, PROGRAM)?
+        xdp_mut(&mut ebpf, PROGRAM)?
             .load()
             .map_err(|source| DataplaneError::Program { name: PROGRAM, source })?;
         Ok(Decapsulator { ebpf, applied: Unpack::default() })
@@ -60,7 +66,8 @@ impl Decapsulator {
     /// # Errors
     /// An interface has another program, or cannot have one in this mode.
     pub fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<Vec<Attached>, DataplaneError> {
-        attach(xdp(&mut self.ebpf, PROGRAM)?, PROGRAM, interfaces, mode)
+        let (attached, _) = attach(xdp_mut(&mut self.ebpf, PROGRAM)?, PROGRAM, interfaces, mode)?;
+        Ok(attached)
     }
 
     /// Says what to unpack from now on.
@@ -109,7 +116,7 @@ impl Decapsulator {
     ///
     /// # Errors
     /// When the kernel tells nothing of it.
-    pub fn program_id(&mut self) -> Result<u32, DataplaneError> {
+    pub fn program_id(&self) -> Result<u32, DataplaneError> {
         Ok(self.info()?.id())
     }
 
@@ -118,7 +125,7 @@ impl Decapsulator {
     /// # Errors
     /// The kernel takes frames from 14 bytes to somewhat less than a page.
     pub fn test_run(&self, frame: &[u8]) -> Result<TestRun, DataplaneError> {
-        test_run::run(&self.ebpf, PROGRAM, frame)
+        test_run::run(xdp(&self.ebpf, PROGRAM)?, PROGRAM, frame)
     }
 
     /// Packets by verdict, over all CPUs, in the order of [`Verdict::ALL`].
@@ -130,10 +137,8 @@ impl Decapsulator {
         sum(self.ebpf.map(name).ok_or(DataplaneError::Missing { kind: "map", name })?)
     }
 
-    fn info(&mut self) -> Result<ProgramInfo, DataplaneError> {
-        xdp(&mut self.ebpf, PROGRAM)?
-            .info()
-            .map_err(|source| DataplaneError::Program { name: PROGRAM, source })
+    fn info(&self) -> Result<ProgramInfo, DataplaneError> {
+        xdp(&self.ebpf, PROGRAM)?.info().map_err(|source| DataplaneError::Program { name: PROGRAM, source })
     }
 
     fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {

@@ -1,11 +1,15 @@
-//! Counting and sweeping the flow table and the NAT records, in memory that the program shares.
+//! Counting, listing and sweeping the flow table and the NAT records, in memory that the program shares.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _};
+use std::{collections::BTreeMap, os::fd::AsFd as _, sync::Arc};
 
-use aya::{Ebpf, maps::Map};
-use lb_common::{Bucket, Entry, NatSet, State, Word, flow::IdleLimits, map};
+use aya::maps::Map;
+use lb_common::{
+    Bucket, Entry, FlowHash, NatSet, NatTuple, State, Word,
+    flow::{self, IdleLimits},
+    map,
+};
 
-use super::{Dataplane, DataplaneError, Sizes, sys::Mapped};
+use super::{Dataplane, DataplaneError, Sizes, object::Maps, sys::Mapped};
 
 /// What the flow table holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,22 +24,53 @@ pub struct FlowCounts {
     pub by_backend: BTreeMap<u16, u64>,
 }
 
-/// Both tables as this process sees them.
-pub(super) struct SharedTables {
+/// Both tables as this process sees them: memory that the program goes on writing. Reading it takes no
+/// lock and no copy.
+pub struct SharedTables {
     flows: Mapped<Bucket>,
     nat: Mapped<NatSet>,
 }
 
 impl SharedTables {
-    pub(super) fn new(ebpf: &Ebpf, sizes: Sizes) -> Result<SharedTables, DataplaneError> {
+    pub(super) fn new(maps: &Maps, sizes: Sizes) -> Result<SharedTables, DataplaneError> {
         // SAFETY: the object declares both maps as mmapable arrays of these types, and they were made
         // with these sizes; the types are words that are only used atomically.
         unsafe {
             Ok(SharedTables {
-                flows: mapped(ebpf, map::FLOWS, sizes.buckets)?,
-                nat: mapped(ebpf, map::NAT, sizes.nat_sets)?,
+                flows: mapped(maps, map::FLOWS, sizes.buckets)?,
+                nat: mapped(maps, map::NAT, sizes.nat_sets)?,
             })
         }
+    }
+
+    /// The live entries of the flow table. `limits` holds the longer of the idle times of all protocols,
+    /// because an entry does not tell its own.
+    pub fn flows(&self, now: u16, limits: &IdleLimits) -> impl Iterator<Item = Entry> {
+        self.flow_words().map(|word| Entry(word.load())).filter(move |entry| is_held(*entry, now, limits))
+    }
+
+    /// The live entries that may belong to the flow with this hash and tag: one, or none.
+    pub fn flow(&self, hash: FlowHash, tag: u32, now: u16, limits: &IdleLimits) -> Option<Entry> {
+        let buckets = self.flows.as_slice();
+        let bucket = &buckets[flow::scale(hash.place, buckets.len() as u32) as usize];
+        let mut entries = bucket.0.iter().map(|word| Entry(word.load()));
+        entries.find(|entry| entry.tag() == tag && is_held(*entry, now, limits))
+    }
+
+    /// The live NAT records, each with the way within its set: the last three bits of its port.
+    pub fn nat(&self, now: u16, limits: &IdleLimits) -> impl Iterator<Item = (Entry, NatTuple, u16)> {
+        let records =
+            self.nat.as_slice().iter().flat_map(|set| (0..).zip(set.words.0.iter().zip(&set.records)));
+        records.filter_map(move |(way, (word, record))| {
+            let entry = Entry(word.load());
+            // Backend 0 has a record that is just being written.
+            if entry.backend() == 0 || !is_held(entry, now, limits) {
+                return None;
+            }
+            let tuple = record.tuple();
+            // Not if it was given to another flow while it was read.
+            Entry(word.load()).is_same_flow(entry).then_some((entry, tuple, way))
+        })
     }
 
     fn flow_words(&self) -> impl Iterator<Item = &Word> {
@@ -50,11 +85,11 @@ impl SharedTables {
 /// # Safety
 /// As for [`Mapped::new`].
 pub(super) unsafe fn mapped<T>(
-    ebpf: &Ebpf,
+    maps: &Maps,
     name: &'static str,
     length: u32,
 ) -> Result<Mapped<T>, DataplaneError> {
-    let Some(Map::Array(data)) = ebpf.map(name) else {
+    let Map::Array(data) = maps.get(name)? else {
         return Err(DataplaneError::Missing { kind: "map", name });
     };
     // SAFETY: passed on to the caller.
@@ -65,18 +100,24 @@ pub(super) unsafe fn mapped<T>(
     })
 }
 
+/// Whether an entry holds a flow that was not idle for too long.
+fn is_held(entry: Entry, now: u16, limits: &IdleLimits) -> bool {
+    entry.state() != State::Empty && entry.is_live(now, limits)
+}
+
 impl Dataplane {
+    /// Both tables, for tasks that read them beside the loop.
+    pub fn shared_tables(&self) -> Arc<SharedTables> {
+        self.shared.clone()
+    }
+
     /// Counts the live flows at `now` (see [`Dataplane::tick`]). An entry does not tell its protocol, so
     /// `limits` holds the longer of the two idle times for proven flows.
     pub fn count_flows(&self, now: u16, limits: &IdleLimits) -> FlowCounts {
         let mut counts = FlowCounts::default();
-        for word in self.shared.flow_words() {
-            let entry = Entry(word.load());
-            if !entry.is_live(now, limits) {
-                continue;
-            }
+        for entry in self.shared.flows(now, limits) {
             match entry.state() {
-                State::Empty => continue,
+                State::Empty => {}
                 State::New => counts.new += 1,
                 State::Proven => counts.proven += 1,
                 State::Closing => counts.closing += 1,

@@ -1,12 +1,17 @@
 //! The only place that names aya: loads the programs, attaches them, keeps their maps, reads their counters.
 
 mod attach;
+mod capture;
 mod clock;
+mod debug_log;
 mod decap;
 mod explain;
 mod flows;
 mod kernel;
 mod load;
+mod memory;
+mod object;
+mod replace;
 mod services;
 mod sys;
 mod tables;
@@ -18,11 +23,13 @@ use std::{io, net::IpAddr};
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 pub use attach::{Attached, AttachedMode};
+pub use capture::{Capture, Captured};
 pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
-pub use flows::FlowCounts;
+pub use flows::{FlowCounts, SharedTables};
 pub use kernel::kernel;
 pub use load::{Dataplane, Sizes};
+pub use memory::Memory;
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};
 
@@ -32,6 +39,17 @@ pub enum DataplaneError {
     /// The object could not be loaded: its maps could not be made, or it is not ours.
     #[error("the BPF object could not be loaded into the kernel")]
     Load(#[source] EbpfError),
+    /// There is not enough memory for the tables.
+    #[error(
+        "the flow table and the NAT records take {megabytes} MB, and the kernel has no memory for {map}; \
+         lower `max` in [flows]"
+    )]
+    NoMemory {
+        /// The map that did not fit.
+        map: String,
+        /// What both tables take together.
+        megabytes: u64,
+    },
     /// The object lacks a program or map.
     #[error("the BPF object has no {kind} named {name}; build both with the same version of usher")]
     Missing {
@@ -87,6 +105,15 @@ pub enum DataplaneError {
         what: &'static str,
         /// The map.
         map: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A map could not be handed from one load to the next.
+    #[error("cannot load the BPF object again over the map {map}")]
+    NotShared {
+        /// The map.
+        map: String,
         /// The kernel's answer.
         #[source]
         source: io::Error,

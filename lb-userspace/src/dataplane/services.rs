@@ -1,16 +1,14 @@
 //! The table of services, in memory that the program shares.
 
-use std::io;
-
 use lb_common::{
     Service, ServiceKey, map,
     service::{PROBES, ServicePlace},
 };
 
-use super::{DataplaneError, sys::Mapped};
-
-/// Waits until every packet that is under way is done: `MEMBARRIER_CMD_GLOBAL` of membarrier(2).
-const WAIT_FOR_PACKETS: libc::c_long = 1;
+use super::{
+    DataplaneError,
+    sys::{self, Mapped},
+};
 
 /// The table, as this process sees it.
 pub(super) struct ServiceTable {
@@ -63,11 +61,9 @@ pub(super) fn places_for(bits: u32) -> u32 {
 
 /// A packet that found a service before it was removed may still read it.
 fn wait_for_packets() -> Result<(), DataplaneError> {
-    // SAFETY: a system call without pointers.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, WAIT_FOR_PACKETS, 0, 0) };
-    if result < 0 {
-        let source = io::Error::last_os_error();
-        return Err(DataplaneError::System { what: "wait for packets in", map: map::SERVICES, source });
-    }
-    Ok(())
+    sys::wait_for_all_cpus().map_err(|source| DataplaneError::System {
+        what: "wait for packets in",
+        map: map::SERVICES,
+        source,
+    })
 }

@@ -102,6 +102,24 @@ pub(super) fn array_of_one(value: &[u16]) -> io::Result<OwnedFd> {
     Ok(map)
 }
 
+/// Lets a descriptor's number stand for what another one stands for; what it stood for before is closed.
+///
+/// # Safety
+/// Nobody may rely on what `number` stood for; it must stay open as long as the number is used.
+pub(super) unsafe fn replace_descriptor(number: BorrowedFd, by: BorrowedFd) -> io::Result<()> {
+    // SAFETY: both are open; what that means to others is the caller's concern.
+    let result = unsafe { libc::dup3(by.as_raw_fd(), number.as_raw_fd(), libc::O_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Waits until every packet that is under way is done: the kernel answers after a grace period of RCU
+/// (kernel 4.16, commit c5f58bd58f43; kernels with `nohz_full` refuse).
+pub(super) fn wait_for_all_cpus() -> io::Result<()> {
+    // SAFETY: a system call without pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A map of one element with a 4-byte key.
 #[derive(Default)]
 pub(super) struct Map {

@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
 use lb_common::{
     Address, Backend, BackendCounters, DecapSettings, FragmentKey, FragmentPath, QuicKey, Reason,
-    SLOTS_PADDED, Settings, Trace, bench::Plan, map,
+    SLOTS_PADDED, Settings, Trace, bench::Plan, capture::Filter, map,
 };
 
 use super::{Dataplane, DataplaneError, sys};
@@ -39,6 +39,7 @@ pod!(
     FragmentKey,
     FragmentPath,
     Trace,
+    Filter,
     Plan,
     Address,
     DecapSettings
@@ -99,7 +100,7 @@ impl Dataplane {
         Pod<T>: aya::Pod,
     {
         let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
-        let mut array: Array<_, Pod<T>> = self.map_mut(name)?.try_into().map_err(error)?;
+        let mut array: Array<_, Pod<T>> = self.maps.get_mut(name)?.try_into().map_err(error)?;
         array.set(index, Pod(value), 0).map_err(error)
     }
 
@@ -108,7 +109,7 @@ impl Dataplane {
         change: impl FnOnce(&mut HashMap<&mut MapData, Pod<QuicKey>, u32>) -> Result<(), MapError>,
     ) -> Result<(), DataplaneError> {
         let error = |source| DataplaneError::Map { what: "change an id", map: map::QUIC_IDS, source };
-        let mut ids = self.map_mut(map::QUIC_IDS)?.try_into().map_err(error)?;
+        let mut ids = self.maps.get_mut(map::QUIC_IDS)?.try_into().map_err(error)?;
         change(&mut ids).map_err(error)
     }
 
@@ -117,7 +118,7 @@ impl Dataplane {
         change: impl FnOnce(&mut LpmTrie<&mut MapData, [u8; 16], u32>) -> Result<(), MapError>,
     ) -> Result<(), DataplaneError> {
         let error = |source| DataplaneError::Map { what: "change a prefix", map: map::DENY, source };
-        let mut list = self.map_mut(map::DENY)?.try_into().map_err(error)?;
+        let mut list = self.maps.get_mut(map::DENY)?.try_into().map_err(error)?;
         change(&mut list).map_err(error)
     }
 
@@ -136,7 +137,7 @@ impl Dataplane {
             .map_err(error("fill a table of"))?;
         let numbers: Vec<u32> = tables.iter().map(|(number, _)| *number).collect();
         let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
-        let Map::ArrayOfMaps(outer) = self.map_mut(name)? else {
+        let Map::ArrayOfMaps(outer) = self.maps.get_mut(name)? else {
             return Err(DataplaneError::Missing { kind: "map", name });
         };
         sys::update_batch(outer.fd().as_fd(), &numbers, &fds).map_err(|source| DataplaneError::System {
@@ -156,7 +157,7 @@ impl Dataplane {
     pub fn reasons_of(&self, service: u32) -> Result<Vec<u64>, DataplaneError> {
         let name = map::REASONS;
         let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
-        let counters: PerCpuArray<_, u64> = self.map(name)?.try_into().map_err(error)?;
+        let counters: PerCpuArray<_, u64> = self.maps.get(name)?.try_into().map_err(error)?;
         let sum = |reason: &Reason| -> Result<u64, MapError> {
             Ok(counters.get(&reason.counter(service), 0)?.iter().sum())
         };
@@ -180,7 +181,8 @@ impl Dataplane {
     ) -> Result<BTreeMap<u16, BackendCounters>, DataplaneError> {
         let name = map::COUNTERS;
         let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
-        let counters: PerCpuArray<_, Pod<BackendCounters>> = self.map(name)?.try_into().map_err(error)?;
+        let counters: PerCpuArray<_, Pod<BackendCounters>> =
+            self.maps.get(name)?.try_into().map_err(error)?;
         numbers
             .into_iter()
             .map(|number| {
@@ -192,14 +194,6 @@ impl Dataplane {
                 Ok((number, sum))
             })
             .collect()
-    }
-
-    pub(super) fn map(&self, name: &'static str) -> Result<&Map, DataplaneError> {
-        self.ebpf.map(name).ok_or(DataplaneError::Missing { kind: "map", name })
-    }
-
-    fn map_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
-        self.ebpf.map_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
     }
 }
 

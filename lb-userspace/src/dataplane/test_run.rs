@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::{
-    Ebpf, TestRun as _,
+    TestRun as _,
     maps::{Array, HashMap, Map, MapData},
     programs::{TestRunOptions, Xdp},
 };
@@ -39,7 +39,7 @@ impl Dataplane {
     pub fn explain_frame(&mut self, frame: &[u8]) -> Result<Trace, DataplaneError> {
         self.run(program::EXPLAIN, frame)?;
         let error = |source| DataplaneError::Map { what: "read the trace", map: map::TRACE, source };
-        let traces: Array<&MapData, Pod<Trace>> = self.map(map::TRACE)?.try_into().map_err(error)?;
+        let traces: Array<&MapData, Pod<Trace>> = self.maps.get(map::TRACE)?.try_into().map_err(error)?;
         Ok(traces.get(&0, 0).map_err(error)?.0)
     }
 
@@ -52,8 +52,7 @@ impl Dataplane {
         change: impl Fn(FragmentPath) -> Option<FragmentPath>,
     ) -> Result<(), DataplaneError> {
         let error = |source| DataplaneError::Map { what: "change the elements", map: map::FRAGMENTS, source };
-        let missing = DataplaneError::Missing { kind: "map", name: map::FRAGMENTS };
-        let found = self.ebpf.map_mut(map::FRAGMENTS).ok_or(missing)?;
+        let found = self.maps.get_mut(map::FRAGMENTS)?;
         let mut paths: HashMap<_, Pod<FragmentKey>, Pod<FragmentPath>> = found.try_into().map_err(error)?;
         let all = paths.iter().collect::<Result<Vec<_>, _>>().map_err(error)?;
         for (key, path) in all {
@@ -68,23 +67,21 @@ impl Dataplane {
     /// The descriptor of one of the tables that the program writes, for tests that look into them.
     ///
     /// # Errors
-    /// When the object has no such array.
+    /// When the object has no such map.
     pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
-        match self.map(name)? {
+        match self.maps.get(name)? {
             Map::Array(data) | Map::LruHashMap(data) => Ok(data.fd().as_fd()),
             _ => Err(DataplaneError::Missing { kind: "map", name }),
         }
     }
 
     pub(super) fn run(&self, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
-        run(&self.ebpf, name, frame)
+        run(self.programs.get(name)?, name, frame)
     }
 }
 
-/// Runs one of an object's programs on a frame.
-pub(super) fn run(ebpf: &Ebpf, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
-    let missing = DataplaneError::Missing { kind: "program", name };
-    let program: &Xdp = ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
+/// Runs a program on a frame.
+pub(super) fn run(program: &Xdp, name: &'static str, frame: &[u8]) -> Result<TestRun, DataplaneError> {
     let mut out = vec![0; frame.len() + GROWTH];
     let options =
         TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::default() };

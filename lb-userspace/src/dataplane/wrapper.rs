@@ -13,7 +13,7 @@ use lb_common::{
     program,
 };
 
-use super::{Dataplane, DataplaneError, load::xdp, tables::Pod};
+use super::{Dataplane, DataplaneError, object::xdp_mut, tables::Pod};
 
 /// The loaded wrapper program, which makes frames and hands each to the program that it is aimed at.
 pub struct Wrapper {
@@ -38,7 +38,7 @@ impl Wrapper {
     pub fn load(object: &[u8]) -> Result<Wrapper, DataplaneError> {
         let mut ebpf = EbpfLoader::new().load(object).map_err(DataplaneError::Load)?;
         for name in [name::WRAPPER, name::NULL] {
-            xdp(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
+            xdp_mut(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
         }
         Ok(Wrapper { ebpf })
     }
@@ -49,8 +49,8 @@ impl Wrapper {
     /// When the kernel refuses it.
     pub fn aim_at(&mut self, dataplane: Option<&Dataplane>) -> Result<(), DataplaneError> {
         let fd = match dataplane {
-            Some(dataplane) => fd_of(&dataplane.ebpf, program::USHER)?,
-            None => fd_of(&self.ebpf, name::NULL)?,
+            Some(dataplane) => fd_of(dataplane.programs.get(program::USHER)?, program::USHER)?,
+            None => fd_of(xdp_mut(&mut self.ebpf, name::NULL)?, name::NULL)?,
         };
         let error = |source| DataplaneError::Map { what: "set a program", map: name::TARGET, source };
         let map = self.map_mut(name::TARGET)?;
@@ -76,7 +76,7 @@ impl Wrapper {
         self.set_plan(plan)?;
         let name = name::WRAPPER;
         let options = TestRunOptions { data_in: Some(frame), repeat: count, ..TestRunOptions::default() };
-        let result = xdp(&mut self.ebpf, name)?
+        let result = xdp_mut(&mut self.ebpf, name)?
             .test_run(options)
             .map_err(|source| DataplaneError::Program { name, source })?;
         Ok(Run { action: result.return_value, per_frame: result.duration })
@@ -94,10 +94,8 @@ impl Wrapper {
     }
 }
 
-/// A descriptor of one of the object's programs.
-fn fd_of(ebpf: &Ebpf, name: &'static str) -> Result<ProgramFd, DataplaneError> {
-    let missing = DataplaneError::Missing { kind: "program", name };
-    let program: &Xdp = ebpf.program(name).and_then(|it| it.try_into().ok()).ok_or(missing)?;
+/// A descriptor of a program.
+fn fd_of(program: &Xdp, name: &'static str) -> Result<ProgramFd, DataplaneError> {
     let error = |source| DataplaneError::Program { name, source };
     program.fd().map_err(error)?.try_clone().map_err(|source| error(source.into()))
 }

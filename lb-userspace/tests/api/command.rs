@@ -90,6 +90,35 @@ async fn explain_passes_the_daemons_error_on() {
 }
 
 #[tokio::test]
+async fn flows_prints_the_answer() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let words =
+        ["flows", "--socket", socket, "--service", "web", "--client", "198.51.100.0/24", "--limit", "9"];
+    let page = "\
+Flow table: holds no client addresses; name one port to look into it: --client ADDRESS:PORT
+NAT records: 9 flows: 0 new, 9 proven, 0 closing
+";
+    assert_eq!(usher(&words).await, Outcome::success(page));
+}
+
+#[tokio::test]
+async fn capture_writes_the_file_and_says_what_was_lost() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let file = daemon.socket.with_file_name("capture.pcapng");
+    let path = file.to_str().expect("path is UTF-8");
+    let outcome = usher(&["capture", "--socket", socket, "--count", "7", "-w", path]).await;
+    let said = "0 packets captured, 7 lost\n".to_owned();
+    assert_eq!(outcome, Outcome { code: Some(0), stdout: String::new(), stderr: said });
+    let bytes = std::fs::read(&file).expect("file is written");
+    assert_eq!(bytes[..4], [0x0a, 0x0d, 0x0d, 0x0a], "a section begins it");
+
+    let taken = usher(&["capture", "--socket", socket, "-w", path]).await;
+    assert_eq!(taken, Outcome::failure("usher: the daemon refused: another capture is running\n"));
+}
+
+#[tokio::test]
 async fn missing_daemon_is_explained() {
     let directory = TempDir::new().expect("temporary directory");
     let socket = directory.path().join("usher.sock");
@@ -111,6 +140,12 @@ async fn mistakes_on_the_command_line_exit_with_2() {
         (&["explain", "--from", from, "--to", "www.example.test:80"], "names are not looked up"),
         (&["explain", "--from", "198.51.100.7", "--to", "192.0.2.11:80"], "write 198.51.100.7:80"),
         (&["explain", "--from", from, "--to", "[2001:db8:1::11]:80"], "both must be of one family"),
+        (&["flows", "--client", "nobody"], "`nobody` names no client; write 198.51.100.7"),
+        (&["flows", "--state", "old"], "[possible values: new, proven, closing]"),
+        (&["capture", "--client", "nobody"], "`nobody` is no network"),
+        (&["capture", "--count", "0"], "0 is not in 1.."),
+        (&["flows", "--limit", "0"], "0 is not in 1..=100000"),
+        (&["flows", "--limit", "5", "--count"], "cannot be used with"),
     ];
     for (words, expected) in cases {
         let outcome = usher(words).await;

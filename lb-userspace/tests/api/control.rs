@@ -14,13 +14,14 @@ use lb_userspace::{
     api::{BindError, Client, ClientError, ControlSocket},
     config::Protocol,
     explain::ExplainQuery,
+    flows::FlowsQuery,
 };
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{FakeDaemon, NO_PROGRAM, example, explanation};
+use crate::support::{FakeDaemon, NO_PROGRAM, example, explanation, flows};
 
 fn query(from: &str, to: &str, protocol: Protocol) -> ExplainQuery {
     ExplainQuery {
@@ -108,16 +109,33 @@ async fn query_of_two_families_is_refused_before_the_daemon_is_asked() {
 }
 
 #[tokio::test]
+async fn flows_take_query_and_answer_both_ways() {
+    let daemon = FakeDaemon::start().await;
+    let client = Client::new(&daemon.socket);
+    let query = FlowsQuery { service: Some("web".to_owned()), limit: 7, ..FlowsQuery::default() };
+    assert_eq!(Ok(client.flows(&query).await.expect("flows")), flows(&query));
+    match client.flows(&FlowsQuery::default()).await {
+        Err(ClientError::Refused { status: 422, message }) => {
+            assert_eq!(message, "no service is called None");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
 async fn every_error_is_json_with_a_fitting_code() {
     let daemon = FakeDaemon::start().await;
     let post = "POST /v1/explain HTTP/1.1\r\nContent-Type: application/json";
+    let flows = "POST /v1/flows HTTP/1.1\r\nContent-Type: application/json";
     let cases = [
         ("GET /nothing HTTP/1.1", "", 404),
         ("POST /v1/status HTTP/1.1", "", 405),
         ("GET /v1/explain HTTP/1.1", "", 405),
+        ("GET /v1/flows HTTP/1.1", "", 405),
         ("POST /v1/explain HTTP/1.1\r\nContent-Type: text/plain", "{}", 415),
         (post, "{", 400),
         (post, "{}", 422),
+        (flows, r#"{"client": "nobody"}"#, 422),
         (post, r#"{"from": "198.51.100.7", "to": "192.0.2.11:80", "protocol": "tcp"}"#, 422),
         (post, r#"{"from": "198.51.100.7:1", "to": "192.0.2.11:80", "protocol": "sctp"}"#, 422),
     ];

@@ -133,7 +133,16 @@ fn tun() -> File {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = TUN_PACKETS_ONLY;
-    // SAFETY: TUNSETIFF takes a pointer to this struct.
-    unsafe { tun_set_iff(file.as_raw_fd(), (&raw mut request) as u64) }.unwrap();
-    file
+    // The kernel takes its time to remove the device that a test before this one had.
+    for _ in 0..100 {
+        // SAFETY: TUNSETIFF takes a pointer to this struct.
+        match unsafe { tun_set_iff(file.as_raw_fd(), (&raw mut request) as u64) } {
+            Err(nix::errno::Errno::EBUSY) => std::thread::sleep(std::time::Duration::from_millis(50)),
+            result => {
+                result.unwrap();
+                return file;
+            }
+        }
+    }
+    panic!("tun0 stays busy");
 }

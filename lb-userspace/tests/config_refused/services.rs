@@ -136,7 +136,7 @@ addresses = ["192.0.2.11", "192.0.2.11"]
     (
         r#"forward = "dsr-l2""#,
         r#"forward = "tunnel""#,
-        r#"usher.toml:38: service "mail": forward: "tunnel" is not possible here; use "nat" or "dsr-l2""#,
+        r#"usher.toml:38: service "mail": forward: "tunnel" is not possible here; use "nat" or "dsr-l2" or "dsr-ipip" or "dsr-gue""#,
     ),
     (
         r#"forward = "nat""#,

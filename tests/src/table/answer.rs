@@ -11,7 +11,7 @@ use lb_common::{Forward, Reason};
 
 use super::{Scenario, Step, dropped, nothing, scenario};
 use crate::{
-    packet::{NatPorts, Packet, Port, Transport, flag},
+    packet::{NatPorts, Packet, Transport, flag},
     scenario::{Made, Out, Verdict},
     world::{Case, World, settings_of},
 };
@@ -62,8 +62,8 @@ pub(super) fn refused(case: Case, packet: Packet, reason: Reason) -> Step {
     let v6 = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port);
     let about = packet.clone();
     answered(packet, reason, move |ports| match case.udp {
-        true => error(&about, ports, v4.clone(), v6.clone()),
-        false => reset(&about),
+        true => error(&about, ports, v4.clone(), v6),
+        false => reset(&about, ports),
     })
 }
 
@@ -73,7 +73,7 @@ pub(super) fn too_big(packet: Packet, mtu: u16) -> Step {
     let v4 = Icmpv4Type::DestinationUnreachable(v4);
     let v6 = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
     let about = packet.clone();
-    answered(packet, Reason::TooBig, move |ports| error(&about, ports, v4.clone(), v6.clone()))
+    answered(packet, Reason::TooBig, move |ports| error(&about, ports, v4.clone(), v6))
 }
 
 /// The sender is told that the packet had no hops left.
@@ -81,7 +81,7 @@ pub(super) fn expired(packet: Packet) -> Step {
     let v4 = Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::TtlExceededInTransit);
     let v6 = Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::HopLimitExceeded);
     let about = packet.clone();
-    answered(packet, Reason::HopLimit, move |ports| error(&about, ports, v4.clone(), v6.clone()))
+    answered(packet, Reason::HopLimit, move |ports| error(&about, ports, v4.clone(), v6))
 }
 
 fn answered(packet: Packet, reason: Reason, out: impl Fn(&NatPorts) -> Vec<u8> + 'static) -> Step {
@@ -89,17 +89,10 @@ fn answered(packet: Packet, reason: Reason, out: impl Fn(&NatPorts) -> Vec<u8> +
     Step::Packet { frame: packet.into(), verdict: Verdict::Answered, reason, out }
 }
 
-fn number(port: Port) -> u16 {
-    match port {
-        Port::Number(number) => number,
-        other => panic!("{other:?} is not known"),
-    }
-}
-
 /// The reset that answers a packet (RFC 9293 section 3.10.7.1).
-fn reset(packet: &Packet) -> Vec<u8> {
+fn reset(packet: &Packet, nat_ports: &NatPorts) -> Vec<u8> {
     let Transport::Tcp { flags, sequence } = packet.transport else { panic!("not TCP") };
-    let mut tcp = TcpHeader::new(number(packet.to.port), number(packet.from.port), 0, 0);
+    let mut tcp = TcpHeader::new(packet.to.port(nat_ports), packet.from.port(nat_ports), 0, 0);
     tcp.rst = true;
     if flags & flag::ACK != 0 {
         tcp.sequence_number = 0x0bad_cafe;

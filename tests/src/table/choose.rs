@@ -12,7 +12,7 @@ use lb_userspace::core::{deny::Rule, image::Image};
 
 use super::{
     After, Scenario, Step, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
-    passed, scenario,
+    passed, refused, scenario,
 };
 use crate::{
     packet::{Packet, flag},
@@ -165,8 +165,8 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
                 direct(flow.opens(), 1),
                 lost(),
                 new_flows_go_to(2),
-                dropped(flow.goes_on(), Reason::FlowLost),
-                dropped(flow.goes_on(), Reason::FlowLost),
+                refused(case, flow.goes_on(), Reason::FlowLost),
+                refused(case, flow.goes_on(), Reason::FlowLost),
                 // A reset is never answered: it goes where the connection was.
                 direct(flow.resets(), 1),
                 direct(flow.opens(), 2),
@@ -181,8 +181,8 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
                 nat_reply(&flow, flow.answered_by(1)),
                 lost(),
                 new_flows_go_to(2),
-                dropped(flow.answered_by(1), Reason::FlowLost),
-                dropped(flow.goes_on(), Reason::FlowLost),
+                refused(case, flow.answered_by(1), Reason::FlowLost),
+                refused(case, flow.goes_on(), Reason::FlowLost),
                 nat_reply(&flow, flow.from_backend(1, flag::RST, b"")),
             ],
             after: nat_flows(&[(Closing, 1)]),

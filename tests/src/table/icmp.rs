@@ -52,13 +52,13 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         Scenario {
             id: scenario(case, "E53 an error about no flow is the host's"),
             world: World::service(case, Forward::Nat),
-            steps: vec![passed(error_frame(&flow, 0, 28, about(&flow)), Reason::NotTcpUdp)],
+            steps: vec![passed(error_frame(&flow, 0, &about(&flow)), Reason::NotTcpUdp)],
             after: nothing(),
         },
         Scenario {
             id: scenario(case, "E55 above the limit errors are dropped"),
             world: World::service(case, Forward::DsrL2).with(|image| settings_of(image).icmp_limit = 0),
-            steps: vec![super::dropped(error_frame(&flow, 0, 28, about(&flow)), Reason::AnswerLimited)],
+            steps: vec![super::dropped(error_frame(&flow, 0, &about(&flow)), Reason::AnswerLimited)],
             after: nothing(),
         },
     ];
@@ -141,11 +141,7 @@ fn icmp(
             ethernet.ip(ip).icmpv4(v4.clone()).write(&mut out, payload).unwrap();
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            ethernet
-                .ipv6(from.octets(), to.octets(), hops)
-                .icmpv6(v6.clone())
-                .write(&mut out, payload)
-                .unwrap();
+            ethernet.ipv6(from.octets(), to.octets(), hops).icmpv6(*v6).write(&mut out, payload).unwrap();
         }
         mixed => panic!("{mixed:?}"),
     }
@@ -189,8 +185,8 @@ fn quoted(packet: &Packet, ports: &NatPorts, length: usize) -> Vec<u8> {
 }
 
 /// An error of a router about `packet`, to the VIP.
-fn error_frame(flow: &Flow, kind: usize, _: usize, packet: Packet) -> Frame {
-    let quote = quoted(&packet, &NatPorts::new(), quotations(flow)[0]);
+fn error_frame(flow: &Flow, kind: usize, packet: &Packet) -> Frame {
+    let quote = quoted(packet, &NatPorts::new(), quotations(flow)[0]);
     Frame::Bytes(icmp(NODE_FRONT, ROUTER, router(flow.case), flow.case.vip(), 60, &kinds()[kind], &quote))
 }
 

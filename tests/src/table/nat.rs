@@ -15,8 +15,8 @@ use crate::{
     packet::{NatPorts, Packet, flag},
     run::nat_groups,
     world::{
-        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, UDP_IDLE, World, addressed, backend, hop, nat_sources,
-        set_nat_groups, settings, settings_of,
+        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, TCP_IDLE, UDP_IDLE, World, addressed, backend, hop,
+        nat_sources, set_nat_groups, settings, settings_of,
     },
 };
 
@@ -313,14 +313,14 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             after: After { flows: vec![(New, 1); 17], nat: vec![(New, 1); 16], ..nothing() },
         },
         Scenario {
-            id: scenario(case, "NAT full: a flow that was idle for too long gives its port"),
+            id: scenario(case, "NAT full: a flow that was idle for longer than any may be gives its port"),
             world: two_groups(case),
             steps: {
                 let flows = flows_with_groups(case, 17);
                 steps(
                     flows[..16].iter().flat_map(proves).collect(),
                     [
-                        Step::Later(UDP_IDLE),
+                        Step::Later(TCP_IDLE),
                         refused(case, flows[16].opens(), Reason::NatFull),
                         Step::Later(1),
                         nat(&flows[16], flows[16].opens(), 1),

@@ -1,5 +1,7 @@
 //! The decapsulation of backend hosts, on the host: the table, and what holds for every packet.
 
+#![allow(clippy::unwrap_used)] // Clippy takes helper functions here for ordinary code.
+
 use std::net::IpAddr;
 
 use lb_common::{Verdict, decap::Action};

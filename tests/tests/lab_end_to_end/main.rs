@@ -14,6 +14,7 @@ mod dns;
 mod explain;
 mod floods;
 mod nodes;
+mod observe;
 mod own_traffic;
 mod path_mtu;
 mod support;
@@ -51,6 +52,10 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     udp::d43_flow_with_a_fixed_source_port_leaves_a_dead_backend_and_stays_away,
     explain::b22_both_nodes_name_the_backend_that_100_flows_then_reach,
     explain::asking_changes_nothing,
+    observe::flows_of_one_client_are_found_with_their_backend,
+    observe::f63_packets_are_counted_by_service_and_reason,
+    observe::f64_capture_sees_curls_packets_before_and_after,
+    observe::f64_capture_ends_however_it_ends,
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,

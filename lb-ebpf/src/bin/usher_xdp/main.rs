@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod capture;
 mod maps;
 
 use aya_ebpf::{
@@ -15,13 +16,16 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use lb_common::{Fate, program::next};
+use lb_common::{Fate, Features, program::next};
 use lb_ebpf::{Frame, Outcome, answer, process, process_icmp, process_odd};
 
-use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, REASONS, TRACE, tick};
+use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, REASONS, TRACE, features, tick};
 
 #[xdp(frags)]
 fn usher(ctx: XdpContext) -> u32 {
+    if features().has(Features::CAPTURE) {
+        capture::capture_begin(ctx.ctx);
+    }
     let outcome = process(&mut frame(&ctx), ingress(&ctx), &Maps::<false> { ctx: &ctx });
     hand_on(&ctx, &outcome, next::ODD, next::ICMP);
     hand_over(&ctx, &outcome);
@@ -48,9 +52,12 @@ fn usher_icmp(ctx: XdpContext) -> u32 {
 fn usher_answer(ctx: XdpContext) -> u32 {
     let Some(handoff) = HANDOFF.get(0) else { return XDP_DROP };
     let so_far = Outcome::from_handoff(handoff);
-    let outcome = answer(&mut frame(&ctx), &so_far, &Maps::<false> { ctx: &ctx });
-    count(&outcome);
-    if outcome.reason == so_far.reason { XDP_TX } else { XDP_DROP }
+    let mut outcome = answer(&mut frame(&ctx), &so_far, &Maps::<false> { ctx: &ctx });
+    if outcome.reason != so_far.reason {
+        return end(&ctx, &outcome, XDP_DROP);
+    }
+    outcome.interface = ingress(&ctx);
+    end(&ctx, &outcome, XDP_TX)
 }
 
 #[xdp(frags)]
@@ -115,17 +122,45 @@ fn hand_over(ctx: &XdpContext, outcome: &Outcome) {
     }
 }
 
-/// Counts a packet's end, and says so to the kernel.
+/// Ends a packet as its fate wants it.
 #[inline(always)]
 fn act(ctx: &XdpContext, outcome: &Outcome) -> u32 {
-    count(outcome);
-    match outcome.reason.fate() {
+    let action = match outcome.reason.fate() {
         Fate::Pass | Fate::Odd | Fate::Icmp | Fate::Refuse => XDP_PASS,
         Fate::Drop | Fate::TooBig | Fate::Expired => XDP_DROP,
         Fate::Forward if outcome.interface == ingress(ctx) => XDP_TX,
         // SAFETY: a helper without pointers.
         Fate::Forward => unsafe { bpf_redirect(outcome.interface, 0) as u32 },
+    };
+    end(ctx, outcome, action)
+}
+
+/// Counts a packet's end, and says so to the kernel.
+#[inline(always)]
+fn end(ctx: &XdpContext, outcome: &Outcome, action: u32) -> u32 {
+    count(outcome);
+    if features().has(Features::CAPTURE) {
+        capture::end(ctx.ctx, outcome, action);
     }
+    #[cfg(feature = "debug-log")]
+    log(ctx, outcome, action);
+    action
+}
+
+/// Tells developers of every decision; not in the ordinary object.
+#[cfg(feature = "debug-log")]
+fn log(ctx: &XdpContext, outcome: &Outcome, action: u32) {
+    let (reason, known) = (outcome.reason as u8, outcome.known as u8);
+    aya_log_ebpf::trace!(
+        ctx,
+        "reason={} service={} backend={} known={} interface={} action={}",
+        reason,
+        outcome.service,
+        outcome.backend,
+        known,
+        outcome.interface,
+        action
+    );
 }
 
 #[inline(always)]

@@ -83,6 +83,12 @@ pub static BUDGETS: PerCpuArray<Word, { Budget::COUNT }> = PerCpuArray::new();
 #[btf_map]
 pub static TRACE: Array<Trace, 1> = Array::new();
 
+/// What is configured.
+#[inline(always)]
+pub fn features() -> Features {
+    Features(constant(&raw const FEATURES))
+}
+
 /// The maps as the library wants them.
 pub struct Maps<'a, const DRY_RUN: bool> {
     pub ctx: &'a XdpContext,
@@ -93,7 +99,7 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
 
     #[inline(always)]
     fn features(&self) -> Features {
-        Features(constant(&raw const FEATURES))
+        features()
     }
 
     #[inline(always)]

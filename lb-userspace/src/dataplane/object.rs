@@ -1,0 +1,198 @@
+//! The object: its programs, loaded once or again, and the maps that all loads share.
+
+use std::{collections::BTreeMap, io, os::fd::AsFd as _};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapData, ProgramArray},
+    programs::Xdp,
+};
+use lb_common::{Features, Reason, capture, constants, map, program};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{DataplaneError, Sizes, clock, debug_log, memory::load_error, services::places_for, sys};
+
+/// The object, aligned as the ELF parser wants it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/usher-xdp"));
+
+/// Maps that every load has for itself, like its constants. [`map::PROGRAMS`] among them: so a packet meets
+/// the programs of one load only, whatever is replaced meanwhile.
+const OWN: &[&str] = &[
+    map::PROGRAMS,
+    map::CAPTURE_FILTER,
+    map::CAPTURE_RECORD,
+    map::CAPTURE_RING,
+    map::CAPTURE_LOST,
+    debug_log::LOGS,
+];
+
+/// The maps that all loads share, by name.
+pub(super) struct Maps {
+    by_name: BTreeMap<String, Map>,
+    /// What the programs have to know of the table of services.
+    service_bits: u32,
+}
+
+impl Maps {
+    pub(super) fn get(&self, name: &'static str) -> Result<&Map, DataplaneError> {
+        self.by_name.get(name).ok_or(DataplaneError::Missing { kind: "map", name })
+    }
+
+    pub(super) fn get_mut(&mut self, name: &'static str) -> Result<&mut Map, DataplaneError> {
+        self.by_name.get_mut(name).ok_or(DataplaneError::Missing { kind: "map", name })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Map)> {
+        self.by_name.iter().map(|(name, map)| (name.as_str(), map))
+    }
+}
+
+/// The programs of one load, and the maps that are theirs alone.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    /// Which program goes on where another leaves off. The kernel empties it when nobody holds it.
+    _next: ProgramArray<MapData>,
+    _log: Option<AbortOnDropHandle<()>>,
+}
+
+impl Programs {
+    /// Hands the programs to the kernel, and tells them which others go on where they leave off.
+    fn new(mut ebpf: Ebpf) -> Result<Programs, DataplaneError> {
+        for name in program::ALL {
+            xdp_mut(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
+        }
+        let name = map::PROGRAMS;
+        let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
+        let taken = ebpf.take_map(name).ok_or(DataplaneError::Missing { kind: "map", name })?;
+        let mut next: ProgramArray<MapData> = taken.try_into().map_err(error)?;
+        for (place, name) in (0..).zip(program::NEXT) {
+            let program = xdp_mut(&mut ebpf, name)?;
+            let fd = program.fd().map_err(|source| DataplaneError::Program { name, source })?;
+            next.set(place, fd, 0).map_err(error)?;
+        }
+        let log = debug_log::follow(&mut ebpf);
+        Ok(Programs { ebpf, _next: next, _log: log })
+    }
+
+    /// One of the programs.
+    pub(super) fn get(&self, name: &'static str) -> Result<&Xdp, DataplaneError> {
+        xdp(&self.ebpf, name)
+    }
+
+    /// One of the programs, to be attached or detached.
+    pub(super) fn get_mut(&mut self, name: &'static str) -> Result<&mut Xdp, DataplaneError> {
+        xdp_mut(&mut self.ebpf, name)
+    }
+
+    /// One of the maps that are theirs alone.
+    pub(super) fn take_map(&mut self, name: &'static str) -> Result<Map, DataplaneError> {
+        self.ebpf.take_map(name).ok_or(DataplaneError::Missing { kind: "map", name })
+    }
+}
+
+/// One of an object's XDP programs.
+pub(super) fn xdp<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Xdp, DataplaneError> {
+    let program = ebpf.program(name).and_then(|program| program.try_into().ok());
+    program.ok_or(DataplaneError::Missing { kind: "program", name })
+}
+
+/// One of an object's XDP programs, to be loaded, attached or detached.
+pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DataplaneError> {
+    let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+    program.ok_or(DataplaneError::Missing { kind: "program", name })
+}
+
+/// Loads the object for the first time: makes the maps.
+pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps), DataplaneError> {
+    let constants = Constants::new(features, sizes.service_bits);
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
+        .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
+        .map_max_entries(map::FLOWS, sizes.buckets)
+        .map_max_entries(map::NAT, sizes.nat_sets)
+        .map_max_entries(map::FRAGMENTS, sizes.fragments)
+        .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
+        .map_max_entries(map::SOURCES, sizes.sources)
+        .map_max_entries(map::DENY, sizes.denied)
+        .map_max_entries(map::BACKENDS, sizes.backends)
+        .map_max_entries(map::COUNTERS, sizes.backends);
+    let mut ebpf = parse(&mut loader, &constants).map_err(|error| load_error(error, sizes))?;
+    let shared: Vec<String> =
+        ebpf.maps().map(|(name, _)| name).filter(is_shared).map(str::to_owned).collect();
+    let maps = shared.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map)));
+    let maps = Maps { by_name: maps.collect(), service_bits: sizes.service_bits };
+    Ok((Programs::new(ebpf)?, maps))
+}
+
+/// Loads the object again, over the same maps.
+pub(super) fn load_again(maps: &Maps, features: Features) -> Result<Programs, DataplaneError> {
+    let constants = Constants::new(features, maps.service_bits);
+    let mut loader = EbpfLoader::new();
+    for (name, _) in maps.iter() {
+        // The loader makes a map for each name. They are replaced at once, and should cost nothing.
+        loader.map_max_entries(name, 1);
+    }
+    let ebpf = parse(&mut loader, &constants).map_err(DataplaneError::Load)?;
+    for (name, map) in maps.iter() {
+        share(&ebpf, name, map)?;
+    }
+    Programs::new(ebpf)
+}
+
+/// The constants of a load.
+struct Constants {
+    features: Features,
+    service_bits: u32,
+    jiffy: u64,
+}
+
+impl Constants {
+    fn new(features: Features, service_bits: u32) -> Constants {
+        Constants { features, service_bits, jiffy: clock::jiffy() }
+    }
+}
+
+fn parse<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants) -> Result<Ebpf, aya::EbpfError> {
+    let ring = if constants.features.has(Features::CAPTURE) { capture::RING_BYTES } else { 1 };
+    loader
+        .override_global(Features::SYMBOL, &constants.features.0, true)
+        .override_global(constants::SERVICE_BITS, &constants.service_bits, true)
+        .override_global(constants::JIFFY, &constants.jiffy, true)
+        .map_max_entries(map::CAPTURE_RING, ring)
+        .load(OBJECT)
+}
+
+fn is_shared(name: &&str) -> bool {
+    // Sections of constants begin with a dot.
+    !name.starts_with('.') && !OWN.contains(name)
+}
+
+/// Lets the programs of a load, which the kernel has not seen yet, name another map than the one that was
+/// made for them. Their instructions hold the number of its descriptor; so that number becomes the other
+/// map's. (A pin would need a mounted bpffs, and a capability to mount it.)
+fn share(ebpf: &Ebpf, name: &str, map: &Map) -> Result<(), DataplaneError> {
+    let error = |source| DataplaneError::NotShared { map: name.to_owned(), source };
+    let (Some(made), Some(map)) = (ebpf.map(name).and_then(data), data(map)) else {
+        return Err(error(io::ErrorKind::Unsupported.into()));
+    };
+    // SAFETY: nobody else uses the descriptor of a map that was just made; it stays open with `ebpf`.
+    unsafe { sys::replace_descriptor(made.fd().as_fd(), map.fd().as_fd()) }.map_err(error)
+}
+
+/// The map behind any of the kinds of map that the object has.
+pub(super) fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::ArrayOfMaps(data)
+        | Map::DevMap(data)
+        | Map::HashMap(data)
+        | Map::HashOfMaps(data)
+        | Map::LpmTrie(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::PerCpuHashMap(data)
+        | Map::PerCpuLruHashMap(data) => Some(data),
+        _ => None,
+    }
+}
