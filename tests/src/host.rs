@@ -40,7 +40,7 @@ pub struct HostTables {
     /// The NAT records.
     pub nat_sets: Vec<NatSet>,
     /// What became of first fragments.
-    pub fragments: Mutex<BTreeMap<FragmentKey, &'static FragmentPath>>,
+    pub fragments: Fragments,
     /// Clients' backends.
     pub affinity: Vec<Bucket>,
     /// Who is denied.
@@ -72,7 +72,7 @@ impl HostTables {
             backends: vec![],
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
-            fragments: Mutex::default(),
+            fragments: Fragments::default(),
             affinity: (0..AFFINITY_BUCKETS).map(|_| Bucket::default()).collect(),
             deny: DenyList::default(),
             new_flows: Mutex::default(),
@@ -127,7 +127,9 @@ impl HostTables {
     /// The same for a frame with room in front of it.
     pub fn explain_frame(&self, frame: &mut AlignedFrame, ingress: u32) -> Outcome {
         let bounds = frame.bounds.clone();
-        self.run::<true>(frame.memory(), bounds, ingress).0
+        let (outcome, bounds) = self.run::<true>(frame.memory(), bounds, ingress);
+        frame.bounds = bounds;
+        outcome
     }
 
     /// Runs all programs that a frame goes through, which lies somewhere in this memory; where it lies then.
@@ -162,6 +164,34 @@ impl HostTables {
     /// The clock in milliseconds.
     fn milliseconds(&self) -> u32 {
         ((u64::from(self.tick) << TICK_SHIFT) / 1_000_000) as u32
+    }
+}
+
+/// What became of first fragments. What is replaced stays in memory, as others may still look at it.
+#[derive(Default)]
+pub struct Fragments(Mutex<Paths>);
+
+#[derive(Default)]
+struct Paths {
+    /// Places in `all`.
+    places: BTreeMap<FragmentKey, usize>,
+    #[expect(clippy::vec_box, reason = "others refer to what is in the boxes while the vector grows")]
+    all: Vec<Box<FragmentPath>>,
+}
+
+impl Fragments {
+    fn get(&self, key: &FragmentKey) -> Option<&FragmentPath> {
+        let paths = self.0.lock().unwrap();
+        let path: *const FragmentPath = &**paths.all.get(*paths.places.get(key)?)?;
+        // SAFETY: boxes are neither changed nor removed before `self` is dropped, which is borrowed.
+        Some(unsafe { &*path })
+    }
+
+    fn insert(&self, key: FragmentKey, path: FragmentPath) {
+        let mut paths = self.0.lock().unwrap();
+        let place = paths.all.len();
+        paths.places.insert(key, place);
+        paths.all.push(Box::new(path));
     }
 }
 
@@ -250,12 +280,11 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     }
 
     fn fragment(&self, key: &FragmentKey) -> Option<&FragmentPath> {
-        self.tables.fragments.lock().unwrap().get(key).copied()
+        self.tables.fragments.get(key)
     }
 
     fn remember_fragment(&self, key: &FragmentKey, path: &FragmentPath) {
-        // Leaked, as nothing else may refer to it once it is replaced.
-        self.tables.fragments.lock().unwrap().insert(*key, Box::leak(Box::new(*path)));
+        self.tables.fragments.insert(*key, *path);
     }
 
     fn route(&self, _: &mut Frame, _: usize) -> Hop {
@@ -359,7 +388,7 @@ impl DataPath for HostPath {
     }
 
     fn clear_fragments(&mut self) -> Result<()> {
-        self.tables.fragments.lock().unwrap().clear();
+        self.tables.fragments = Fragments::default();
         Ok(())
     }
 
@@ -399,6 +428,13 @@ impl AlignedFrame {
     pub fn bytes(&mut self) -> &mut [u8] {
         let bounds = self.bounds.clone();
         &mut self.memory()[bounds]
+    }
+
+    /// Whether nothing was written in front of the frame as it was and is: its memory was zero. Behind the
+    /// frame there is none.
+    pub fn is_clean_in_front(&self) -> bool {
+        let room = self.bounds.start.min(HEADROOM);
+        self.memory.iter().flat_map(|word| word.to_ne_bytes()).take(room).all(|byte| byte == 0)
     }
 
     fn memory(&mut self) -> &mut [u8] {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use etherparse::{
-    Ipv4Header, LaxNetSlice, LaxSlicedPacket, NetSlice, SlicedPacket, TcpSlice, TransportSlice, UdpSlice,
+    IpNumber, Ipv4Header, Ipv6ExtensionSlice, Ipv6ExtensionsSlice, LaxNetSlice, LaxSlicedPacket, NetSlice,
+    SlicedPacket, TcpSlice, TransportSlice, UdpSlice,
 };
 use lb_common::{Address, Reason};
 use lb_ebpf::{
@@ -46,6 +47,26 @@ pub enum Read {
     Unclear,
 }
 
+/// What etherparse reads beyond ours: more tags, more extension headers (which are a constant of the
+/// parser), and headers that begin further behind.
+const MOST_TAGS: usize = 2;
+const MOST_EXTENSIONS: usize = 6;
+const LAST_L4: usize = 511;
+
+/// Numbers of all IPv6 extension headers that ours follows (RFC 7045 section 4, without ESP).
+const EXTENSIONS: [u8; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
+
+/// Whether ours stops at these headers: they are too many, or the packet is on its way to another address
+/// than its destination.
+fn reads_less(extensions: &Ipv6ExtensionsSlice) -> bool {
+    let on_the_way = |one: &Ipv6ExtensionSlice| match one {
+        Ipv6ExtensionSlice::Routing(routing) => routing.slice()[3] != 0,
+        _ => false,
+    };
+    let all: Vec<_> = extensions.clone().into_iter().collect();
+    all.len() > MOST_EXTENSIONS || all.iter().any(on_the_way)
+}
+
 /// What etherparse reads, strictly: anything that contradicts itself is [`Read::Unclear`].
 pub fn read(frame: &[u8]) -> Read {
     let Ok(sliced) = SlicedPacket::from_ethernet(frame) else { return Read::Unclear };
@@ -65,6 +86,9 @@ pub fn read(frame: &[u8]) -> Read {
             let header = ip.header();
             let addresses: [IpAddr; 2] = [header.source_addr().into(), header.destination_addr().into()];
             let extended = ip.extensions().slice().len();
+            if reads_less(ip.extensions()) {
+                return Read::Unclear;
+            }
             // A jumbogram (RFC 2675) to etherparse: as long as the frame. To ours it is nothing.
             if header.payload_length() == 0 {
                 return Read::Unclear;
@@ -84,8 +108,13 @@ pub fn read(frame: &[u8]) -> Read {
         Some(TransportSlice::Udp(udp)) => fields(UDP, udp.header_slice(), addresses, hops),
         // The first fragment holds its packet's ports, though etherparse does not look: ours may read them.
         None if payload.fragmented && is_first_fragment(net) => return Read::Unclear,
+        // These end etherparse's reading, but not ours.
+        None if EXTENSIONS.contains(&payload.ip_number.0) => return Read::Unclear,
         _ => return Read::Other,
     };
+    if sliced.link_exts.len() > MOST_TAGS || l4 > LAST_L4 {
+        return Read::Unclear;
+    }
     let fields = Fields { l4, length, ..fields };
     Read::Packet(fields)
 }
@@ -171,23 +200,58 @@ fn agrees_with_lax(frame: &[u8], found: &Fields) -> bool {
         }
         _ => return false,
     };
-    let Some(ports) = payload.payload.get(..4) else { return false };
     let l4 = payload.payload.as_ptr() as usize - frame.as_ptr() as usize;
+    // Where it follows no further, ours may.
+    if found.source.0.is_ipv6() && EXTENSIONS.contains(&payload.ip_number.0) {
+        return [found.source.0, found.destination.0] == addresses && found.l4 > l4;
+    }
+    let Some(ports) = payload.payload.get(..4) else { return false };
     [found.source.0, found.destination.0] == addresses
         && (payload.ip_number.0, l4) == (found.protocol, found.l4)
         && found.source.1.to_be_bytes() == ports[..2]
         && found.destination.1.to_be_bytes() == ports[2..]
 }
 
-/// Where the IP header begins.
-pub fn l3(frame: &[u8]) -> Option<usize> {
+/// Where the IP header begins: behind the EtherType, which follows any VLAN tags (IEEE 802.1Q).
+pub fn l3(frame: &[u8]) -> usize {
+    let tagged = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let mut ether_type = 12;
+    while tagged(ether_type) {
+        ether_type += 4;
+    }
+    (ether_type + 2).min(frame.len())
+}
+
+/// Source and destination of a valid IP packet.
+pub fn ends(frame: &[u8]) -> Option<[IpAddr; 2]> {
+    match SlicedPacket::from_ethernet(frame).ok()?.net? {
+        NetSlice::Ipv4(ip) => Some([ip.header().source_addr().into(), ip.header().destination_addr().into()]),
+        NetSlice::Ipv6(ip) => Some([ip.header().source_addr().into(), ip.header().destination_addr().into()]),
+        NetSlice::Arp(_) => None,
+    }
+}
+
+/// The IP packet in a valid frame, without padding.
+pub fn ip_packet(frame: &[u8]) -> Option<&[u8]> {
     let sliced = SlicedPacket::from_ethernet(frame).ok()?;
-    let header = match sliced.net.as_ref()? {
-        NetSlice::Ipv4(ip) => ip.header().slice().as_ptr(),
-        NetSlice::Ipv6(ip) => ip.header().slice().as_ptr(),
-        NetSlice::Arp(_) => return None,
-    };
-    Some(header as usize - frame.as_ptr() as usize)
+    let payload = sliced.net?.ip_payload_ref()?.payload.as_ptr_range();
+    frame.get(l3(frame)..payload.end as usize - frame.as_ptr() as usize)
+}
+
+/// The packet that a valid frame carries in another IP packet, or in a UDP datagram of one.
+pub fn carried(frame: &[u8]) -> Option<&[u8]> {
+    let sliced = SlicedPacket::from_ethernet(frame).ok()?;
+    if let NetSlice::Ipv4(ip) = sliced.net.as_ref()? {
+        let header = ip.header().to_header();
+        if header.header_checksum != header.calc_header_checksum() {
+            return None;
+        }
+    }
+    match (sliced.net.as_ref()?.ip_payload_ref()?, &sliced.transport) {
+        (_, Some(TransportSlice::Udp(udp))) => Some(udp.payload()),
+        (outer, _) if [IpNumber::IPV4, IpNumber::IPV6].contains(&outer.ip_number) => Some(outer.payload),
+        _ => None,
+    }
 }
 
 /// Whether all checksums of a frame are right; `None` for what [`SlicedPacket`] finds invalid, and for
@@ -245,7 +309,17 @@ fn sums(frame: &[u8]) -> Option<Vec<Sum>> {
             let (right, optional) = (udp_sum(net, udp)?, matches!(net, NetSlice::Ipv4(_)));
             sums.push(Sum { at: at(udp.slice(), 6), right, optional });
         }
-        _ => return None,
+        TransportSlice::Icmpv4(icmp) => {
+            let right = icmp.icmp_type().calc_checksum(icmp.payload());
+            sums.push(Sum { at: at(icmp.slice(), 2), right, optional: false });
+        }
+        TransportSlice::Icmpv6(icmp) => {
+            let NetSlice::Ipv6(ip) = net else { return None };
+            let (source, destination) = (ip.header().source(), ip.header().destination());
+            let right = icmp.icmp_type().calc_checksum(source, destination, icmp.payload()).ok()?;
+            sums.push(Sum { at: at(icmp.slice(), 2), right, optional: false });
+        }
+        TransportSlice::Igmp(_) => return None,
     }
     Some(sums)
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, EbpfLoader, programs::Program};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::Program};
 use lb_common::Features;
 use nix::unistd::geteuid;
 
@@ -35,6 +35,8 @@ fn is_ours(path: &Path) -> bool {
 
 fn load(path: &Path) -> Ebpf {
     EbpfLoader::new()
+        // Why it is refused, without how it came to that: megabytes, for which a large program takes minutes.
+        .verifier_log_level(VerifierLogLevel::STATS)
         .override_global(Features::SYMBOL, &Features(!0).0, false)
         .load(&fs::read(path).unwrap())
         .unwrap_or_else(|error| panic!("{}: {error:?}", path.display()))

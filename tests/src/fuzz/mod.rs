@@ -9,7 +9,8 @@ pub mod seeds;
 
 use std::sync::{Arc, OnceLock};
 
-use lb_common::{Backend, Fate, Hop, Reason, SLOTS};
+use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS};
+use lb_userspace::core::image::Image;
 
 pub use script::Operation;
 use script::{Reader, Start};
@@ -27,7 +28,7 @@ pub(crate) const CASES: [Case; 4] = [TCP4, TCP6, UDP4, UDP6];
 const TABLE: u32 = 8;
 
 /// How many parts of the configuration [`Operation::Configure`] changes.
-pub(crate) const CONFIGURATIONS: u8 = 9;
+pub(crate) const CONFIGURATIONS: u8 = 10;
 
 /// The data path on the host with a script of packets and events: see [`Operation`]. Gives the reasons with
 /// which the packets ended.
@@ -78,6 +79,7 @@ impl Run {
             }
             world.image.tables.insert(number, slots(script::backends_of(number)[0]));
         }
+        give_addresses(&mut world.image);
         let settings = settings_of(&mut world.image);
         (settings.buckets, settings.nat_sets) = (TABLE, TABLE);
         let mut tables = HostTables::new(&world.image, TABLE, TABLE).unwrap();
@@ -136,13 +138,31 @@ impl Run {
             5 => settings_of(image).reply_by_route ^= 1,
             6 => drop(image.tables.remove(&service)),
             7 => settings_of(image).nat_sources = Default::default(),
+            8 => backend(image, number).mtu = 8 * u16::from(value),
             _ => {
                 let ports = settings_of(image);
-                ports.nat_groups = u16::from(value);
+                // None at all is for nodes without NAT, which have no source address either.
+                ports.nat_groups = u16::from(value).max(1);
                 ports.nat_port_first = 1_024 + 8 * u16::from(value);
             }
         }
+        give_addresses(image);
         self.tables.configure(image).unwrap();
+    }
+}
+
+/// Through a tunnel, a service's second backend is reached in the other family.
+fn give_addresses(image: &mut Image) {
+    // 0: the entry of a VIP by itself.
+    let services = image.services.values().filter(|entry| entry.number != 0);
+    let forwards: Vec<_> = services.map(|entry| (entry.number, entry.forward)).collect();
+    for (service, forward) in forwards {
+        let case = CASES[service as usize - 1];
+        let [first, second] = script::backends_of(service);
+        let through_tunnel = [Forward::DsrIpip, Forward::DsrGue].iter().any(|one| *one as u8 == forward);
+        let other = Case { v6: case.v6 != through_tunnel, ..case };
+        backend(image, first).address = Address::from(case.backend(first));
+        backend(image, second).address = Address::from(other.backend(second));
     }
 }
 
@@ -151,9 +171,4 @@ fn slots(backend: u16) -> Arc<[u16]> {
     static TABLES: [OnceLock<Arc<[u16]>>; 2 * CASES.len() + 1] =
         [const { OnceLock::new() }; 2 * CASES.len() + 1];
     TABLES[usize::from(backend)].get_or_init(|| vec![backend; SLOTS].into()).clone()
-}
-
-/// Whether a packet leaves the data path other than it came.
-fn is_sent_on(reason: Reason) -> bool {
-    reason.fate() == Fate::Forward || reason == Reason::ViaKernel
 }

@@ -47,9 +47,12 @@ impl Start {
     }
 }
 
+/// The ways to forward, by their bits.
+pub(super) const FORWARDS: [Forward; 4] = [Forward::Nat, Forward::DsrL2, Forward::DsrIpip, Forward::DsrGue];
+
 /// A way to forward.
 pub(super) fn forward(bits: u8) -> Forward {
-    if bits & 1 == 0 { Forward::Nat } else { Forward::DsrL2 }
+    FORWARDS[usize::from(bits) % FORWARDS.len()]
 }
 
 /// The backends of a service.
@@ -108,7 +111,8 @@ pub(super) struct Writer(pub(super) Vec<u8>);
 impl Writer {
     /// All services forward alike.
     pub(super) fn new(forward: Forward, tick: u16) -> Writer {
-        let bits = if forward == Forward::Nat { 0 } else { 0b0101_0101 };
+        // Two bits for each of four services.
+        let bits = 0b0101_0101 * FORWARDS.iter().position(|one| *one == forward).unwrap() as u8;
         let [high, low] = tick.to_be_bytes();
         Writer(vec![bits, high, low])
     }

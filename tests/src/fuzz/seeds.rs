@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lb_common::Forward;
 
-use super::{CASES, CONFIGURATIONS, Operation, script::Writer};
+use super::{
+    CASES, CONFIGURATIONS, Operation,
+    script::{FORWARDS, Writer},
+};
 use crate::{
     packet::{NatPorts, Packet, Port, Transport, flag},
     scenario::{Frame, Scenario, Step},
@@ -19,14 +22,14 @@ const TICKS: [u16; 2] = [40_000, u16::MAX];
 pub fn packet() -> BTreeMap<String, Vec<u8>> {
     let mut names = BTreeMap::<Vec<u8>, String>::new();
     for (index, scenario) in scenarios().iter().enumerate() {
-        for forward in [Forward::Nat, Forward::DsrL2] {
+        for forward in FORWARDS {
             let script = script(scenario, forward, TICKS[index % TICKS.len()]);
             names.entry(script).or_insert_with(|| format!("{}-{}", file_name(&scenario.id), forward as u8));
         }
     }
     for (service, case) in (0..).zip(CASES) {
         for what in 0..CONFIGURATIONS {
-            for forward in [Forward::Nat, Forward::DsrL2] {
+            for forward in FORWARDS {
                 let name = file_name(&format!("configure {what} {case} {}", forward as u8));
                 names.entry(reconfigured(case, forward, what, 2 * service)).or_insert(name);
             }
