@@ -21,7 +21,9 @@ use lb_ebpf::{Frame, Outcome, answer, process, process_icmp, process_odd};
 
 use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, REASONS, TRACE, features, tick};
 
+// Inlined into its entry point, like the others: a call takes 32 bytes of the stack in Linux 6.1.
 #[xdp(frags)]
+#[inline(always)]
 fn usher(ctx: XdpContext) -> u32 {
     if features().has(Features::CAPTURE) {
         capture::capture_begin(ctx.ctx);
@@ -33,6 +35,7 @@ fn usher(ctx: XdpContext) -> u32 {
 }
 
 #[xdp(frags)]
+#[inline(always)]
 fn usher_odd(ctx: XdpContext) -> u32 {
     let outcome = process_odd(&mut frame(&ctx), ingress(&ctx), &Maps::<false> { ctx: &ctx });
     hand_on(&ctx, &outcome, next::ODD, next::ICMP);
@@ -41,6 +44,7 @@ fn usher_odd(ctx: XdpContext) -> u32 {
 }
 
 #[xdp(frags)]
+#[inline(always)]
 fn usher_icmp(ctx: XdpContext) -> u32 {
     let outcome = process_icmp(&mut frame(&ctx), ingress(&ctx), &Maps::<false> { ctx: &ctx });
     hand_over(&ctx, &outcome);
@@ -49,6 +53,7 @@ fn usher_icmp(ctx: XdpContext) -> u32 {
 
 /// Goes on where the others left a packet that is to be answered.
 #[xdp(frags)]
+#[inline(always)]
 fn usher_answer(ctx: XdpContext) -> u32 {
     let Some(handoff) = HANDOFF.get(0) else { return XDP_DROP };
     let so_far = Outcome::from_handoff(handoff);
@@ -61,6 +66,7 @@ fn usher_answer(ctx: XdpContext) -> u32 {
 }
 
 #[xdp(frags)]
+#[inline(always)]
 fn usher_explain(ctx: XdpContext) -> u32 {
     let outcome = process(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx });
     hand_on(&ctx, &outcome, next::EXPLAIN_ODD, next::EXPLAIN_ICMP);
@@ -68,6 +74,7 @@ fn usher_explain(ctx: XdpContext) -> u32 {
 }
 
 #[xdp(frags)]
+#[inline(always)]
 fn usher_explain_odd(ctx: XdpContext) -> u32 {
     let outcome = process_odd(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx });
     hand_on(&ctx, &outcome, next::EXPLAIN_ODD, next::EXPLAIN_ICMP);
@@ -75,12 +82,14 @@ fn usher_explain_odd(ctx: XdpContext) -> u32 {
 }
 
 #[xdp(frags)]
+#[inline(always)]
 fn usher_explain_icmp(ctx: XdpContext) -> u32 {
     tell(&process_icmp(&mut frame(&ctx), ingress(&ctx), &Maps::<true> { ctx: &ctx }))
 }
 
 /// Returns the clock's tick: for the daemon, which judges ages too.
 #[xdp(frags)]
+#[inline(always)]
 fn usher_clock(_: XdpContext) -> u32 {
     tick() as u32
 }
