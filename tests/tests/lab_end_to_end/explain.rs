@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use lb_userspace::explain::{Explanation, FlowState, Verdict};
 use usher_lab::{Family, Host, Lab};
 
-use crate::support::{client, expect_equal, explain, first_line, service, status, vip};
+use crate::support::{client, expect_equal, explain, first_line, service, status, vip, way_out};
 
 /// Flows per family.
 const FLOWS: u16 = 50;
@@ -40,7 +40,7 @@ fn both_nodes(lab: &Lab, from: SocketAddr, flow: FlowState) -> Result<String> {
         expect_equal("verdict", &explained.verdict, &Verdict::Forward)?;
         expect_equal("flow", &explained.flow, &flow)?;
         let hop = explained.next_hop.as_ref().context("no next hop")?;
-        expect_equal("interface", &hop.interface.as_str(), &"back")?;
+        expect_equal("interface", &hop.interface.as_str(), &way_out(lab))?;
     }
     expect_equal("slot on node2", &two.slot, &one.slot)?;
     expect_equal(&format!("backend of {from} on node2"), &name(&two)?, &name(&one)?)?;

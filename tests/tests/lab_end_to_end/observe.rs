@@ -17,7 +17,7 @@ use lb_userspace::{
 use pcap_file::pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption};
 use usher_lab::{Family, Forward, Host, Lab, Tally, until};
 
-use crate::support::{RECOVERY, client, expect_equal, first_line, service, status, vip};
+use crate::support::{RECOVERY, client, expect_equal, first_line, service, status, vip, way_out};
 
 const WEB: u16 = 80;
 const ECHO: u16 = 7;
@@ -163,8 +163,8 @@ pub(crate) fn f64_capture_sees_curls_packets_before_and_after(lab: &Lab) -> Resu
             expect_equal("interfaces", &(before.interface, after.interface), &(0, 1))?;
             let word = if family == Family::V4 { "v4" } else { "v6" };
             let said = format!("{}, service web/{word}, backend {backend}, from front", sent(lab));
-            expect_equal("before", &before.comment, &format!("before: {said} to back"))?;
-            expect_equal("after", &after.comment, &format!("after: {said} to back"))?;
+            expect_equal("before", &before.comment, &format!("before: {said} to {}", way_out(lab)))?;
+            expect_equal("after", &after.comment, &format!("after: {said} to {}", way_out(lab)))?;
             expect_equal("client's ports", &tcp_ports(&before.data)?, &(port, WEB))?;
             let (source, _) = tcp_ports(&after.data)?;
             expect_equal("rewritten", &(source != port), &(lab.options().forward == Forward::Nat))?;

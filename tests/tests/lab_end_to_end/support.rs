@@ -15,7 +15,7 @@ use lb_userspace::{
     status::{self, Status},
 };
 use libtest_mimic::Failed;
-use usher_lab::{Family, Host, Lab, Options, until};
+use usher_lab::{Family, Forward, Host, Lab, Options, until};
 
 /// A check.
 pub(crate) type Body = fn(&Lab) -> Result<()>;
@@ -101,6 +101,14 @@ pub(crate) fn explain(
     let (from, to) = (from.to_string(), format!("{to}/{protocol}"));
     let json = lab.run(Host::Node(node), &["usher", "explain", "--json", "--from", &from, "--to", &to])?;
     serde_json::from_str(&json).context("`usher explain --json` is not an explanation")
+}
+
+/// The interface by which nodes reach backends: in tunnels they do so through the router.
+pub(crate) fn way_out(lab: &Lab) -> &'static str {
+    match lab.options().forward {
+        Forward::Nat | Forward::DsrL2 => "back",
+        Forward::DsrIpip | Forward::DsrGue => "front",
+    }
 }
 
 /// Where a service is on a node.
