@@ -125,6 +125,9 @@ fn read(path: &Path) -> Result<Vec<Packet>> {
     Ok(packets)
 }
 
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
 fn tcp_ports(frame: &[u8]) -> Result<(u16, u16)> {
     let sliced = SlicedPacket::from_ethernet(frame)?;
     ensure!(matches!(sliced.net, Some(NetSlice::Ipv4(_) | NetSlice::Ipv6(_))), "{sliced:?}");
@@ -166,8 +169,18 @@ pub(crate) fn f64_capture_sees_curls_packets_before_and_after(lab: &Lab) -> Resu
             expect_equal("before", &before.comment, &format!("before: {said} to {}", way_out(lab)))?;
             expect_equal("after", &after.comment, &format!("after: {said} to {}", way_out(lab)))?;
             expect_equal("client's ports", &tcp_ports(&before.data)?, &(port, WEB))?;
-            let (source, _) = tcp_ports(&after.data)?;
-            expect_equal("rewritten", &(source != port), &(lab.options().forward == Forward::Nat))?;
+            match lab.options().forward {
+                Forward::Nat => {
+                    ensure!(tcp_ports(&after.data)?.0 != port, "the client's port is still there")
+                }
+                Forward::DsrL2 => expect_equal("ports", &tcp_ports(&after.data)?, &(port, WEB))?,
+                Forward::DsrIpip | Forward::DsrGue => {
+                    ensure!(
+                        after.data.ends_with(&before.data[ETHERNET..]),
+                        "the packet is not in the tunnel's"
+                    );
+                }
+            }
             ensure!(before.data != after.data, "nothing was rewritten");
         }
         let shown = Command::new("tcpdump").args(["-nr", file]).output()?;
