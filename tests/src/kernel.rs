@@ -26,6 +26,19 @@ use crate::{
     world::{AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
 };
 
+/// The tables of the scenarios.
+pub const SIZES: Sizes = Sizes {
+    buckets: BUCKETS,
+    nat_sets: NAT_SETS,
+    service_bits: 5,
+    fragments: FRAGMENTS,
+    affinity_buckets: AFFINITY_BUCKETS,
+    sources: 1_000,
+    denied: 1_000,
+    services: SERVICES + 1,
+    backends: BACKENDS + 1,
+};
+
 /// The program in the kernel with its maps.
 pub struct KernelPath {
     dataplane: Dataplane,
@@ -36,8 +49,8 @@ pub struct KernelPath {
 }
 
 impl KernelPath {
-    /// Loads the program, in a network namespace of this thread's own: its routing knows no way
-    /// anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
+    /// Loads the program with small tables, in a network namespace of this thread's own: its routing knows no
+    /// way anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
     ///
     /// # Errors
     /// When the kernel refuses it.
@@ -45,29 +58,29 @@ impl KernelPath {
     /// # Panics
     /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
     pub fn load() -> Result<Option<KernelPath>> {
+        KernelPath::with(SIZES)
+    }
+
+    /// The same with tables of other sizes.
+    ///
+    /// # Errors
+    /// As [`KernelPath::load`].
+    ///
+    /// # Panics
+    /// As [`KernelPath::load`].
+    pub fn with(sizes: Sizes) -> Result<Option<KernelPath>> {
         if !may_load() {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes = Sizes {
-            buckets: BUCKETS,
-            nat_sets: NAT_SETS,
-            service_bits: 5,
-            fragments: FRAGMENTS,
-            affinity_buckets: AFFINITY_BUCKETS,
-            sources: 1_000,
-            denied: 1_000,
-            services: SERVICES + 1,
-            backends: BACKENDS + 1,
-        };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
-        // SAFETY: the object declares both maps mmapable, with these types, and they were just made
+        // SAFETY: the object declares these maps mmapable, with these types, and they were just made
         // with these many elements.
         let (buckets, nat_sets, affinity) = unsafe {
             (
-                Mapping::new(dataplane.map_fd(map::FLOWS)?, BUCKETS as usize)?,
-                Mapping::new(dataplane.map_fd(map::NAT)?, NAT_SETS as usize)?,
-                Mapping::new(dataplane.map_fd(map::AFFINITY)?, AFFINITY_BUCKETS as usize)?,
+                Mapping::new(dataplane.map_fd(map::FLOWS)?, sizes.buckets as usize)?,
+                Mapping::new(dataplane.map_fd(map::NAT)?, sizes.nat_sets as usize)?,
+                Mapping::new(dataplane.map_fd(map::AFFINITY)?, sizes.affinity_buckets as usize)?,
             )
         };
         Ok(Some(KernelPath { dataplane, applied: Image::default(), buckets, nat_sets, affinity }))
