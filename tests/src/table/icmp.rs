@@ -56,6 +56,21 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nothing(),
         },
         Scenario {
+            id: scenario(case, "A14 tagged ICMP is the host's, errors about a flow too"),
+            world: World::service(case, Forward::Nat).with_vip(case),
+            steps: {
+                let Frame::Bytes(error) = error_frame(&flow, 0, &about(&flow)) else { unreachable!("bytes") };
+                let request = echo(NODE_FRONT, ROUTER, case.client(0), case.vip(), 57, false);
+                let tagged = [error, request].into_iter().flat_map(|frame| {
+                    [&[0x81, 0, 0, 5][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 5]]
+                        .map(|tags| [&frame[..12], tags, &frame[12..]].concat())
+                });
+                let passed = tagged.map(|frame| passed(Frame::Bytes(frame), Reason::NotTcpUdp));
+                std::iter::once(nat(&flow, flow.opens(), 1)).chain(passed).collect()
+            },
+            after: nat_flows(&[(New, 1)]),
+        },
+        Scenario {
             id: scenario(case, "E55 above the limit errors are dropped"),
             world: World::service(case, Forward::DsrL2).with(|image| settings_of(image).icmp_limit = 0),
             steps: vec![super::dropped(error_frame(&flow, 0, &about(&flow)), Reason::AnswerLimited)],

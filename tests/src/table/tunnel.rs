@@ -162,9 +162,7 @@ impl Tunnel {
         let made = Made::by(move |_| tunnelled(forward, outer, &flow, &inner, to));
         Step::Packet { frame: packet.into(), verdict: out_of(to), reason: self.reason, out: Out::Made(made) }
     }
-}
 
-impl Tunnel {
     /// A client's packet comes in with the tags `came`, and leaves with the tags `left`.
     fn tagged(&self, packet: &Packet, came: &[(u16, u16)], to: u16, left: &[(u16, u16)]) -> Step {
         let (forward, outer, flow) = (self.forward, self.outer, self.case.flow(0));
@@ -173,6 +171,13 @@ impl Tunnel {
         let packet = Packet { tags: came.to_vec(), ..packet.clone() };
         Step::Packet { frame: packet.into(), verdict: out_of(to), reason: self.reason, out: Out::Made(made) }
     }
+}
+
+/// The frame with these VLAN tags.
+fn with_tags(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
+    let tags: Vec<_> =
+        tags.iter().flat_map(|(kind, number)| [kind.to_be_bytes(), number.to_be_bytes()].concat()).collect();
+    [&frame[..12], &tags, &frame[12..]].concat()
 }
 
 /// A packet of the flow's client that is this many bytes long, headers included.
@@ -184,7 +189,7 @@ fn long(flow: &Flow, length: u16) -> Packet {
 }
 
 /// The frame that brings a client's packet to a backend, whose address is of the family of `outer`.
-pub(super) fn tunnelled(forward: Forward, outer: Case, flow: &Flow, inner: &Packet, to: u16) -> Vec<u8> {
+fn tunnelled(forward: Forward, outer: Case, flow: &Flow, inner: &Packet, to: u16) -> Vec<u8> {
     let frame = inner.bytes(&NatPorts::new());
     let hash = hash(flow);
     let (udp, protocol) = match forward {
