@@ -33,8 +33,11 @@ pub trait DataPath {
     /// What was sent to a backend.
     fn counters(&self, backend: u16) -> Result<BackendCounters>;
 
-    /// The tables.
-    fn memory(&self) -> Memory<'_>;
+    /// Shows the tables; what is changed in them is kept. No packet comes meanwhile.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R>;
 
     /// Forgets all first fragments.
     fn clear_fragments(&mut self) -> Result<()>;
@@ -156,7 +159,7 @@ impl<'a, P: DataPath> Run<'a, P> {
     fn new(path: &'a mut P, scenario: &Scenario) -> Result<Run<'a, P>> {
         let image = scenario.world.image.clone();
         path.configure(&image)?;
-        path.memory().clear();
+        path.with_memory(|memory| memory.clear())?;
         path.clear_fragments()?;
         path.forget_sources()?;
         path.on_cpu(0);
@@ -174,7 +177,7 @@ impl<'a, P: DataPath> Run<'a, P> {
                 self.path.configure(&self.image)?;
             }
             Step::Later(ticks) => self.path.later(*ticks)?,
-            Step::Disturb(disturb) => disturb(&self.path.memory()),
+            Step::Disturb(disturb) => self.path.with_memory(|memory| disturb(memory))?,
             Step::OnCpu(cpu) => self.path.on_cpu(*cpu),
         }
         Ok(())
@@ -211,9 +214,9 @@ impl<'a, P: DataPath> Run<'a, P> {
 
     /// The dry run says the same beforehand, and changes nothing.
     fn explained(&mut self, bytes: &[u8], verdict: Verdict, reason: Reason) -> Result<()> {
-        let (before, counted) = (self.path.memory().snapshot(), self.path.reasons()?);
+        let (before, counted) = (self.path.with_memory(|memory| memory.snapshot())?, self.path.reasons()?);
         let trace = self.path.explain(bytes)?;
-        ensure!(self.path.memory().snapshot() == before, "explaining the packet changed the tables");
+        ensure!(self.path.with_memory(|memory| memory.snapshot())? == before, "explaining the packet changed the tables");
         ensure!(self.path.reasons()? == counted, "explaining the packet counted it");
         let explained = Reason::from_number(trace.reason);
         // How many were answered before, and whether a packet may be, is not foretold.
@@ -253,11 +256,12 @@ impl<'a, P: DataPath> Run<'a, P> {
 
     fn after(&self, after: &After) -> Result<()> {
         let settings = self.image.settings.as_ref().context("no settings")?;
-        let memory = self.path.memory();
         let limits = IdleLimits::new(after.idle.unwrap_or(TCP_IDLE), settings.closing_idle);
-        let flows = live(flow_words(memory.buckets), memory.tick, &limits);
+        let (flows, nat) = self.path.with_memory(|memory| {
+            let flows = live(flow_words(memory.buckets), memory.tick, &limits);
+            (flows, live(nat_words(memory.nat_sets), memory.tick, &limits))
+        })?;
         ensure!(flows == sorted(&after.flows), "the flows are {flows:?}, not {:?}", after.flows);
-        let nat = live(nat_words(memory.nat_sets), memory.tick, &limits);
         ensure!(nat == sorted(&after.nat), "the NAT records are {nat:?}, not {:?}", after.nat);
         for ((number, expected), (_, before)) in after.sent.iter().zip(&self.sent_before) {
             let now = self.path.counters(*number)?;

@@ -17,7 +17,7 @@ use nix::{
 use usher_tests::{
     packet::{NatPorts, Packet},
     world::{
-        AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS, SERVICES, TCP4, TCP6, UDP4, UDP6,
+        AFFINITY_BUCKETS, BACKENDS, FEATURES, FLOW_TABLE, FRONT, NAT_TABLE, SERVICES, TCP4, TCP6, UDP4, UDP6,
         World,
     },
 };
@@ -36,8 +36,8 @@ fn dataplane() -> Option<Dataplane> {
     }
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let sizes = Sizes {
-        buckets: BUCKETS,
-        nat_sets: NAT_SETS,
+        flow_table: FLOW_TABLE,
+        nat_table: NAT_TABLE,
         fragments: 1_000,
         affinity_buckets: AFFINITY_BUCKETS,
         sources: 1_000,
@@ -236,7 +236,7 @@ fn f64_a_capture_leaves_nothing_behind() {
 
     // Tables and counters went on all the while.
     let (now, limits) = (dataplane.tick().unwrap(), IdleLimits::new(1_000, 1_000));
-    assert_eq!(dataplane.count_flows(now, &limits).by_backend.into_iter().collect::<Vec<_>>(), [(1, 1)]);
+    assert_eq!(dataplane.count_flows(now, &limits).unwrap().by_backend.into_iter().collect::<Vec<_>>(), [(1, 1)]);
     assert_eq!(dataplane.reasons_of(1).unwrap()[Reason::Nat as usize], 3);
     assert_eq!(dataplane.counters([1]).unwrap()[&1].packets, 3);
     let trace = dataplane.explain_frame(&opens).unwrap();

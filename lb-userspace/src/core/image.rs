@@ -113,7 +113,7 @@ fn gone<'a, K: Ord + Copy, V>(
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{Forward, HashKey};
+    use lb_common::{Forward, HashKey, Shape};
     use proptest::{collection::btree_map, option, prelude::*};
 
     use super::*;
@@ -127,8 +127,8 @@ mod tests {
                 tunnel_source: Default::default(),
                 tunnel_hosts: Default::default(),
                 longest_idle: 1,
-                buckets: 1,
-                nat_sets: 1,
+                flow_table: Shape::small(1),
+                nat_table: Shape::small(1),
                 nat_port_first: 1024,
                 nat_groups: 1,
                 nat_groups_of_all: [1; 2],

@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     capture,
-    flows::Search,
+    flows::{self, Search},
     hops, links,
     probes::{self, Steering, Tables, Word},
     snapshot,
@@ -224,7 +224,7 @@ impl State {
     /// Frees what was idle for too long in the data path's tables.
     pub(super) fn sweep(&self) {
         let limits = plan::idle_limits(&self.config);
-        let sweep = || Ok::<_, DataplaneError>(self.dataplane.sweep(self.dataplane.tick()?, &limits));
+        let sweep = || self.dataplane.sweep(self.dataplane.tick()?, &limits);
         match tokio::task::block_in_place(sweep) {
             Ok(freed) => debug!(freed, "idle flows swept"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot sweep idle flows"),
@@ -253,7 +253,10 @@ impl State {
             Request::Capture(query, reply) => drop(reply.send(self.start_capture(&query))),
             Request::Flows(query, reply) => match Search::new(self, &query) {
                 // Beside the loop: a table may be gigabytes.
-                Ok(search) => drop(tokio::task::spawn_blocking(move || reply.send(Ok(search.run())))),
+                Ok(search) => {
+                    let answer = move || reply.send(search.run().map_err(flows::failed));
+                    drop(tokio::task::spawn_blocking(answer));
+                }
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
         }

@@ -10,6 +10,7 @@ use std::{
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 
 /// `BPF_MAP_TYPE_ARRAY`.
@@ -47,6 +48,20 @@ struct LoadAttr {
     log_buf: u64,
     kern_version: u32,
     prog_flags: u32,
+}
+
+/// The part of `union bpf_attr` that runs a program on a frame.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 /// The part of `union bpf_attr` that writes an element.
@@ -162,6 +177,21 @@ pub(super) fn load_xdp(instructions: &[u64], flags: u32) -> io::Result<OwnedFd> 
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs an XDP program that looks at no frame; what it returned.
+pub(super) fn run_xdp(program: BorrowedFd) -> io::Result<u32> {
+    // The shortest that the kernel takes: an Ethernet header.
+    const FRAME: [u8; 14] = [0; 14];
+    let mut attr = RunAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: FRAME.len() as u32,
+        data_in: FRAME.as_ptr() as u64,
+        ..RunAttr::default()
+    };
+    // SAFETY: the attribute's pointer leads to as many bytes as it says, which outlive the call.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok(attr.retval)
 }
 
 /// # Safety

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
-    Address, Backend, Bucket, Entry, Forward, Hop, NatSet, State, Word, bench::MAX_ANSWERS, flow::WAYS, map,
+    Address, Backend, Bucket, Entry, Forward, Hop, NatSet, State, bench::MAX_ANSWERS, flow::WAYS, map,
     nat::PORTS_PER_GROUP,
 };
 use lb_userspace::{
@@ -20,7 +20,7 @@ use super::{
     matrix::{self, FEW, MOST_KNOWN, Row, Traffic},
 };
 use crate::{
-    kernel::Mapping,
+    chunks::Copied,
     run::change_words,
     world::{self, BACKEND_PORT, Case, FRONT, NODE_FRONT, PORT, World},
 };
@@ -46,8 +46,7 @@ const NEW_FLOWS: u32 = 2_000_000;
 pub(super) struct Bed {
     dataplane: Dataplane,
     case: Case,
-    buckets: Mapping<Bucket>,
-    nat_sets: Mapping<NatSet>,
+    sizes: Sizes,
     /// Index of the first flow that was never seen.
     unseen: u32,
     answers: Vec<u32>,
@@ -60,18 +59,10 @@ impl Bed {
         let sizes = Sizes::new(FLOWS, 1_000, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
         let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
         dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
-        // SAFETY: the object declares both maps mmapable, with these types, and they were just made
-        // with these many elements.
-        let (buckets, nat_sets) = unsafe {
-            (
-                Mapping::new(dataplane.map_fd(map::FLOWS)?, sizes.buckets as usize)?,
-                Mapping::new(dataplane.map_fd(map::NAT)?, sizes.nat_sets as usize)?,
-            )
-        };
-        let mut bed = Bed { dataplane, case, buckets, nat_sets, unseen: FLOWS, answers: Vec::new() };
+        let mut bed = Bed { dataplane, case, sizes, unseen: FLOWS, answers: Vec::new() };
         bed.fill(wrapper)?;
         if forward == Forward::Nat {
-            bed.answers = bed.answers_of_known();
+            bed.answers = bed.answers_of_known()?;
             ensure!(!bed.answers.is_empty(), "no NAT record of a known flow");
         }
         Ok(bed)
@@ -107,27 +98,35 @@ impl Bed {
     /// Takes all new flows for proven ones, of so many ticks ago.
     fn prove(&self, age: impl Fn(u32) -> u16) -> Result<()> {
         let now = self.dataplane.tick()?;
-        change_words(self.words(), |entry| match entry.state() {
+        let proven = |entry: Entry| match entry.state() {
             State::New => {
                 let tick = now.wrapping_sub(age(entry.tag()));
                 Entry::new(entry.tag(), State::Proven, tick, entry.backend())
             }
             _ => entry,
-        });
-        Ok(())
+        };
+        let flows = self.flow_table()?;
+        change_words(flows.items().iter().flat_map(|bucket| &bucket.0), proven);
+        flows.write_to(self.dataplane.map_fd(map::FLOWS)?)?;
+        let records = self.nat_table()?;
+        change_words(records.items().iter().flat_map(|set| &set.words.0), proven);
+        records.write_to(self.dataplane.map_fd(map::NAT)?)
     }
 
-    fn words(&self) -> impl Iterator<Item = &Word> {
-        let flows = self.buckets.as_slice().iter().flat_map(|bucket| &bucket.0);
-        flows.chain(self.nat_sets.as_slice().iter().flat_map(|set| &set.words.0))
+    fn flow_table(&self) -> Result<Copied<Bucket>> {
+        Copied::read(self.dataplane.map_fd(map::FLOWS)?, self.sizes.flow_table)
+    }
+
+    fn nat_table(&self) -> Result<Copied<NatSet>> {
+        Copied::read(self.dataplane.map_fd(map::NAT)?, self.sizes.nat_table)
     }
 
     /// The list of answers: what backends send for the first known flows.
-    fn answers_of_known(&self) -> Vec<u32> {
+    fn answers_of_known(&self) -> Result<Vec<u32>> {
         let plan = frames(self.case, Traffic::New, Order::From(0)).plan;
         let known: std::collections::HashSet<_> = (0..FEW).map(|index| plan.client(index)).collect();
         let mut answers = Vec::new();
-        for set in self.nat_sets.as_slice() {
+        for set in self.nat_table()?.items() {
             for way in 0..WAYS {
                 let entry = Entry(set.words.0[way].load());
                 let tuple = set.records[way].tuple();
@@ -139,7 +138,7 @@ impl Bed {
             }
         }
         answers.truncate(MAX_ANSWERS);
-        answers
+        Ok(answers)
     }
 
     /// The next frames of a row: `seed` makes the random ones others.
@@ -203,8 +202,8 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
     let mut image =
         World::empty().with_service(case, SocketAddr::new(case.vip(), PORT), SERVICE, forward).image;
     let settings = world::settings_of(&mut image);
-    settings.buckets = sizes.buckets;
-    settings.nat_sets = sizes.nat_sets;
+    settings.flow_table = sizes.flow_table;
+    settings.nat_table = sizes.nat_table;
     settings.longest_idle = IDLE;
     image.services.values_mut().for_each(|service| service.idle = IDLE);
     for number in 1..=BACKENDS {
