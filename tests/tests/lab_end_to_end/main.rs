@@ -17,6 +17,7 @@ mod nodes;
 mod observe;
 mod own_traffic;
 mod path_mtu;
+mod quic;
 mod support;
 mod traffic;
 mod udp;
@@ -60,6 +61,12 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     backends::connections_to_other_backends_outlive_a_dead_one,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
+];
+
+/// With a QUIC service.
+const QUIC: &[(&str, Body)] = &checks![
+    quic::client_that_moves_keeps_its_backend,
+    quic::id_that_names_no_backend_goes_where_the_flow_goes,
 ];
 
 /// With tables that a flood fills.
@@ -108,17 +115,20 @@ fn run(arguments: &Arguments) -> Conclusion {
         };
         checks.iter().map(trial).collect::<Vec<_>>()
     };
-    let nat = Options::default();
-    let dsr_l2 = Options { forward: Forward::DsrL2, ..Options::default() };
+    let nat = Options { quic: true, ..Options::default() };
+    let dsr_l2 = Options { forward: Forward::DsrL2, quic: true, ..Options::default() };
     let dsr_ipip = Options { forward: Forward::DsrIpip, ..Options::default() };
     let dsr_gue = Options { forward: Forward::DsrGue, ..Options::default() };
-    let small = |options: &Options| Options { flows: Some(floods::SMALL_TABLE), ..options.clone() };
+    let small =
+        |options: &Options| Options { flows: Some(floods::SMALL_TABLE), quic: false, ..options.clone() };
     let bare = Options { run_usher: false, ..Options::default() };
     let trials = [
         lab("nat", BOTH_WAYS, &nat),
         lab("nat", NAT, &nat),
+        lab("nat", QUIC, &nat),
         lab("nat", SMALL, &small(&nat)),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
+        lab("dsr_l2", QUIC, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
         lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),
         lab("dsr_gue", BOTH_WAYS, &dsr_gue),
