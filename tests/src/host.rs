@@ -16,7 +16,7 @@ use lb_common::{
 };
 use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd, sum};
 use lb_userspace::core::{
-    deny::{DenyList, Prefix},
+    deny::{Change, Prefix},
     image::Image,
 };
 
@@ -43,8 +43,8 @@ pub struct HostTables {
     pub fragments: Fragments,
     /// Clients' backends.
     pub affinity: Vec<Bucket>,
-    /// Who is denied.
-    pub deny: DenyList,
+    /// Who is denied, and who is allowed all the same.
+    pub deny: BTreeMap<Prefix, bool>,
     /// New flows of this tick.
     pub new_flows: Mutex<NewFlows>,
     /// What sources may open.
@@ -74,7 +74,7 @@ impl HostTables {
             nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
             fragments: Fragments::default(),
             affinity: (0..AFFINITY_BUCKETS).map(|_| Bucket::default()).collect(),
-            deny: DenyList::default(),
+            deny: BTreeMap::new(),
             new_flows: Mutex::default(),
             sources: Mutex::default(),
             quic_ids: BTreeMap::new(),
@@ -95,7 +95,6 @@ impl HostTables {
         self.services.clone_from(&image.services);
         self.slots.clone_from(&image.tables);
         self.quic_ids.clone_from(&image.quic_ids);
-        self.deny = image.deny.clone();
         // As in the kernel's array, a backend that was never written is all zeros.
         self.backends = vec![Backend::default(); BACKENDS as usize + 1];
         for (number, backend) in &image.backends {
@@ -350,6 +349,16 @@ impl DataPath for HostPath {
 
     fn configure(&mut self, desired: &Image) -> Result<()> {
         self.tables.configure(desired)
+    }
+
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        for Change { prefix, denied } in changes {
+            match denied {
+                Some(denied) => drop(self.tables.deny.insert(*prefix, *denied)),
+                None => drop(self.tables.deny.remove(prefix)),
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {

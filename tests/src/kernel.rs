@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, SourceKey, Trace, map};
 use lb_userspace::{
-    core::image::{Image, diff},
+    core::{
+        deny::Change,
+        image::{Image, diff},
+    },
     dataplane::{Dataplane, Sizes},
 };
 use nix::{
@@ -56,7 +59,6 @@ impl KernelPath {
             fragments: FRAGMENTS,
             affinity_buckets: AFFINITY_BUCKETS,
             sources: 1_000,
-            denied: 1_000,
             services: SERVICES + 1,
             backends: BACKENDS + 1,
         };
@@ -112,6 +114,10 @@ impl DataPath for KernelPath {
         self.dataplane.apply(&diff(&self.applied, desired))?;
         self.applied = desired.clone();
         Ok(())
+    }
+
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        Ok(self.dataplane.deny(changes)?)
     }
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {

@@ -5,6 +5,7 @@ mod capture;
 mod clock;
 mod debug_log;
 mod decap;
+mod deny;
 mod explain;
 mod flows;
 mod kernel;
