@@ -7,7 +7,10 @@ use std::{env, process::Command};
 use lb_common::{Address, Features, Forward, Reason, capture::Filter, flow::IdleLimits, program};
 use lb_userspace::{
     config::XdpMode,
-    core::image::{Image, diff},
+    core::{
+        deny::{DenyList, Prefix, Rule},
+        image::{Image, diff},
+    },
     dataplane::{Capture, Dataplane, Sizes, TestRun},
 };
 use nix::{
@@ -272,6 +275,20 @@ fn f63_answers_are_counted_and_captured_with_service_and_backend() {
     let mut capture = dataplane.start_capture(Filter::all(0).of_clients(client, 128)).unwrap();
     dataplane.test_run(&answer).unwrap();
     assert_eq!(read(&mut capture).len(), 1);
+}
+
+/// The ring of a capture could not outlive another replacement of the programs.
+#[test]
+fn f62_clients_can_be_denied_while_a_capture_runs() {
+    let Some(mut dataplane) = dataplane() else { return };
+    dataplane.set_features(FEATURES.without(Features::DENY)).unwrap();
+    configure(&mut dataplane, &World::service(TCP4, Forward::DsrL2).image);
+    let mut capture = dataplane.start_capture(Filter::all(0)).unwrap();
+    let rule = [Rule { prefix: Prefix::of(TCP4.client(0)), denied: true }];
+    dataplane.deny(&DenyList::default().add(&rule).unwrap().0).unwrap();
+    let opens = frame(&TCP4.flow(0).opens());
+    assert_eq!(dataplane.test_run(&opens).unwrap().action as u8, DROP);
+    assert_eq!(read(&mut capture)[0].reason, Reason::Denied);
 }
 
 #[test]
