@@ -12,12 +12,11 @@ use anyhow::{Context as _, Result};
 use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop,
     NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens, Trace, Word,
-    chunk::split,
-    flow::TICK_SHIFT,
+    chunk::split, flow::TICK_SHIFT,
 };
 use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd};
 use lb_userspace::core::{
-    deny::{DenyList, Prefix},
+    deny::{Change, Prefix},
     image::Image,
 };
 
@@ -44,8 +43,8 @@ pub struct HostTables {
     pub fragments: Fragments,
     /// Clients' backends.
     pub affinity: Vec<Bucket>,
-    /// Who is denied.
-    pub deny: DenyList,
+    /// Who is denied, and who is allowed all the same.
+    pub deny: BTreeMap<Prefix, bool>,
     /// New flows of this tick.
     pub new_flows: Mutex<NewFlows>,
     /// What sources may open.
@@ -76,7 +75,7 @@ impl HostTables {
             nat_sets: (0..settings.nat_table.len()).map(|_| NatSet::default()).collect(),
             fragments: Fragments::default(),
             affinity: (0..AFFINITY_BUCKETS).map(|_| Bucket::default()).collect(),
-            deny: DenyList::default(),
+            deny: BTreeMap::new(),
             new_flows: Mutex::default(),
             sources: Mutex::default(),
             quic_ids: BTreeMap::new(),
@@ -97,7 +96,6 @@ impl HostTables {
         self.services.clone_from(&image.services);
         self.slots.clone_from(&image.tables);
         self.quic_ids.clone_from(&image.quic_ids);
-        self.deny = image.deny.clone();
         // As in the kernel's array, a backend that was never written is all zeros.
         self.backends = vec![Backend::default(); BACKENDS as usize + 1];
         for (number, backend) in &image.backends {
@@ -327,7 +325,8 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     }
 
     fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32 {
-        let mut byte = |at: u32| frame.at::<[u8; 1]>((from + at) as usize).map_or(0, |byte| u64::from(byte[0]));
+        let mut byte =
+            |at: u32| frame.at::<[u8; 1]>((from + at) as usize).map_or(0, |byte| u64::from(byte[0]));
         let sum: u64 = (0..length).map(|at| byte(at) << (8 * (at % 4))).sum();
         let folded = (sum & 0xffff_ffff) + (sum >> 32);
         ((folded & 0xffff_ffff) + (folded >> 32)) as u32
@@ -361,6 +360,16 @@ impl DataPath for HostPath {
 
     fn configure(&mut self, desired: &Image) -> Result<()> {
         self.tables.configure(desired)
+    }
+
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        for Change { prefix, denied } in changes {
+            match denied {
+                Some(denied) => drop(self.tables.deny.insert(*prefix, *denied)),
+                None => drop(self.tables.deny.remove(prefix)),
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {

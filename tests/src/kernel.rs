@@ -9,11 +9,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{
-    BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map, service::place_bits,
-};
+use lb_common::{BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map, service::place_bits};
 use lb_userspace::{
-    core::image::{Image, diff},
+    core::{
+        deny::Change,
+        image::{Image, diff},
+    },
     dataplane::{Dataplane, Sizes},
 };
 use nix::{
@@ -60,15 +61,13 @@ impl KernelPath {
             fragments: FRAGMENTS,
             affinity_buckets: AFFINITY_BUCKETS,
             sources: 1_000,
-            denied: 1_000,
             services: SERVICES + 1,
             backends: BACKENDS + 1,
         };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares the map mmapable, with this type, and it was just made with so many
         // elements.
-        let affinity =
-            unsafe { Mapping::new(dataplane.map_fd(map::AFFINITY)?, AFFINITY_BUCKETS as usize) }?;
+        let affinity = unsafe { Mapping::new(dataplane.map_fd(map::AFFINITY)?, AFFINITY_BUCKETS as usize) }?;
         Ok(Some(KernelPath { dataplane, applied: Image::default(), affinity }))
     }
 
@@ -113,6 +112,10 @@ impl DataPath for KernelPath {
         Ok(())
     }
 
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        Ok(self.dataplane.deny(changes)?)
+    }
+
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         run(&self.dataplane, frame)
     }
@@ -134,8 +137,7 @@ impl DataPath for KernelPath {
         let (buckets, nat_sets) = (Copied::read(flows, FLOW_TABLE)?, Copied::read(nat, NAT_TABLE)?);
         let tick = self.dataplane.tick()?;
         let affinity = self.affinity.as_slice();
-        let seen =
-            look(&Memory { buckets: buckets.items(), nat_sets: nat_sets.items(), affinity, tick });
+        let seen = look(&Memory { buckets: buckets.items(), nat_sets: nat_sets.items(), affinity, tick });
         buckets.write_to(flows)?;
         nat_sets.write_to(nat)?;
         Ok(seen)

@@ -524,7 +524,11 @@ address = "203.0.113.21"
         let config = config();
         let settings = image(&mut planner(&config), &config, &[]).settings.unwrap();
         assert_eq!((settings.nat_port_first, settings.nat_groups), (1024, 31_744 / 8));
-        assert_eq!(settings.flow_table, Shape { chunks: 489, items: 504 }, "16 bytes for each of 1,000,000 flows");
+        assert_eq!(
+            settings.flow_table,
+            Shape { chunks: 489, items: 504 },
+            "16 bytes for each of 1,000,000 flows"
+        );
         // 3,600 s in ticks of 2^30 ns.
         assert_eq!(ticks(Duration::from_secs(3_600)), 3_353);
         assert_eq!(ticks(Duration::from_secs(10_000_000)), MAX_IDLE_TICKS);

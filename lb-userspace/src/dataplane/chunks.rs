@@ -22,7 +22,8 @@ pub(super) fn put<T>(
         let inner = some.iter().map(|(_, element)| make(element)).collect::<io::Result<Vec<_>>>()?;
         let numbers: Vec<u32> = some.iter().map(|(number, _)| *number).collect();
         let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
-        sys::update_batch(outer, &numbers, &fds)
+        // SAFETY: keys and values of an array of maps have 4 bytes.
+        unsafe { sys::update_batch(outer, &numbers, &fds) }
     })
 }
 

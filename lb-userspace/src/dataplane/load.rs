@@ -27,8 +27,6 @@ pub struct Sizes {
     pub affinity_buckets: u32,
     /// Sources whose new flows are counted.
     pub sources: u32,
-    /// Prefixes of the deny list.
-    pub denied: u32,
     /// Highest service number plus one.
     pub services: u32,
     /// log2 of the first places in the table of services.
@@ -47,7 +45,6 @@ impl Sizes {
             fragments,
             affinity_buckets: 1,
             sources: 1,
-            denied: 1,
             services: services + 1,
             service_bits: place_bits(keys),
             backends: backends + 1,

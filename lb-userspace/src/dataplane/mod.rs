@@ -6,6 +6,7 @@ mod chunks;
 mod clock;
 mod debug_log;
 mod decap;
+mod deny;
 mod explain;
 mod flows;
 mod kernel;

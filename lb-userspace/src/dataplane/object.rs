@@ -7,7 +7,7 @@ use aya::{
     maps::{Map, MapData, ProgramArray},
     programs::Xdp,
 };
-use lb_common::{Features, Reason, capture, constants, map, program};
+use lb_common::{Features, Reason, capture, constants, defence::MAX_DENIED, map, program};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -30,6 +30,11 @@ const OWN: &[&str] = &[
     map::CAPTURE_LOST,
     debug_log::LOGS,
 ];
+
+/// Places of the deny list: they take memory only when they are used. One more for what is said of all IPv4
+/// clients when no rule does, and one that stays free, since before Linux 6.13 a full list refuses even to replace
+/// an element.
+const DENY_PLACES: u32 = MAX_DENIED as u32 + 2;
 
 /// The maps that all loads share, by name.
 pub(super) struct Maps {
@@ -120,7 +125,7 @@ pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps),
         .map_max_entries(map::FRAGMENTS, sizes.fragments)
         .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
         .map_max_entries(map::SOURCES, sizes.sources)
-        .map_max_entries(map::DENY, sizes.denied)
+        .map_max_entries(map::DENY, DENY_PLACES)
         .map_max_entries(map::BACKENDS, sizes.backends)
         .map_max_entries(map::COUNTERS, sizes.backends);
     let mut ebpf = parse(&mut loader, &constants).map_err(DataplaneError::Load)?;

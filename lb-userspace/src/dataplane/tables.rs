@@ -1,20 +1,15 @@
 //! Writing the desired image into the maps, and reading the counters.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::AsFd as _,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc};
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use lb_common::{
     Address, Backend, BackendCounters, DecapSettings, FragmentKey, FragmentPath, QuicKey, Reason,
     SLOTS_PADDED, Settings, Trace, bench::Plan, capture::Filter, map,
 };
 
 use super::{Dataplane, DataplaneError, chunks, object::data, sys};
-use crate::core::{deny::Prefix, image::Operation};
+use crate::core::image::Operation;
 
 /// A map value of ours, which aya may copy byte by byte.
 #[derive(Debug, Clone, Copy)]
@@ -81,12 +76,6 @@ impl Dataplane {
                 let id = Pod(*id);
                 self.quic_ids(|ids| unless_gone(ids.remove(&id)))
             }
-            Operation::SetDenied(prefix, denied) => {
-                self.deny(|list| list.insert(&denied_key(prefix), u32::from(*denied), 0))
-            }
-            Operation::RemoveDenied(prefix) => {
-                self.deny(|list| unless_gone(list.remove(&denied_key(prefix))))
-            }
             Operation::RemoveTable(number) => self.remove_table(*number),
         }
     }
@@ -107,15 +96,6 @@ impl Dataplane {
         let error = |source| DataplaneError::Map { what: "change an id", map: map::QUIC_IDS, source };
         let mut ids = self.maps.get_mut(map::QUIC_IDS)?.try_into().map_err(error)?;
         change(&mut ids).map_err(error)
-    }
-
-    fn deny(
-        &mut self,
-        change: impl FnOnce(&mut LpmTrie<&mut MapData, [u8; 16], u32>) -> Result<(), MapError>,
-    ) -> Result<(), DataplaneError> {
-        let error = |source| DataplaneError::Map { what: "change a prefix", map: map::DENY, source };
-        let mut list = self.maps.get_mut(map::DENY)?.try_into().map_err(error)?;
-        change(&mut list).map_err(error)
     }
 
     /// Fills new inner maps and swaps them in.
@@ -182,10 +162,6 @@ fn unless_gone(result: Result<(), MapError>) -> Result<(), MapError> {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-fn denied_key(prefix: &Prefix) -> Key<[u8; 16]> {
-    Key::new(u32::from(prefix.length()), prefix.octets())
 }
 
 fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {

@@ -4,11 +4,12 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
-    Address, Backend, Bucket, Entry, Forward, Hop, NatSet, State, bench::MAX_ANSWERS, flow::WAYS, map,
-    nat::PORTS_PER_GROUP,
+    Address, Backend, Bucket, Entry, Features, Forward, Hop, NatSet, State, bench::MAX_ANSWERS, flow::WAYS,
+    map, nat::PORTS_PER_GROUP,
 };
 use lb_userspace::{
     core::{
+        deny::{DenyList, Prefix, Rule},
         image::{Image, diff},
         maglev::{self, Candidate},
     },
@@ -16,13 +17,13 @@ use lb_userspace::{
 };
 
 use super::{
-    frames::{Order, frames},
-    matrix::{self, FEW, MOST_KNOWN, Row, Traffic},
+    frames::{Order, denied_clients, frames},
+    matrix::{self, DENIED, FEW, MOST_KNOWN, Row, Traffic},
 };
 use crate::{
     chunks::Copied,
     run::change_words,
-    world::{self, BACKEND_PORT, Case, FRONT, NODE_FRONT, PORT, World},
+    world::{self, BACKEND_PORT, Case, FRONT, NODE_FRONT, PORT, TCP4, TCP6, UDP4, UDP6, World},
 };
 
 /// Flows for which the tables are made.
@@ -42,10 +43,10 @@ const OLDER: u16 = 3_000;
 /// Packets of new flows, each another, after which the free places are taken.
 const NEW_FLOWS: u32 = 2_000_000;
 
-/// A data path of its own for one way to forward, family and protocol.
+/// A data path of its own for one way to forward, family and protocol; with a deny list, for all families and
+/// protocols.
 pub(super) struct Bed {
     dataplane: Dataplane,
-    case: Case,
     sizes: Sizes,
     /// Index of the first flow that was never seen.
     unseen: u32,
@@ -57,41 +58,53 @@ impl Bed {
     /// half of them the known ones, and new flows in all other places.
     pub(super) fn new(forward: Forward, case: Case, wrapper: &mut Wrapper) -> Result<Bed> {
         let sizes = Sizes::new(FLOWS, 1_000, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
-        let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
-        dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
-        let mut bed = Bed { dataplane, case, sizes, unseen: FLOWS, answers: Vec::new() };
-        bed.fill(wrapper)?;
+        let mut bed = Bed::load(sizes, matrix::features(forward), &image(case, forward, sizes))?;
+        bed.fill(case, wrapper)?;
         if forward == Forward::Nat {
-            bed.answers = bed.answers_of_known()?;
+            bed.answers = bed.answers_of_known(case)?;
             ensure!(!bed.answers.is_empty(), "no NAT record of a known flow");
         }
         Ok(bed)
     }
 
-    fn fill(&mut self, wrapper: &mut Wrapper) -> Result<()> {
+    /// Loads a data path that looks at a deny list of 1,000,000 addresses, half of each family. Its other tables
+    /// are empty: a denied packet does not reach them.
+    pub(super) fn with_deny_list(forward: Forward) -> Result<Bed> {
+        let sizes = Sizes::new(1_000, 1_000, forward == Forward::Nat, 4, 4, 1);
+        let mut world = World::empty();
+        for (number, case) in (1..).zip([TCP4, TCP6, UDP4, UDP6]) {
+            world = world.with_service(case, SocketAddr::new(case.vip(), PORT), number, forward);
+        }
+        let mut bed = Bed::load(sizes, matrix::features(forward) | Features::DENY, &world.image)?;
+        let clients = denied_clients(TCP4).chain(denied_clients(TCP6));
+        let rules: Vec<_> = clients.map(|client| Rule { prefix: Prefix::of(client), denied: true }).collect();
+        bed.dataplane.deny(&DenyList::new(&rules, &[])?.all())?;
+        Ok(bed)
+    }
+
+    fn load(sizes: Sizes, features: Features, image: &Image) -> Result<Bed> {
+        let mut dataplane = Dataplane::load(sizes, features)?;
+        dataplane.apply(&diff(&Image::default(), image))?;
+        Ok(Bed { dataplane, sizes, unseen: FLOWS, answers: Vec::new() })
+    }
+
+    fn fill(&mut self, case: Case, wrapper: &mut Wrapper) -> Result<()> {
         wrapper.aim_at(Some(&self.dataplane))?;
-        self.settle(wrapper, MOST_KNOWN, |tag| 2 + tag as u16 % OLDER)?;
-        self.settle(wrapper, 0, |_| 1)?;
-        self.pass(wrapper, Traffic::New, self.unseen, NEW_FLOWS)?;
+        self.settle(case, wrapper, MOST_KNOWN, |tag| 2 + tag as u16 % OLDER)?;
+        self.settle(case, wrapper, 0, |_| 1)?;
+        pass(wrapper, case, Traffic::New, self.unseen, NEW_FLOWS)?;
         self.unseen += NEW_FLOWS;
         Ok(())
     }
 
     /// Half of the flows for which the tables are made, proven. A few at a time, as it happens: until they are
     /// proven, new flows displace each other.
-    fn settle(&self, wrapper: &mut Wrapper, first: u32, age: impl Fn(u32) -> u16) -> Result<()> {
+    fn settle(&self, case: Case, wrapper: &mut Wrapper, first: u32, age: impl Fn(u32) -> u16) -> Result<()> {
         const STEP: u32 = FLOWS / 2 / 10;
         for step in 0..10 {
-            self.pass(wrapper, Traffic::New, first + step * STEP, STEP)?;
+            pass(wrapper, case, Traffic::New, first + step * STEP, STEP)?;
             self.prove(&age)?;
         }
-        Ok(())
-    }
-
-    /// One packet of each of these flows.
-    fn pass(&self, wrapper: &mut Wrapper, traffic: Traffic, first: u32, count: u32) -> Result<()> {
-        let frames = frames(self.case, traffic, Order::From(first));
-        wrapper.run(&frames.plan, &frames.frame, count)?;
         Ok(())
     }
 
@@ -122,8 +135,8 @@ impl Bed {
     }
 
     /// The list of answers: what backends send for the first known flows.
-    fn answers_of_known(&self) -> Result<Vec<u32>> {
-        let plan = frames(self.case, Traffic::New, Order::From(0)).plan;
+    fn answers_of_known(&self, case: Case) -> Result<Vec<u32>> {
+        let plan = frames(case, Traffic::New, Order::From(0)).plan;
         let known: std::collections::HashSet<_> = (0..FEW).map(|index| plan.client(index)).collect();
         let mut answers = Vec::new();
         for set in self.nat_table()?.items() {
@@ -142,28 +155,29 @@ impl Bed {
     }
 
     /// The next frames of a row: `seed` makes the random ones others.
-    pub(super) fn frames(&mut self, traffic: Traffic, seed: u64, count: u32) -> super::frames::Frames {
-        let order = match traffic {
+    pub(super) fn frames(&mut self, row: &Row, seed: u64, count: u32) -> super::frames::Frames {
+        let order = match row.traffic {
             Traffic::Known(flows) => Order::Random(u64::from(flows), seed),
             Traffic::NotOurs => Order::Random(u64::from(FEW), seed),
             Traffic::Reply => Order::Random(self.answers.len() as u64, seed),
             Traffic::Flood => Order::Random(1 << 32, seed),
+            Traffic::Denied => Order::Random(u64::from(DENIED), seed),
             Traffic::New => {
                 self.unseen += count;
                 Order::From(self.unseen - count)
             }
         };
-        frames(self.case, traffic, order)
+        frames(row.case, row.traffic, order)
     }
 
     /// Lets the wrapper call this data path, with packets of known flows in the caches as far as they fit.
-    pub(super) fn warm_up(&self, wrapper: &mut Wrapper, traffic: Traffic) -> Result<()> {
-        if traffic == Traffic::Reply {
+    pub(super) fn warm_up(&self, wrapper: &mut Wrapper, row: &Row) -> Result<()> {
+        if row.traffic == Traffic::Reply {
             wrapper.set_answers(&self.answers)?;
         }
         wrapper.aim_at(Some(&self.dataplane))?;
-        match traffic {
-            Traffic::Known(flows) => self.pass(wrapper, traffic, 0, flows),
+        match row.traffic {
+            Traffic::Known(flows) => pass(wrapper, row.case, row.traffic, 0, flows),
             _ => Ok(()),
         }
     }
@@ -176,7 +190,7 @@ impl Bed {
             Traffic::New => (self.unseen, SAMPLE, false),
             _ => return Ok(()),
         };
-        let frames = frames(self.case, row.traffic, Order::From(first));
+        let frames = frames(row.case, row.traffic, Order::From(first));
         let mut right = 0;
         for index in first..first + flows {
             let trace = self.dataplane.explain_frame(&frames.frame_of(index))?;
@@ -195,6 +209,13 @@ impl Bed {
     pub(super) fn verified_instructions(&mut self) -> Result<u32> {
         Ok(self.dataplane.verified_instructions(lb_common::program::USHER)?)
     }
+}
+
+/// One packet of each of these flows.
+fn pass(wrapper: &mut Wrapper, case: Case, traffic: Traffic, first: u32, count: u32) -> Result<()> {
+    let frames = frames(case, traffic, Order::From(first));
+    wrapper.run(&frames.plan, &frames.frame, count)?;
+    Ok(())
 }
 
 /// One service with 100 backends, all beside the clients' router: packets leave where they came in.

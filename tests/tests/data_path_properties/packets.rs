@@ -9,8 +9,8 @@ use usher_tests::{
     packet::{Endpoint, Ip, NatPorts, Packet, Port, Transport, flag},
     run::nat_groups,
     world::{
-        Case, FRONT, Flow, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, nat_sources,
-        set_nat_groups, settings_of,
+        Case, FRONT, Flow, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, nat_sources, set_nat_groups,
+        settings_of,
     },
 };
 
