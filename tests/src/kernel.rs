@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map, service::place_bits};
+use lb_common::{BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map};
 use lb_userspace::{
     core::{
         deny::Change,
@@ -30,19 +30,29 @@ use crate::{
     world::{AFFINITY_BUCKETS, BACKENDS, FEATURES, FLOW_TABLE, FRAGMENTS, NAT_TABLE, SERVICES},
 };
 
-/// Addresses and ports that lead to services: more than any test configures.
-const MOST_KEYS: u32 = 1_000;
+/// The tables of the scenarios.
+pub const SIZES: Sizes = Sizes {
+    flow_table: FLOW_TABLE,
+    nat_table: NAT_TABLE,
+    service_bits: 10,
+    fragments: FRAGMENTS,
+    affinity_buckets: AFFINITY_BUCKETS,
+    sources: 1_000,
+    services: SERVICES + 1,
+    backends: BACKENDS + 1,
+};
 
 /// The program in the kernel with its maps.
 pub struct KernelPath {
     dataplane: Dataplane,
+    sizes: Sizes,
     applied: Image,
     affinity: Mapping<Bucket>,
 }
 
 impl KernelPath {
-    /// Loads the program, in a network namespace of this thread's own: its routing knows no way
-    /// anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
+    /// Loads the program with small tables, in a network namespace of this thread's own: its routing knows no
+    /// way anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
     ///
     /// # Errors
     /// When the kernel refuses it.
@@ -50,25 +60,27 @@ impl KernelPath {
     /// # Panics
     /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
     pub fn load() -> Result<Option<KernelPath>> {
+        KernelPath::with(SIZES)
+    }
+
+    /// The same with tables of other sizes.
+    ///
+    /// # Errors
+    /// As [`KernelPath::load`].
+    ///
+    /// # Panics
+    /// As [`KernelPath::load`].
+    pub fn with(sizes: Sizes) -> Result<Option<KernelPath>> {
         if !may_load() {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes = Sizes {
-            flow_table: FLOW_TABLE,
-            nat_table: NAT_TABLE,
-            service_bits: place_bits(MOST_KEYS),
-            fragments: FRAGMENTS,
-            affinity_buckets: AFFINITY_BUCKETS,
-            sources: 1_000,
-            services: SERVICES + 1,
-            backends: BACKENDS + 1,
-        };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
         // SAFETY: the object declares the map mmapable, with this type, and it was just made with so many
         // elements.
-        let affinity = unsafe { Mapping::new(dataplane.map_fd(map::AFFINITY)?, AFFINITY_BUCKETS as usize) }?;
-        Ok(Some(KernelPath { dataplane, applied: Image::default(), affinity }))
+        let affinity =
+            unsafe { Mapping::new(dataplane.map_fd(map::AFFINITY)?, sizes.affinity_buckets as usize) }?;
+        Ok(Some(KernelPath { dataplane, sizes, applied: Image::default(), affinity }))
     }
 
     /// The loaded program.
@@ -134,7 +146,8 @@ impl DataPath for KernelPath {
 
     fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R> {
         let (flows, nat) = (self.dataplane.map_fd(map::FLOWS)?, self.dataplane.map_fd(map::NAT)?);
-        let (buckets, nat_sets) = (Copied::read(flows, FLOW_TABLE)?, Copied::read(nat, NAT_TABLE)?);
+        let (buckets, nat_sets) =
+            (Copied::read(flows, self.sizes.flow_table)?, Copied::read(nat, self.sizes.nat_table)?);
         let tick = self.dataplane.tick()?;
         let affinity = self.affinity.as_slice();
         let seen = look(&Memory { buckets: buckets.items(), nat_sets: nat_sets.items(), affinity, tick });

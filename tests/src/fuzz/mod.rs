@@ -18,7 +18,7 @@ use script::{Reader, Start};
 use crate::{
     host::HostTables,
     oracle,
-    world::{Case, TCP4, TCP6, UDP4, UDP6, World, backend, settings_of},
+    world::{Case, TCP4, TCP6, UDP4, UDP6, World, backend, set_nat_groups, settings_of},
 };
 
 /// The services of the world, numbered from 1. Service n has the backends 2n - 1 and 2n.
@@ -137,13 +137,17 @@ impl Run {
             4 => backend(image, number).hop = Hop::default(),
             5 => settings_of(image).reply_by_route ^= 1,
             6 => drop(image.tables.remove(&service)),
-            7 => settings_of(image).nat_sources = Default::default(),
+            7 => {
+                let settings = settings_of(image);
+                settings.nat_sources = Default::default();
+                set_nat_groups(settings, settings.nat_groups);
+            }
             8 => backend(image, number).mtu = 8 * u16::from(value),
             _ => {
-                let ports = settings_of(image);
+                let settings = settings_of(image);
                 // None at all is for nodes without NAT, which have no source address either.
-                ports.nat_groups = u16::from(value).max(1);
-                ports.nat_port_first = 1_024 + 8 * u16::from(value);
+                set_nat_groups(settings, u16::from(value).max(1));
+                settings.nat_port_first = 1_024 + 8 * u16::from(value);
             }
         }
         give_addresses(image);
