@@ -1,6 +1,9 @@
 //! The backend that a QUIC packet names: the server id in its destination connection id, in the plaintext
-//! encoding of draft-ietf-quic-load-balancers (section 5.1): three bits of config id and five others, the
-//! server id, a nonce.
+//! encoding of draft-ietf-quic-load-balancers-21 (sections 3 and 5.2): three bits of config id and five others,
+//! the server id, a nonce.
+//!
+//! Only ids that a server has made are read. Those of Initial and 0-RTT packets may be the client's, who could
+//! choose its backend so, past weights and limits; and of long headers of other versions nobody knows.
 
 use lb_common::{QuicKey, Service};
 
@@ -17,6 +20,12 @@ const UDP_HEADER: usize = 8;
 const LOOKED_AT: usize = 20;
 /// The first bit: a long header (RFC 9000 section 17.2).
 const LONG: u8 = 0x80;
+/// In a long header, the type of the packet too.
+const LONG_AND_TYPE: u8 = LONG | 0x30;
+/// Version 1 in network order, and its Handshake packets (RFC 9000 section 17.2.4).
+const VERSION_1: (u32, u8) = (1_u32.to_be(), LONG | 0x20);
+/// Version 2 (RFC 9369 section 3.2).
+const VERSION_2: (u32, u8) = (0x6b33_43cf_u32.to_be(), LONG | 0x30);
 
 /// The up backend of the service that the packet's connection id names; 0 when it names none.
 #[inline(always)]
@@ -28,6 +37,10 @@ pub fn owner<T: Tables>(frame: &mut Frame, packet: &Packet, service: &Service, t
     let Ok(&mut p) = frame.at::<[u8; LOOKED_AT]>(payload) else { return 0 };
     // A long header has version and length before the connection id; a short one does not tell its length.
     let (length, first, id) = if p[0] & LONG != 0 {
+        let version = u32::from_ne_bytes([p[1], p[2], p[3], p[4]]);
+        if !is_handshake(version, p[0] & LONG_AND_TYPE) {
+            return 0;
+        }
         (p[5], p[6], [p[7], p[8], p[9], p[10], p[11], p[12], p[13], p[14]])
     } else {
         (u8::MAX, p[1], [p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9]])
@@ -36,6 +49,13 @@ pub fn owner<T: Tables>(frame: &mut Frame, packet: &Packet, service: &Service, t
         return 0;
     }
     backend(tables, u64::from_le_bytes(id), service) as u16
+}
+
+/// Whether the packet is a Handshake packet: of all with a long header these alone always bear an id of the
+/// server's.
+#[inline(always)]
+fn is_handshake(version: u32, kind: u8) -> bool {
+    (version == VERSION_1.0 && kind == VERSION_1.1) || (version == VERSION_2.0 && kind == VERSION_2.1)
 }
 
 /// The up backend whose server id these bytes begin with. A function of its own in BPF for the stack's sake.

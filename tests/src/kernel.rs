@@ -9,9 +9,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, SourceKey, Trace, map};
+use lb_common::{BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map};
 use lb_userspace::{
-    core::image::{Image, diff},
+    core::{
+        deny::Change,
+        image::{Image, diff},
+    },
     dataplane::{Dataplane, Sizes},
 };
 use nix::{
@@ -22,19 +25,19 @@ use nix::{
 };
 
 use crate::{
+    chunks::Copied,
     run::{DataPath, Memory, Ran},
-    world::{AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
+    world::{AFFINITY_BUCKETS, BACKENDS, FEATURES, FLOW_TABLE, FRAGMENTS, NAT_TABLE, SERVICES},
 };
 
 /// The tables of the scenarios.
 pub const SIZES: Sizes = Sizes {
-    buckets: BUCKETS,
-    nat_sets: NAT_SETS,
-    service_bits: 5,
+    flow_table: FLOW_TABLE,
+    nat_table: NAT_TABLE,
+    service_bits: 10,
     fragments: FRAGMENTS,
     affinity_buckets: AFFINITY_BUCKETS,
     sources: 1_000,
-    denied: 1_000,
     services: SERVICES + 1,
     backends: BACKENDS + 1,
 };
@@ -42,9 +45,8 @@ pub const SIZES: Sizes = Sizes {
 /// The program in the kernel with its maps.
 pub struct KernelPath {
     dataplane: Dataplane,
+    sizes: Sizes,
     applied: Image,
-    buckets: Mapping<Bucket>,
-    nat_sets: Mapping<NatSet>,
     affinity: Mapping<Bucket>,
 }
 
@@ -74,16 +76,11 @@ impl KernelPath {
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
         let dataplane = Dataplane::load(sizes, FEATURES)?;
-        // SAFETY: the object declares these maps mmapable, with these types, and they were just made
-        // with these many elements.
-        let (buckets, nat_sets, affinity) = unsafe {
-            (
-                Mapping::new(dataplane.map_fd(map::FLOWS)?, sizes.buckets as usize)?,
-                Mapping::new(dataplane.map_fd(map::NAT)?, sizes.nat_sets as usize)?,
-                Mapping::new(dataplane.map_fd(map::AFFINITY)?, sizes.affinity_buckets as usize)?,
-            )
-        };
-        Ok(Some(KernelPath { dataplane, applied: Image::default(), buckets, nat_sets, affinity }))
+        // SAFETY: the object declares the map mmapable, with this type, and it was just made with so many
+        // elements.
+        let affinity =
+            unsafe { Mapping::new(dataplane.map_fd(map::AFFINITY)?, sizes.affinity_buckets as usize) }?;
+        Ok(Some(KernelPath { dataplane, sizes, applied: Image::default(), affinity }))
     }
 
     /// The loaded program.
@@ -127,6 +124,10 @@ impl DataPath for KernelPath {
         Ok(())
     }
 
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        Ok(self.dataplane.deny(changes)?)
+    }
+
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         run(&self.dataplane, frame)
     }
@@ -143,10 +144,16 @@ impl DataPath for KernelPath {
         Ok(self.dataplane.counters([backend])?[&backend])
     }
 
-    fn memory(&self) -> Memory<'_> {
-        let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
-        let tick = self.dataplane.tick().expect("a program that tells the clock");
-        Memory { buckets, nat_sets, affinity: self.affinity.as_slice(), tick }
+    fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R> {
+        let (flows, nat) = (self.dataplane.map_fd(map::FLOWS)?, self.dataplane.map_fd(map::NAT)?);
+        let (buckets, nat_sets) =
+            (Copied::read(flows, self.sizes.flow_table)?, Copied::read(nat, self.sizes.nat_table)?);
+        let tick = self.dataplane.tick()?;
+        let affinity = self.affinity.as_slice();
+        let seen = look(&Memory { buckets: buckets.items(), nat_sets: nat_sets.items(), affinity, tick });
+        buckets.write_to(flows)?;
+        nat_sets.write_to(nat)?;
+        Ok(seen)
     }
 
     fn clear_fragments(&mut self) -> Result<()> {
@@ -159,7 +166,7 @@ impl DataPath for KernelPath {
 
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.
     fn later(&mut self, ticks: u16) -> Result<()> {
-        self.memory().age(ticks);
+        self.with_memory(|memory| memory.age(ticks))?;
         self.dataplane
             .change_fragments(|path| Some(FragmentPath { tick: path.tick.wrapping_sub(ticks), ..path }))?;
         Ok(())
@@ -238,6 +245,9 @@ impl<T> Mapping<T> {
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
+
+// SAFETY: shared memory, which threads may use as far as `T` may be shared.
+unsafe impl<T: Sync> Sync for Mapping<T> {}
 
 impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {

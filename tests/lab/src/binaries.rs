@@ -10,6 +10,9 @@ pub const USHER: &str = "usher";
 /// The UDP echo of the backends and its client.
 pub const UDP: &str = "usher-lab-udp";
 
+/// The QUIC echo of the backends and its client.
+pub const QUIC: &str = "usher-lab-quic";
+
 /// Finds a program of this workspace beside the running one.
 ///
 /// # Errors
@@ -29,7 +32,11 @@ fn folder() -> Result<PathBuf> {
 }
 
 fn build(name: &str) -> String {
-    let package = if name == USHER { "lb-userspace" } else { "usher-lab" };
+    let package = match name {
+        USHER => "lb-userspace",
+        QUIC => QUIC,
+        _ => "usher-lab",
+    };
     format!("cargo build -p {package} --bin {name}")
 }
 

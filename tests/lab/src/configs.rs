@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     host::Host,
+    quic::{self, QUIC_PORT},
     topology::{Forward, Options, ZONE, address, back_address, tunnel_sources},
 };
 
@@ -164,20 +165,29 @@ negative_ttl = "1s"
     for peer in options.node_hosts().filter(|&peer| peer != node) {
         let _ = write!(text, "\n[[peer]]\nname = \"{peer}\"\naddresses = {}\n", list(addresses(peer)));
     }
-    text + &service("web", "www", "tcp", 80, options.forward.web_port(), options)
-        + &service("echo", "echo", "udp", 7, 7, options)
+    let services = [&WEB, &ECHO].into_iter().chain(options.quic.then_some(&QUIC));
+    text + &services.map(|one| service(one, options)).collect::<String>()
 }
 
-/// One service over all backends, checked by their web server.
-fn service(
-    name: &str,
-    label: &str,
-    protocol: &str,
+struct Service {
+    name: &'static str,
+    /// Its name in the zone.
+    label: &'static str,
+    protocol: &'static str,
     port: u16,
-    backend_port: u16,
-    options: &Options,
-) -> String {
-    let check_port = if protocol == "tcp" { backend_port } else { 80 };
+}
+
+const WEB: Service = Service { name: "web", label: "www", protocol: "tcp", port: 80 };
+const ECHO: Service = Service { name: "echo", label: "echo", protocol: "udp", port: 7 };
+const QUIC: Service = Service { name: "quic", label: "quic", protocol: "udp", port: QUIC_PORT };
+
+/// One service over all backends, checked by their web server.
+fn service(service: &Service, options: &Options) -> String {
+    let &Service { name, label, protocol, port } = service;
+    let is_web = name == WEB.name;
+    let backend_port = if is_web { options.forward.web_port() } else { port };
+    let check_port = if is_web { backend_port } else { WEB.port };
+    let is_quic = name == QUIC.name;
     let mut text = format!(
         r#"
 [[service]]
@@ -190,12 +200,18 @@ check = {{ kind = "http", path = "/healthz", port = {check_port}, interval = "20
 "#,
         forward = options.forward
     );
+    if is_quic {
+        text += &quic::setting();
+    }
     for backend in options.backend_hosts() {
         let _ = write!(
             text,
             "[[service.backend]]\nname = \"{backend}\"\naddress = {}\nport = {backend_port}\n",
             list(addresses(backend))
         );
+        if is_quic && let Some(id) = quic::known_id(backend, options) {
+            let _ = writeln!(text, "quic_server_id = \"{id}\"");
+        }
     }
     text
 }
@@ -226,6 +242,15 @@ mod tests {
         assert_eq!(text.matches("address = [\"203.0.113.22\", \"2001:db8:2::22\"]").count(), 2);
         assert!(text.contains("port = 8080"));
         assert!(text.contains("xdp_mode = \"native\""));
+    }
+
+    #[test]
+    fn all_backends_but_the_last_have_a_server_id() {
+        let text = usher(Host::Node(1), &Options { quic: true, ..Options::default() });
+        assert!(text.contains("quic = { server_id_length = 4, config_id = 1 }"));
+        assert!(text.contains("port = 443\nquic_server_id = \"0a0b0c02\""));
+        assert!(!text.contains("0a0b0c03"));
+        assert!(!usher(Host::Node(1), &Options::default()).contains("quic"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::{
     process::{Signal, end, named},
     raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher},
     status::Status,
-    topology::{Family, Options, Pair, ZONE, address, back_address},
+    topology::{Family, Options, Pair, ZONE, address, back_address, client_addresses},
     traffic::{Stream, Tally, script},
     wait::until,
 };
@@ -210,6 +210,11 @@ impl Lab {
     pub fn ask_udp(&self, to: &str, payload: &str, from: Option<&str>) -> Result<String> {
         let command: Vec<_> = [binaries::UDP, "ask", to, payload].into_iter().chain(from).collect();
         Ok(self.run(Host::Client, &command)?.trim_end().to_owned())
+    }
+
+    /// The client's addresses; connections leave from the first.
+    pub fn client_addresses(&self) -> Vec<Pair> {
+        client_addresses()
     }
 
     /// Fetches `http://www.example.test/` `count` times, several at a time, each on a connection of its own.

@@ -12,7 +12,8 @@
 //!
 //! Every host is a network namespace `usher-HOST`; the bridges `front` and `back` stand in
 //! `usher-switch`. Addresses are the documentation ones, both families everywhere. What runs there
-//! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`].
+//! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`]; and where
+//! [`Options::quic`] asks for it, a QUIC echo.
 //!
 //! Needs root, and `ip`, `ethtool`, `nginx`, `unbound`, `curl` and `dig`: `cargo xtask setup`.
 //! One lab per machine; a [`Lab`] keeps other threads of the process waiting, and refuses while
@@ -30,6 +31,7 @@ mod network;
 mod owner;
 mod pass;
 mod process;
+mod quic;
 mod raise;
 mod skip;
 mod status;
@@ -43,6 +45,7 @@ pub use connections::{Connection, Connections, Report};
 pub use flood::Flood;
 pub use host::Host;
 pub use lab::Lab;
+pub use quic::{Journey, QUIC_PORT, Stop};
 pub use skip::can_raise;
 pub use status::{Backend, Dns, DnsAddress, DnsName, Interface, LastCheck, Service, Status};
 pub use topology::{Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, XdpMode, ZONE};

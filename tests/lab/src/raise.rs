@@ -18,6 +18,7 @@ use crate::{
     lab::Lab,
     network,
     process::spawn,
+    quic::start_quic,
     topology::{Family, Options, Pair, address, tunnel_sources},
     wait::until,
 };
@@ -55,10 +56,11 @@ pub(crate) fn clear() -> Result<()> {
 /// Every program of a lab and where it runs.
 pub(crate) fn programs(options: &Options) -> Vec<(Host, &'static str)> {
     let backends = options.backend_hosts().flat_map(|host| [(host, "nginx"), (host, binaries::UDP)]);
+    let quic = options.backend_hosts().filter(|_| options.quic).map(|host| (host, binaries::QUIC));
     let nodes = options.node_hosts().filter(|_| options.run_usher);
     let direct = options.backend_hosts().filter(|_| options.forward.is_direct());
     let ushers = nodes.chain(direct).map(|host| (host, binaries::USHER));
-    [(Host::Resolver, "unbound")].into_iter().chain(ushers).chain(backends).collect()
+    [(Host::Resolver, "unbound")].into_iter().chain(ushers).chain(backends).chain(quic).collect()
 }
 
 /// Starts usher on a node with the configuration that lies there.
@@ -104,6 +106,9 @@ fn start_all(lab: &Lab) -> Result<()> {
     for backend in options.backend_hosts() {
         start_nginx(lab, backend)?;
         start_echo(lab, backend)?;
+        if options.quic {
+            start_quic(lab, backend)?;
+        }
     }
     if options.run_usher {
         options.node_hosts().try_for_each(|node| start_usher(lab, node))?;

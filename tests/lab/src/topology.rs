@@ -46,6 +46,8 @@ pub struct Options {
     /// Flows that the nodes' tables are to hold, and then UDP flows live for two seconds only, so that
     /// what a flood leaves is soon gone. `None` leaves `[flows]` out.
     pub flows: Option<u32>,
+    /// Whether there is a QUIC service too, of which packets go where their connection id says.
+    pub quic: bool,
 }
 
 impl Default for Options {
@@ -57,6 +59,7 @@ impl Default for Options {
             xdp_mode: XdpMode::Native,
             run_usher: true,
             flows: None,
+            quic: false,
         }
     }
 }

@@ -9,7 +9,7 @@ pub mod seeds;
 
 use std::sync::{Arc, OnceLock};
 
-use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS};
+use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS, Shape};
 use lb_userspace::core::image::Image;
 
 pub use script::Operation;
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) const CASES: [Case; 4] = [TCP4, TCP6, UDP4, UDP6];
 
 /// Buckets and NAT sets: so few that flows meet.
-const TABLE: u32 = 8;
+const TABLE: Shape = Shape::small(8);
 
 /// How many parts of the configuration [`Operation::Configure`] changes.
 pub(crate) const CONFIGURATIONS: u8 = 10;
@@ -81,8 +81,8 @@ impl Run {
         }
         give_addresses(&mut world.image);
         let settings = settings_of(&mut world.image);
-        (settings.buckets, settings.nat_sets) = (TABLE, TABLE);
-        let mut tables = HostTables::new(&world.image, TABLE, TABLE).unwrap();
+        (settings.flow_table, settings.nat_table) = (TABLE, TABLE);
+        let mut tables = HostTables::new(&world.image).unwrap();
         tables.tick = start.tick;
         Run { world, tables, sent: None }
     }

@@ -1,14 +1,12 @@
 //! Which backend a flow is given, and which flows are given none: hash inputs, affinity, connection ids,
 //! lost backends, limits.
 
-use std::sync::Arc;
-
 use lb_common::{
     Backend, Forward, QuicKey, Reason, SLOTS, Service,
     State::{Closing, New, Proven},
     flow::scale,
 };
-use lb_userspace::core::{deny::Rule, image::Image};
+use lb_userspace::core::image::Image;
 
 use super::{
     After, Scenario, Step, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
@@ -91,19 +89,21 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         },
         Scenario {
             id: scenario(case, "F62 the longest prefix decides who is denied"),
-            world: World::service(case, Forward::DsrL2).with(|image| {
-                deny(image, &["198.51.100.0/24", "!198.51.100.8", "2001:db8:100::/48", "!2001:db8:100::8"]);
-            }),
+            world: World::service(case, Forward::DsrL2),
             steps: vec![
+                Step::Deny(&["198.51.100.0/24", "!198.51.100.8", "2001:db8:100::/48", "!2001:db8:100::8"]),
                 dropped(flow.opens(), Reason::Denied),
                 direct(neighbour.opens(), 1),
                 // To the node itself, not to a service.
                 passed(Flow { service: (case.vip(), 22).into(), ..flow }.opens(), Reason::NotService),
-                Step::Configure(Box::new(|image| deny(image, &["198.51.100.8", "2001:db8:100::8"]))),
+                Step::Deny(&["198.51.100.8", "2001:db8:100::8"]),
                 direct(flow.opens(), 1),
                 dropped(neighbour.goes_on(), Reason::Denied),
-                Step::Configure(Box::new(|image| image.deny = Arc::default())),
+                Step::Deny(&[]),
                 direct(neighbour.goes_on(), 1),
+                // All of the other family.
+                Step::Deny(if case.v6 { &["0.0.0.0/0"] } else { &["::/0"] }),
+                direct(flow.goes_on(), 1),
             ],
             after: flows(&[(New, 1), (New, 1)]),
         },
@@ -195,7 +195,9 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
     let moved = Flow { index: 1, client: (case.client(3), 50_000).into(), ..flow };
     let short = |flow: &Flow, id: &[u8]| quic(flow, &[&[0x40], id].concat());
-    let long = |flow: &Flow, id: &[u8]| quic(flow, &[&[0xc0, 0, 0, 0, 1, id.len() as u8], id].concat());
+    let long = |flow: &Flow, first: u8, version: u32, id: &[u8]| {
+        quic(flow, &[&[first], &version.to_be_bytes()[..], &[id.len() as u8], id].concat())
+    };
     let of_2 = [0x00, 0x0a, 0x0b, 0x0c, 0x0d, 0x99, 0x98];
     let config_1 = [0x20, 0x0a, 0x0b, 0x0c, 0x0d, 0x99, 0x98];
     let unroutable = [0xe0, 0x0a, 0x0b, 0x0c, 0x0d, 0x99, 0x98];
@@ -218,12 +220,36 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             world: world(forward),
             steps: vec![
                 to(&flow, short(&flow, &of_2), 2),
-                to(&flow, long(&flow, &of_2), 2),
+                to(&flow, long(&flow, HANDSHAKE_1, 1, &of_2), 2),
+                to(&flow, long(&flow, HANDSHAKE_2, VERSION_2, &of_2), 2),
                 to(&moved, short(&moved, &of_2), 2),
             ],
             after: match forward {
                 Forward::Nat => nat_flows(&[(New, 2), (New, 2)]),
                 _ => flows(&[(New, 2), (New, 2)]),
+            },
+        });
+        all.push(Scenario {
+            id: scenario(
+                case,
+                &format!("QUIC by {name}: an id that the client may have chosen follows the flow"),
+            ),
+            world: world(forward),
+            steps: vec![
+                to(&flow, long(&flow, INITIAL_1, 1, &of_2), 1),
+                to(&flow, long(&flow, ZERO_RTT_1, 1, &of_2), 1),
+                to(&flow, long(&flow, INITIAL_2, VERSION_2, &of_2), 1),
+                to(&flow, long(&flow, ZERO_RTT_2, VERSION_2, &of_2), 1),
+                // Types of one version in another's packets, and a version that nobody knows.
+                to(&flow, long(&flow, HANDSHAKE_2, 1, &of_2), 1),
+                to(&flow, long(&flow, HANDSHAKE_1, 3, &of_2), 1),
+                to(&at(&flow, 1), long(&flow, HANDSHAKE_1, 1, &of_2), 2),
+                // The flow is there now.
+                to(&at(&flow, 1), long(&flow, INITIAL_1, 1, &unknown), 2),
+            ],
+            after: match forward {
+                Forward::Nat => After { nat: vec![(New, 1), (New, 2)], ..flows(&[(New, 2)]) },
+                _ => flows(&[(New, 2)]),
             },
         });
         all.push(Scenario {
@@ -233,7 +259,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 to(&flow, short(&flow, &unknown), 1),
                 to(&flow, short(&flow, &config_1), 1),
                 to(&flow, short(&flow, &unroutable), 1),
-                to(&flow, long(&flow, &of_2[..4]), 1),
+                to(&flow, long(&flow, HANDSHAKE_1, 1, &of_2[..4]), 1),
                 // Too short to be QUIC.
                 to(&flow, Packet { payload: [&[0x40][..], &of_2].concat(), ..flow.opens() }, 1),
                 Step::Configure(Box::new(|image| backend(image, 2).flags = Backend::ACCEPTS)),
@@ -249,6 +275,16 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
     }
     all
 }
+
+/// First bytes of long headers, by version.
+const INITIAL_1: u8 = 0xc0;
+const ZERO_RTT_1: u8 = 0xd0;
+const HANDSHAKE_1: u8 = 0xe0;
+const INITIAL_2: u8 = 0xd0;
+const ZERO_RTT_2: u8 = 0xe0;
+const HANDSHAKE_2: u8 = 0xf0;
+
+const VERSION_2: u32 = 0x6b33_43cf;
 
 /// A datagram of the client that begins with these bytes and is long enough for QUIC.
 fn quic(flow: &Flow, start: &[u8]) -> Packet {
@@ -268,9 +304,4 @@ fn slot_of_client(image: &mut Image, case: Case, number: u16) {
     let hash = settings().hash_key.flow(&case.client(0).into(), 0, 0, 0);
     slots[scale(hash.place, SLOTS as u32) as usize] = number;
     image.tables.insert(1, slots.into());
-}
-
-fn deny(image: &mut Image, rules: &[&str]) {
-    let rules = rules.iter().map(|text| text.parse::<Rule>().expect("a rule"));
-    image.deny = Arc::new(rules.map(|rule| (rule.prefix, rule.denied)).collect());
 }

@@ -10,6 +10,7 @@
 mod backends;
 mod configuration;
 mod crash;
+mod defence;
 mod dns;
 mod explain;
 mod floods;
@@ -17,6 +18,7 @@ mod nodes;
 mod observe;
 mod own_traffic;
 mod path_mtu;
+mod quic;
 mod support;
 mod traffic;
 mod udp;
@@ -56,10 +58,17 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     observe::f63_packets_are_counted_by_service_and_reason,
     observe::f64_capture_sees_curls_packets_before_and_after,
     observe::f64_capture_ends_however_it_ends,
+    defence::f62_denied_client_is_cut_off_at_once_and_served_again_afterwards,
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
+];
+
+/// With a QUIC service.
+const QUIC: &[(&str, Body)] = &checks![
+    quic::client_that_moves_keeps_its_backend,
+    quic::id_that_names_no_backend_goes_where_the_flow_goes,
 ];
 
 /// With tables that a flood fills.
@@ -74,6 +83,8 @@ const NAT: &[(&str, Body)] = &checks![
     dns::what_does_not_exist_is_denied_with_the_soa,
     dns::foreign_name_is_refused,
     backends::all_backends_down_is_stated_and_answered_with_every_address,
+    defence::f62_a_million_rules_are_added_by_one_command,
+    defence::f62_source_that_opens_too_many_connections_is_refused_new_ones_only,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::killed_usher_leaves_dns_and_comes_back,
     nodes::second_usher_on_the_same_socket_is_refused,
@@ -108,17 +119,20 @@ fn run(arguments: &Arguments) -> Conclusion {
         };
         checks.iter().map(trial).collect::<Vec<_>>()
     };
-    let nat = Options::default();
-    let dsr_l2 = Options { forward: Forward::DsrL2, ..Options::default() };
+    let nat = Options { quic: true, ..Options::default() };
+    let dsr_l2 = Options { forward: Forward::DsrL2, quic: true, ..Options::default() };
     let dsr_ipip = Options { forward: Forward::DsrIpip, ..Options::default() };
     let dsr_gue = Options { forward: Forward::DsrGue, ..Options::default() };
-    let small = |options: &Options| Options { flows: Some(floods::SMALL_TABLE), ..options.clone() };
+    let small =
+        |options: &Options| Options { flows: Some(floods::SMALL_TABLE), quic: false, ..options.clone() };
     let bare = Options { run_usher: false, ..Options::default() };
     let trials = [
         lab("nat", BOTH_WAYS, &nat),
         lab("nat", NAT, &nat),
+        lab("nat", QUIC, &nat),
         lab("nat", SMALL, &small(&nat)),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
+        lab("dsr_l2", QUIC, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
         lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),
         lab("dsr_gue", BOTH_WAYS, &dsr_gue),
