@@ -1,17 +1,22 @@
 //! The flow table: which backend a flow was given, eight flows to a cache line.
 //!
-//! The table is an array of [`Bucket`]s in memory that the daemon maps too (`BPF_F_MMAPABLE`, which
-//! also aligns it to a page, so that a bucket is one cache line). An [`Entry`] is one word and is
+//! The table is [`chunk`]s of [`Bucket`]s, each on a cache line of its own. An [`Entry`] is one word and is
 //! written at once: no locks, and a reader never sees half an entry.
 
-use crate::{Address, Word};
+use crate::{
+    Address, Shape, Word,
+    chunk::{self, BUCKETS},
+};
 
 /// Entries of a bucket.
 pub const WAYS: usize = 8;
 
-/// Flows for which a bucket is provided. Eight entries for four flows keep 99 % of them even when the
-/// table holds as many as it was configured for (at 0.5 full, 0.8 % of the buckets' load overflows).
-pub const FLOWS_PER_BUCKET: u32 = 4;
+/// Flows for which a chunk is provided, 16 bytes each. Eight entries for little more than four flows keep 99 % of them
+/// even when the table holds as many as it was configured for (0.9 % find their bucket full).
+pub const FLOWS_PER_CHUNK: u32 = (chunk::BYTES / 16) as u32;
+
+/// Clients for which a bucket of their backends is provided.
+const CLIENTS_PER_BUCKET: u32 = 4;
 
 /// log2 of a tick in nanoseconds: a tick is 1.07 s. An entry's 16-bit age thus wraps after 19.5 hours.
 pub const TICK_SHIFT: u32 = 30;
@@ -22,8 +27,8 @@ pub const MAX_IDLE_TICKS: u16 = 60_000;
 /// Bits of the flow hash kept in an entry.
 const TAG_BITS: u32 = 30;
 
-/// Eight entries on one cache line.
-#[repr(C, align(64))]
+/// Eight entries on one cache line. (The type does not say so: in a chunk it depends on what the kernel puts before.)
+#[repr(C)]
 #[derive(Default)]
 pub struct Bucket(pub [Word; WAYS]);
 
@@ -150,9 +155,14 @@ pub fn scale(hash: u32, size: u32) -> u32 {
     ((hash as u64 * size as u64) >> 32) as u32
 }
 
-/// Buckets for a number of flows.
-pub fn buckets_for(flows: u32) -> u32 {
-    flows.div_ceil(FLOWS_PER_BUCKET).max(1)
+/// The flow table for a number of flows.
+pub fn shape_for(flows: u32) -> Shape {
+    Shape { chunks: flows.div_ceil(FLOWS_PER_CHUNK).max(1), items: BUCKETS as u32 }
+}
+
+/// Buckets of the table of clients' backends, for a number of clients.
+pub fn affinity_buckets_for(clients: u32) -> u32 {
+    clients.div_ceil(CLIENTS_PER_BUCKET).max(1)
 }
 
 /// How willingly an entry gives up its place to a new flow. Higher gives way first.
@@ -186,6 +196,18 @@ impl IdleLimits {
         // and nothing is below Empty's 0.
         let (open, closing) = (open as u64 + 2, closing as u64 + 2);
         IdleLimits(open << 16 | open << 32 | closing << 48)
+    }
+
+    /// Both limits as a word, which is never 0.
+    #[inline(always)]
+    pub fn to_word(self) -> u64 {
+        self.0
+    }
+
+    /// The reverse of [`IdleLimits::to_word`].
+    #[inline(always)]
+    pub fn from_word(word: u64) -> IdleLimits {
+        IdleLimits(word)
     }
 
     #[inline(always)]

@@ -11,6 +11,7 @@ pub mod backend;
 pub mod bench;
 pub mod budget;
 pub mod capture;
+pub mod chunk;
 pub mod constants;
 pub mod decap;
 pub mod defence;
@@ -31,6 +32,7 @@ pub mod word;
 pub use address::Address;
 pub use backend::{Backend, BackendCounters};
 pub use budget::Budget;
+pub use chunk::Shape;
 pub use decap::{DecapSettings, Verdict};
 pub use defence::{NewFlows, SourceKey, Tokens};
 pub use features::Features;
@@ -75,10 +77,12 @@ pub mod map {
     pub const SLOT_TABLES: &str = "SLOT_TABLES";
     /// Backend number to [`Backend`](crate::Backend).
     pub const BACKENDS: &str = "BACKENDS";
-    /// The flow table: [`Bucket`](crate::Bucket)s.
+    /// The flow table: chunk number to an inner array whose one element is a [`FlowChunk`](crate::chunk::FlowChunk).
     pub const FLOWS: &str = "FLOWS";
-    /// The NAT records: [`NatSet`](crate::NatSet)s.
+    /// The NAT records: the same with [`NatChunk`](crate::chunk::NatChunk)s.
     pub const NAT: &str = "NAT";
+    /// One [`Reading`](crate::chunk::Reading).
+    pub const READING: &str = "READING";
     /// [`FragmentKey`](crate::FragmentKey) to [`FragmentPath`](crate::FragmentPath); the least recently used give way.
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// Clients' backends: [`Bucket`](crate::Bucket)s.
@@ -133,9 +137,11 @@ pub mod program {
     pub const ANSWER: &str = "usher_answer";
     /// Tells the clock.
     pub const CLOCK: &str = "usher_clock";
+    /// Reads a chunk of a table for the daemon.
+    pub const READ: &str = "usher_read";
 
     /// Every program.
-    pub const ALL: [&str; 8] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD, ICMP, EXPLAIN_ICMP, ANSWER, CLOCK];
+    pub const ALL: [&str; 9] = [USHER, EXPLAIN, ODD, EXPLAIN_ODD, ICMP, EXPLAIN_ICMP, ANSWER, CLOCK, READ];
 
     /// Programs that another one hands packets to by a tail call, in the order of the map
     /// [`PROGRAMS`](super::map::PROGRAMS): see [`next`].

@@ -9,7 +9,8 @@
 //! shared theirs: of 1,000,000 flows to 50 backends 18 % found no port.)
 
 use crate::{
-    Address, Bucket, FlowHash, Hop, MAX_NAT_SOURCES, Word,
+    Address, Bucket, FlowHash, Hop, MAX_NAT_SOURCES, Shape, Word,
+    chunk::SETS,
     flow::{self, WAYS},
     hash,
 };
@@ -17,19 +18,21 @@ use crate::{
 /// Ports of a group, and records of a set.
 pub const PORTS_PER_GROUP: u16 = WAYS as u16;
 
-/// Flows for which a set of eight records is provided. A flow has two groups to choose from. Measured, with
-/// 31,744 ports towards each of 100 backends: 1,000,000 flows find a port in 99.8 % of all cases; of 50
-/// backends, whose ports are scarcer: 750,000 flows in 99.7 %, 1,000,000 in 94 %.
-pub const FLOWS_PER_SET: u32 = 4;
+/// Flows for which a chunk of 63 sets, hence 504 records, is provided: 104 bytes each. A flow has two sets to choose
+/// from.
+pub const FLOWS_PER_CHUNK: u32 = 315;
 
-/// Fewest sets: 4 MB.
-pub const MIN_SETS: u32 = 8_192;
+/// The table where nothing is under NAT.
+pub const NONE: Shape = Shape::small(1);
+
+/// Fewest chunks: 4 MB.
+pub const MIN_CHUNKS: u32 = 128;
 
 /// Eight records and, on a cache line of their own, the words that say what each holds.
 ///
 /// The words have the shape of flow [`Entry`](crate::Entry)s. A record whose word is proven but names
 /// backend 0 is being written by another CPU.
-#[repr(C, align(64))]
+#[repr(C)]
 #[derive(Default)]
 pub struct NatSet {
     /// One word per record.
@@ -144,11 +147,11 @@ pub fn groups(hash: FlowHash, count: u16) -> [u16; 2] {
     [first as u16, second as u16]
 }
 
-/// The set of a group of ports towards the backend with this [`endpoint`](crate::HashKey::endpoint) hash.
+/// The place of the set of a group of ports towards the backend with this [`endpoint`](crate::HashKey::endpoint) hash.
 #[inline(always)]
-pub fn set_of(endpoint: u32, group: u16, sets: u32) -> u32 {
+pub fn set_of(endpoint: u32, group: u16, sets: &Shape) -> u32 {
     // Steps of the golden ratio keep the groups of one endpoint apart before they are stirred.
-    flow::scale(hash::mix(endpoint.wrapping_add((group as u32).wrapping_mul(0x9e37_79b9))), sets)
+    sets.place(hash::mix(endpoint.wrapping_add((group as u32).wrapping_mul(0x9e37_79b9))))
 }
 
 /// Which of these source addresses this is; [`MAX_NAT_SOURCES`] if it is none. Without branches, each of
@@ -169,9 +172,9 @@ pub fn source_index(sources: &[Address; MAX_NAT_SOURCES], address: &Address) -> 
     index
 }
 
-/// Sets for a number of flows.
-pub fn sets_for(flows: u32) -> u32 {
-    flows.div_ceil(FLOWS_PER_SET).max(MIN_SETS)
+/// The NAT records for a number of flows.
+pub fn shape_for(flows: u32) -> Shape {
+    Shape { chunks: flows.div_ceil(FLOWS_PER_CHUNK).max(MIN_CHUNKS), items: SETS as u32 }
 }
 
 #[cfg(test)]

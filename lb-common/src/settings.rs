@@ -1,6 +1,6 @@
 //! What the program needs to know beyond services and backends.
 
-use crate::{Address, HashKey};
+use crate::{Address, HashKey, Shape};
 
 /// Most source addresses of NAT in one family. The groups of eight ports of all of them are numbered in 16
 /// bits.
@@ -19,10 +19,10 @@ pub struct Settings {
     pub tunnel_source: [Address; 2],
     /// Which of that address's last 32 bits, in network order, are free for the flow's hash.
     pub tunnel_hosts: [[u8; 4]; 2],
-    /// Buckets of the flow table.
-    pub buckets: u32,
-    /// Sets of NAT records.
-    pub nat_sets: u32,
+    /// The flow table, in buckets.
+    pub flow_table: Shape,
+    /// The NAT records, in sets.
+    pub nat_table: Shape,
     /// Answers of each [`Budget`](crate::Budget) that a CPU may send in a tick.
     pub icmp_limit: u32,
     /// First NAT port, a multiple of 8.
@@ -47,4 +47,4 @@ pub struct Settings {
     pub zero: [u8; 5],
 }
 
-const _: () = assert!(size_of::<Settings>() == 448);
+const _: () = assert!(size_of::<Settings>() == 456);

@@ -108,9 +108,9 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The same number, of which the compiler knows nothing.
+/// The same number, of which the compiler knows nothing: the verifier sees bounds on the very register that is compared.
 #[inline(always)]
-fn hidden(number: usize) -> usize {
+pub fn hidden(number: usize) -> usize {
     #[cfg(target_arch = "bpf")]
     {
         let mut number = number;

@@ -10,7 +10,7 @@
 //! Packets whose headers are not the usual ones take the same way in a program of their own
 //! ([`process_odd`]): so the program that every packet meets is small and reads headers at fixed places.
 //!
-//! [`decap`] is another program's: it runs on backend hosts, at the other end of the tunnels.
+//! [`decap`] is another program's: it runs on backend hosts, at the other end of the tunnels. [`mod@read`] serves the daemon.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -27,6 +27,7 @@ mod icmp;
 pub mod nat;
 pub mod parse;
 mod quic;
+pub mod read;
 pub mod select;
 pub mod tables;
 mod tags;
@@ -35,7 +36,7 @@ mod tunnel;
 
 use lb_common::{Address, Fate, Features, Forward, Handoff, Hop, Reason, ServiceKey, Trace};
 
-pub use answer::{answer, sum};
+pub use answer::answer;
 pub use frame::Frame;
 use parse::{Packet, Part, TAG};
 pub use tables::Tables;

@@ -4,7 +4,7 @@
 use lb_common::{
     Address, Entry, Features, Hop, MAX_NAT_SOURCES, NatRecord, NatSet, NatTuple, Reason, Settings, State,
     Word,
-    flow::{self, IdleLimits, Seen, WAYS, rank},
+    flow::{IdleLimits, Seen, WAYS, rank},
     nat::{self, PORTS_PER_GROUP},
 };
 
@@ -124,7 +124,7 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
     let source = source_index(packet, settings, tables.features()).ok_or(Reason::NotService)?;
     let group = source * settings.nat_groups + group;
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
-    let set = tables.nat_set(nat::set_of(endpoint, group, settings.nat_sets)).ok_or(Reason::NotService)?;
+    let set = tables.nat_set(nat::set_of(endpoint, group, &settings.nat_table)).ok_or(Reason::NotService)?;
     let (word, record) = (&set.words.0[way & 7], &set.records[way & 7]);
     let entry = Entry(word.load());
     let backend = tables.backend(entry.backend()).ok_or(Reason::NotService)?;
@@ -211,11 +211,11 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
     let endpoint = settings.hash_key.endpoint(&backend.address, port, packet.protocol);
     let [first, second] = nat::groups(choice.hash, settings.nat_groups_of_all[packet.family()]);
 
-    let set = tables.nat_set(nat::set_of(endpoint, first, settings.nat_sets)).ok_or(Reason::NatFull)?;
+    let set = tables.nat_set(nat::set_of(endpoint, first, &settings.nat_table)).ok_or(Reason::NatFull)?;
     if let Some(found) = own(set, choice, &tuple(packet, first), &limits)? {
         return Ok(Seat { set, group: first, found, own: true });
     }
-    let other = tables.nat_set(nat::set_of(endpoint, second, settings.nat_sets)).ok_or(Reason::NatFull)?;
+    let other = tables.nat_set(nat::set_of(endpoint, second, &settings.nat_table)).ok_or(Reason::NatFull)?;
     if let Some(found) = own(other, choice, &tuple(packet, second), &limits)? {
         return Ok(Seat { set: other, group: second, found, own: true });
     }
@@ -320,7 +320,7 @@ fn refresh<T: Tables>(tables: &T, record: &NatRecord, word: u64) {
     let Some(settings) = tables.settings() else { return };
     let (flow, own) = (record.tuple(), Entry(word));
     let hash = settings.hash_key.flow(&flow.client, flow.client_port, flow.vip_port, flow.protocol);
-    let Some(bucket) = tables.bucket(flow::scale(hash.place, settings.buckets)) else { return };
+    let Some(bucket) = tables.bucket(settings.flow_table.place(hash.place)) else { return };
     flow_table::touch(bucket, own, tables.tick());
 }
 

@@ -62,7 +62,7 @@ pub fn select<'a, T: Tables>(
     let hash =
         settings.hash_key.flow(&packet.source, packet.source_port, packet.destination_port, packet.protocol);
     let tag = flow::tag(hash.identity, service.number, &packet.destination);
-    let bucket = tables.bucket(flow::scale(hash.place, settings.buckets)).ok_or(Reason::NotReady)?;
+    let bucket = tables.bucket(settings.flow_table.place(hash.place)).ok_or(Reason::NotReady)?;
     let now = tables.tick();
     let limits = flow_table::limits(settings, service);
     let known = flow_table::find(bucket, tag, now, &limits);

@@ -28,11 +28,11 @@ pub trait Tables {
     /// A backend by number.
     fn backend(&self, number: u16) -> Option<&Backend>;
 
-    /// A bucket of the flow table.
-    fn bucket(&self, index: u32) -> Option<&Bucket>;
+    /// A bucket of the flow table, by its place: see [`chunk::split`](lb_common::chunk::split).
+    fn bucket(&self, place: u32) -> Option<&Bucket>;
 
-    /// A set of NAT records.
-    fn nat_set(&self, index: u32) -> Option<&NatSet>;
+    /// A set of NAT records, likewise.
+    fn nat_set(&self, place: u32) -> Option<&NatSet>;
 
     /// A bucket of clients' backends.
     fn affinity_bucket(&self, index: u32) -> Option<&Bucket>;
@@ -72,11 +72,12 @@ pub trait Tables {
 
     /// Gives up the first `bytes` bytes of the frame; false when they cannot be given up.
     fn shrink(&self, frame: &mut Frame, bytes: usize) -> bool;
+
     /// Cuts the frame to `length` bytes; whether it was that long. Every header must be read anew after that.
     fn cut(&self, frame: &mut Frame, length: usize) -> bool;
 
-    /// [`sum`](crate::sum) of a part of the frame. In BPF it is a function that the verifier walks by itself, and
-    /// not once for each way that leads to it.
+    /// The sum of the `length` bytes of the frame from `from` on, an even place: 32-bit words in memory order, in one's
+    /// complement.
     fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32;
 
     /// What this CPU has sent of a kind.

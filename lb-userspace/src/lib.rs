@@ -2,8 +2,8 @@
 //!
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
 //! (`cli`, `daemon`, `probe`, `dataplane`, `net`, `dns`, `api`) call the pure [`core`]; nothing in `core`
-//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`], [`explain`], [`flows`] and
-//! [`capture`] are what the control socket says, as data. [`backend`] is `usher backend`, for the hosts behind
+//! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`], [`explain`], [`flows`],
+//! [`deny`] and [`capture`] are what the control socket says, as data. [`backend`] is `usher backend`, for the hosts behind
 //! the nodes.
 
 pub mod api;
@@ -14,6 +14,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod dataplane;
+pub mod deny;
 pub mod dns;
 pub mod explain;
 pub mod flows;

@@ -11,18 +11,18 @@ use std::{
 use anyhow::{Context as _, Result};
 use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop,
-    NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, SourceKey, Tokens, Trace, Word,
-    flow::TICK_SHIFT,
+    NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens, Trace, Word,
+    chunk::split, flow::TICK_SHIFT,
 };
-use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd, sum};
+use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd};
 use lb_userspace::core::{
-    deny::{DenyList, Prefix},
+    deny::{Change, Prefix},
     image::Image,
 };
 
 use crate::{
     run::{DataPath, Memory, Ran},
-    world::{AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS},
+    world::{AFFINITY_BUCKETS, BACKENDS, FEATURES, FRONT},
 };
 
 /// The tables in ordinary memory.
@@ -43,8 +43,8 @@ pub struct HostTables {
     pub fragments: Fragments,
     /// Clients' backends.
     pub affinity: Vec<Bucket>,
-    /// Who is denied.
-    pub deny: DenyList,
+    /// Who is denied, and who is allowed all the same.
+    pub deny: BTreeMap<Prefix, bool>,
     /// New flows of this tick.
     pub new_flows: Mutex<NewFlows>,
     /// What sources may open.
@@ -60,21 +60,22 @@ pub struct HostTables {
 }
 
 impl HostTables {
-    /// Empty tables of these sizes, holding an image.
+    /// Empty tables, holding an image and as large as its settings say.
     ///
     /// # Errors
     /// When the image has no settings.
-    pub fn new(image: &Image, buckets: u32, nat_sets: u32) -> Result<HostTables> {
+    pub fn new(image: &Image) -> Result<HostTables> {
+        let settings = **image.settings.as_ref().context("an image without settings")?;
         let mut tables = HostTables {
-            settings: **image.settings.as_ref().context("an image without settings")?,
+            settings,
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
             backends: vec![],
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            nat_sets: (0..nat_sets).map(|_| NatSet::default()).collect(),
+            buckets: (0..settings.flow_table.len()).map(|_| Bucket::default()).collect(),
+            nat_sets: (0..settings.nat_table.len()).map(|_| NatSet::default()).collect(),
             fragments: Fragments::default(),
             affinity: (0..AFFINITY_BUCKETS).map(|_| Bucket::default()).collect(),
-            deny: DenyList::default(),
+            deny: BTreeMap::new(),
             new_flows: Mutex::default(),
             sources: Mutex::default(),
             quic_ids: BTreeMap::new(),
@@ -95,7 +96,6 @@ impl HostTables {
         self.services.clone_from(&image.services);
         self.slots.clone_from(&image.tables);
         self.quic_ids.clone_from(&image.quic_ids);
-        self.deny = image.deny.clone();
         // As in the kernel's array, a backend that was never written is all zeros.
         self.backends = vec![Backend::default(); BACKENDS as usize + 1];
         for (number, backend) in &image.backends {
@@ -195,6 +195,12 @@ impl Fragments {
     }
 }
 
+/// The index of a place where chunks lie one behind the other.
+fn index(place: u32, shape: Shape) -> usize {
+    let (chunk, item) = split(place);
+    chunk as usize * shape.items as usize + item
+}
+
 /// Whether the program for answers goes on.
 fn is_answered(reason: Reason) -> bool {
     matches!(reason.fate(), Fate::Refuse | Fate::TooBig | Fate::Expired)
@@ -231,12 +237,12 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         self.tables.backends.get(usize::from(number))
     }
 
-    fn bucket(&self, index: u32) -> Option<&Bucket> {
-        self.tables.buckets.get(index as usize)
+    fn bucket(&self, place: u32) -> Option<&Bucket> {
+        self.tables.buckets.get(index(place, self.tables.settings.flow_table))
     }
 
-    fn nat_set(&self, index: u32) -> Option<&NatSet> {
-        self.tables.nat_sets.get(index as usize)
+    fn nat_set(&self, place: u32) -> Option<&NatSet> {
+        self.tables.nat_sets.get(index(place, self.tables.settings.nat_table))
     }
 
     fn affinity_bucket(&self, index: u32) -> Option<&Bucket> {
@@ -319,7 +325,11 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     }
 
     fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32 {
-        sum(frame, from, length)
+        let mut byte =
+            |at: u32| frame.at::<[u8; 1]>((from + at) as usize).map_or(0, |byte| u64::from(byte[0]));
+        let sum: u64 = (0..length).map(|at| byte(at) << (8 * (at % 4))).sum();
+        let folded = (sum & 0xffff_ffff) + (sum >> 32);
+        ((folded & 0xffff_ffff) + (folded >> 32)) as u32
     }
 
     fn budget(&self, kind: Budget) -> Option<&Word> {
@@ -340,7 +350,7 @@ impl HostPath {
     /// # Errors
     /// When the image has no settings.
     pub fn new(image: &Image, tick: u16) -> Result<HostPath> {
-        let tables = HostTables { tick, ..HostTables::new(image, BUCKETS, NAT_SETS)? };
+        let tables = HostTables { tick, ..HostTables::new(image)? };
         Ok(HostPath { tables, reasons: vec![0; Reason::COUNT], counters: BTreeMap::new() })
     }
 }
@@ -350,6 +360,16 @@ impl DataPath for HostPath {
 
     fn configure(&mut self, desired: &Image) -> Result<()> {
         self.tables.configure(desired)
+    }
+
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        for Change { prefix, denied } in changes {
+            match denied {
+                Some(denied) => drop(self.tables.deny.insert(*prefix, *denied)),
+                None => drop(self.tables.deny.remove(prefix)),
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
@@ -383,8 +403,8 @@ impl DataPath for HostPath {
         Ok(self.counters.get(&backend).copied().unwrap_or_default())
     }
 
-    fn memory(&self) -> Memory<'_> {
-        self.tables.memory()
+    fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R> {
+        Ok(look(&self.tables.memory()))
     }
 
     fn clear_fragments(&mut self) -> Result<()> {

@@ -9,9 +9,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, FragmentPath, NatSet, SourceKey, Trace, map};
+use lb_common::{BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map};
 use lb_userspace::{
-    core::image::{Image, diff},
+    core::{
+        deny::Change,
+        image::{Image, diff},
+    },
     dataplane::{Dataplane, Sizes},
 };
 use nix::{
@@ -22,22 +25,34 @@ use nix::{
 };
 
 use crate::{
+    chunks::Copied,
     run::{DataPath, Memory, Ran},
-    world::{AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRAGMENTS, NAT_SETS, SERVICES},
+    world::{AFFINITY_BUCKETS, BACKENDS, FEATURES, FLOW_TABLE, FRAGMENTS, NAT_TABLE, SERVICES},
+};
+
+/// The tables of the scenarios.
+pub const SIZES: Sizes = Sizes {
+    flow_table: FLOW_TABLE,
+    nat_table: NAT_TABLE,
+    service_bits: 10,
+    fragments: FRAGMENTS,
+    affinity_buckets: AFFINITY_BUCKETS,
+    sources: 1_000,
+    services: SERVICES + 1,
+    backends: BACKENDS + 1,
 };
 
 /// The program in the kernel with its maps.
 pub struct KernelPath {
     dataplane: Dataplane,
+    sizes: Sizes,
     applied: Image,
-    buckets: Mapping<Bucket>,
-    nat_sets: Mapping<NatSet>,
     affinity: Mapping<Bucket>,
 }
 
 impl KernelPath {
-    /// Loads the program, in a network namespace of this thread's own: its routing knows no way
-    /// anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
+    /// Loads the program with small tables, in a network namespace of this thread's own: its routing knows no
+    /// way anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
     ///
     /// # Errors
     /// When the kernel refuses it.
@@ -45,32 +60,27 @@ impl KernelPath {
     /// # Panics
     /// When the privilege is missing and the variable `USHER_NO_SKIP` forbids to skip anything.
     pub fn load() -> Result<Option<KernelPath>> {
+        KernelPath::with(SIZES)
+    }
+
+    /// The same with tables of other sizes.
+    ///
+    /// # Errors
+    /// As [`KernelPath::load`].
+    ///
+    /// # Panics
+    /// As [`KernelPath::load`].
+    pub fn with(sizes: Sizes) -> Result<Option<KernelPath>> {
         if !may_load() {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let sizes = Sizes {
-            buckets: BUCKETS,
-            nat_sets: NAT_SETS,
-            service_bits: 5,
-            fragments: FRAGMENTS,
-            affinity_buckets: AFFINITY_BUCKETS,
-            sources: 1_000,
-            denied: 1_000,
-            services: SERVICES + 1,
-            backends: BACKENDS + 1,
-        };
         let dataplane = Dataplane::load(sizes, FEATURES)?;
-        // SAFETY: the object declares both maps mmapable, with these types, and they were just made
-        // with these many elements.
-        let (buckets, nat_sets, affinity) = unsafe {
-            (
-                Mapping::new(dataplane.map_fd(map::FLOWS)?, BUCKETS as usize)?,
-                Mapping::new(dataplane.map_fd(map::NAT)?, NAT_SETS as usize)?,
-                Mapping::new(dataplane.map_fd(map::AFFINITY)?, AFFINITY_BUCKETS as usize)?,
-            )
-        };
-        Ok(Some(KernelPath { dataplane, applied: Image::default(), buckets, nat_sets, affinity }))
+        // SAFETY: the object declares the map mmapable, with this type, and it was just made with so many
+        // elements.
+        let affinity =
+            unsafe { Mapping::new(dataplane.map_fd(map::AFFINITY)?, sizes.affinity_buckets as usize) }?;
+        Ok(Some(KernelPath { dataplane, sizes, applied: Image::default(), affinity }))
     }
 
     /// The loaded program.
@@ -114,6 +124,10 @@ impl DataPath for KernelPath {
         Ok(())
     }
 
+    fn deny(&mut self, changes: &[Change]) -> Result<()> {
+        Ok(self.dataplane.deny(changes)?)
+    }
+
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)> {
         run(&self.dataplane, frame)
     }
@@ -130,10 +144,16 @@ impl DataPath for KernelPath {
         Ok(self.dataplane.counters([backend])?[&backend])
     }
 
-    fn memory(&self) -> Memory<'_> {
-        let (buckets, nat_sets) = (self.buckets.as_slice(), self.nat_sets.as_slice());
-        let tick = self.dataplane.tick().expect("a program that tells the clock");
-        Memory { buckets, nat_sets, affinity: self.affinity.as_slice(), tick }
+    fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R> {
+        let (flows, nat) = (self.dataplane.map_fd(map::FLOWS)?, self.dataplane.map_fd(map::NAT)?);
+        let (buckets, nat_sets) =
+            (Copied::read(flows, self.sizes.flow_table)?, Copied::read(nat, self.sizes.nat_table)?);
+        let tick = self.dataplane.tick()?;
+        let affinity = self.affinity.as_slice();
+        let seen = look(&Memory { buckets: buckets.items(), nat_sets: nat_sets.items(), affinity, tick });
+        buckets.write_to(flows)?;
+        nat_sets.write_to(nat)?;
+        Ok(seen)
     }
 
     fn clear_fragments(&mut self) -> Result<()> {
@@ -146,7 +166,7 @@ impl DataPath for KernelPath {
 
     /// The kernel's clock cannot be told to hurry: the entries grow older instead.
     fn later(&mut self, ticks: u16) -> Result<()> {
-        self.memory().age(ticks);
+        self.with_memory(|memory| memory.age(ticks))?;
         self.dataplane
             .change_fragments(|path| Some(FragmentPath { tick: path.tick.wrapping_sub(ticks), ..path }))?;
         Ok(())
@@ -225,6 +245,9 @@ impl<T> Mapping<T> {
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
+
+// SAFETY: shared memory, which threads may use as far as `T` may be shared.
+unsafe impl<T: Sync> Sync for Mapping<T> {}
 
 impl<T> Drop for Mapping<T> {
     fn drop(&mut self) {

@@ -11,6 +11,7 @@
 )]
 
 pub mod bench;
+pub mod chunks;
 pub mod decap;
 pub mod fuzz;
 pub mod host;

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use lb_common::{Entry, Forward, State, Word};
+use lb_common::{Entry, Forward, Shape, State, Word};
 
 use crate::{
     packet::NatPorts,
@@ -22,13 +22,13 @@ use crate::{
 const SOURCE_PORT: usize = 14 + 20;
 
 /// Sizes of the flow table and of the NAT records: small, because they are cleared before each race.
-pub const SMALL: u32 = 64;
+pub const SMALL: Shape = Shape::small(60);
 
 /// The world in which to race.
 pub fn world() -> World {
     World::service(TCP4, Forward::Nat).with(|image| {
         let settings = settings_of(image);
-        (settings.buckets, settings.nat_sets, settings.nat_groups) = (SMALL, SMALL, 48);
+        (settings.flow_table, settings.nat_table, settings.nat_groups) = (SMALL, SMALL, 48);
     })
 }
 
@@ -45,25 +45,27 @@ pub struct Tally {
     pub several_records: usize,
 }
 
-/// Lets `threads` treat the first packet of the same flow at the same time, for `rounds` flows.
+/// Lets `threads` treat the first packet of the same flow at the same time, for `rounds` flows. `with_memory` shows the
+/// tables, and keeps what is changed in them.
 ///
 /// # Panics
-/// When `treat` does.
-pub fn race<F>(threads: usize, rounds: u16, memory: &Memory, treat: F) -> Tally
+/// When `treat` or `with_memory` does.
+pub fn race<F, M>(threads: usize, rounds: u16, with_memory: M, treat: F) -> Tally
 where
     F: Fn(&[u8]) -> (Ran, Vec<u8>) + Sync,
+    M: Fn(&mut dyn FnMut(&Memory)) + Sync,
 {
     let barrier = Barrier::new(threads);
     let waiting = AtomicUsize::new(0);
     let results = thread::scope(|scope| {
         let racers: Vec<_> = (0..threads)
             .map(|racer| {
-                let (barrier, waiting, treat) = (&barrier, &waiting, &treat);
+                let (barrier, waiting, treat, with_memory) = (&barrier, &waiting, &treat, &with_memory);
                 scope.spawn(move || {
                     let rounds = (0..rounds).map(|round| {
                         barrier.wait();
                         if racer == 0 {
-                            memory.clear();
+                            with_memory(&mut |memory| memory.clear());
                             waiting.store(0, SeqCst);
                         }
                         barrier.wait();
@@ -73,7 +75,9 @@ where
                         // One after the other: the client sends again.
                         if racer == 0 {
                             let again = treat(&syn(round));
-                            return (vec![first, again], live(memory));
+                            let mut found = (0, 0);
+                            with_memory(&mut |memory| found = live(memory));
+                            return (vec![first, again], found);
                         }
                         (vec![first], (1, 1))
                     });

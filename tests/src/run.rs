@@ -5,7 +5,10 @@ use lb_common::{
     Address, BackendCounters, Bucket, Entry, NatSet, Reason, Settings, State, Trace, Word, flow::IdleLimits,
     hash::mix, nat::PORTS_PER_GROUP,
 };
-use lb_userspace::core::image::Image;
+use lb_userspace::core::{
+    deny::{Change, DenyList},
+    image::Image,
+};
 
 use crate::{
     packet::{NatPorts, Packet, Port, Transport},
@@ -21,6 +24,9 @@ pub trait DataPath {
     /// Changes the maps from what they hold to what they shall hold.
     fn configure(&mut self, desired: &Image) -> Result<()>;
 
+    /// Carries out changes of the deny list.
+    fn deny(&mut self, changes: &[Change]) -> Result<()>;
+
     /// Treats a frame that came in on [`FRONT`]. A redirect's interface is not known here.
     fn run(&mut self, frame: &[u8]) -> Result<(Ran, Vec<u8>)>;
 
@@ -33,8 +39,11 @@ pub trait DataPath {
     /// What was sent to a backend.
     fn counters(&self, backend: u16) -> Result<BackendCounters>;
 
-    /// The tables.
-    fn memory(&self) -> Memory<'_>;
+    /// Shows the tables; what is changed in them is kept. No packet comes meanwhile.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R>;
 
     /// Forgets all first fragments.
     fn clear_fragments(&mut self) -> Result<()>;
@@ -138,16 +147,16 @@ pub(crate) fn change_words<'a>(words: impl Iterator<Item = &'a Word>, change: im
 /// Says what came out differently, and in which step.
 pub fn run(path: &mut impl DataPath, scenario: &Scenario) -> Result<()> {
     let mut run = Run::new(path, scenario)?;
-    for (number, step) in (1..).zip(&scenario.steps) {
-        run.step(step)
-            .with_context(|| format!("{}: step {number} of {}", scenario.id, scenario.steps.len()))?;
-    }
-    run.after(&scenario.after).with_context(|| format!("{}: afterwards", scenario.id))
+    let result = run.steps(scenario);
+    // The next scenario denies nobody, whatever became of this one.
+    run.deny(&[])?;
+    result
 }
 
 struct Run<'a, P> {
     path: &'a mut P,
     image: Image,
+    denied: DenyList,
     nat_ports: NatPorts,
     sent_before: Vec<(u16, BackendCounters)>,
 }
@@ -156,14 +165,24 @@ impl<'a, P: DataPath> Run<'a, P> {
     fn new(path: &'a mut P, scenario: &Scenario) -> Result<Run<'a, P>> {
         let image = scenario.world.image.clone();
         path.configure(&image)?;
-        path.memory().clear();
+        path.with_memory(|memory| memory.clear())?;
         path.clear_fragments()?;
         path.forget_sources()?;
         path.on_cpu(0);
         let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
         let sent_before =
             numbers.map(|number| Ok((number, path.counters(number)?))).collect::<Result<_>>()?;
-        Ok(Run { path, image, nat_ports: NatPorts::new(), sent_before })
+        let denied = DenyList::default();
+        path.deny(&denied.all())?;
+        Ok(Run { path, image, denied, nat_ports: NatPorts::new(), sent_before })
+    }
+
+    fn steps(&mut self, scenario: &Scenario) -> Result<()> {
+        for (number, step) in (1..).zip(&scenario.steps) {
+            self.step(step)
+                .with_context(|| format!("{}: step {number} of {}", scenario.id, scenario.steps.len()))?;
+        }
+        self.after(&scenario.after).with_context(|| format!("{}: afterwards", scenario.id))
     }
 
     fn step(&mut self, step: &Step) -> Result<()> {
@@ -173,11 +192,22 @@ impl<'a, P: DataPath> Run<'a, P> {
                 change(&mut self.image);
                 self.path.configure(&self.image)?;
             }
+            Step::Deny(rules) => self.deny(rules)?,
             Step::Later(ticks) => self.path.later(*ticks)?,
-            Step::Disturb(disturb) => disturb(&self.path.memory()),
+            Step::Disturb(disturb) => self.path.with_memory(|memory| disturb(memory))?,
             Step::OnCpu(cpu) => self.path.on_cpu(*cpu),
         }
         Ok(())
+    }
+
+    /// Removes the rules that are there, and adds these.
+    fn deny(&mut self, rules: &[&str]) -> Result<()> {
+        let there: Vec<_> = self.denied.after(None).flat_map(|(prefix, said)| said.rules(prefix)).collect();
+        let there: Vec<_> = there.into_iter().map(|(rule, _)| rule).collect();
+        let (gone, _) = self.denied.remove(&there)?;
+        let rules = rules.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
+        let (added, _) = self.denied.add(&rules)?;
+        self.path.deny(&[gone, added].concat())
     }
 
     fn packet(&mut self, frame: &Frame, verdict: Verdict, reason: Reason, out: &Out) -> Result<()> {
@@ -211,9 +241,12 @@ impl<'a, P: DataPath> Run<'a, P> {
 
     /// The dry run says the same beforehand, and changes nothing.
     fn explained(&mut self, bytes: &[u8], verdict: Verdict, reason: Reason) -> Result<()> {
-        let (before, counted) = (self.path.memory().snapshot(), self.path.reasons()?);
+        let (before, counted) = (self.path.with_memory(|memory| memory.snapshot())?, self.path.reasons()?);
         let trace = self.path.explain(bytes)?;
-        ensure!(self.path.memory().snapshot() == before, "explaining the packet changed the tables");
+        ensure!(
+            self.path.with_memory(|memory| memory.snapshot())? == before,
+            "explaining the packet changed the tables"
+        );
         ensure!(self.path.reasons()? == counted, "explaining the packet counted it");
         let explained = Reason::from_number(trace.reason);
         // How many were answered before, and whether a packet may be, is not foretold.
@@ -253,11 +286,12 @@ impl<'a, P: DataPath> Run<'a, P> {
 
     fn after(&self, after: &After) -> Result<()> {
         let settings = self.image.settings.as_ref().context("no settings")?;
-        let memory = self.path.memory();
         let limits = IdleLimits::new(after.idle.unwrap_or(TCP_IDLE), settings.closing_idle);
-        let flows = live(flow_words(memory.buckets), memory.tick, &limits);
+        let (flows, nat) = self.path.with_memory(|memory| {
+            let flows = live(flow_words(memory.buckets), memory.tick, &limits);
+            (flows, live(nat_words(memory.nat_sets), memory.tick, &limits))
+        })?;
         ensure!(flows == sorted(&after.flows), "the flows are {flows:?}, not {:?}", after.flows);
-        let nat = live(nat_words(memory.nat_sets), memory.tick, &limits);
         ensure!(nat == sorted(&after.nat), "the NAT records are {nat:?}, not {:?}", after.nat);
         for ((number, expected), (_, before)) in after.sent.iter().zip(&self.sent_before) {
             let now = self.path.counters(*number)?;

@@ -38,6 +38,8 @@ pub enum Step {
     },
     /// The daemon changes the maps.
     Configure(Box<dyn Fn(&mut Image)>),
+    /// These, and no others, are the rules of the deny list from now on.
+    Deny(&'static [&'static str]),
     /// Time passes: this many ticks.
     Later(u16),
     /// Something else changes the tables: another CPU, or what must never happen.

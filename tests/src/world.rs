@@ -8,7 +8,7 @@ use std::{
 
 use lb_common::{
     Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, Mac, SLOTS, Service, ServiceKey,
-    Settings, hash::KEY_BYTES,
+    Settings, Shape, chunk::SETS, hash::KEY_BYTES,
 };
 use lb_userspace::core::image::Image;
 
@@ -27,9 +27,9 @@ pub const NODE_FRONT: Mac = [2, 0, 0, 0, 0, 2];
 pub const NODE_BACK: Mac = [2, 0, 0, 0, 0, 3];
 
 /// Size of the flow table: small, because it is searched for changes at every step.
-pub const BUCKETS: u32 = 256;
-/// Size of the table of NAT records.
-pub const NAT_SETS: u32 = 256;
+pub const FLOW_TABLE: Shape = Shape::small(256);
+/// Size of the table of NAT records: some chunks.
+pub const NAT_TABLE: Shape = Shape::of(256, SETS);
 /// Size of the table of clients' backends.
 pub const AFFINITY_BUCKETS: u32 = 16;
 /// What is configured.
@@ -360,8 +360,8 @@ pub fn settings() -> Settings {
         tunnel_source: [TCP4.tunnel(), TCP6.tunnel()].map(Address::from),
         tunnel_hosts: TUNNEL_HOSTS,
         longest_idle: TCP_IDLE,
-        buckets: BUCKETS,
-        nat_sets: NAT_SETS,
+        flow_table: FLOW_TABLE,
+        nat_table: NAT_TABLE,
         nat_port_first: 1_024,
         // Ports 1024 to 32767.
         nat_groups: 3_968,

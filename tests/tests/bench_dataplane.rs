@@ -31,7 +31,7 @@ fn the_benchmark_measures_every_case() {
         assert!(rows.iter().all(|row| table.contains(&row.traffic.to_string())), "{table}");
     }
     let cases: Vec<_> = figures.iter().map(|row| row["case"].as_str().unwrap()).collect();
-    for case in ["known-1", "known-10k", "known-500k", "new", "flood", "not-ours", "reply"] {
+    for case in ["known-1", "known-10k", "known-500k", "new", "flood", "not-ours", "reply", "denied"] {
         assert!(cases.contains(&case), "{case} is not among {cases:?}");
     }
     for row in &figures {

@@ -7,7 +7,10 @@ use std::{env, process::Command};
 use lb_common::{Address, Features, Forward, Reason, capture::Filter, flow::IdleLimits, program};
 use lb_userspace::{
     config::XdpMode,
-    core::image::{Image, diff},
+    core::{
+        deny::{DenyList, Prefix, Rule},
+        image::{Image, diff},
+    },
     dataplane::{Capture, Dataplane, Sizes, TestRun},
 };
 use nix::{
@@ -17,7 +20,7 @@ use nix::{
 use usher_tests::{
     packet::{NatPorts, Packet},
     world::{
-        AFFINITY_BUCKETS, BACKENDS, BUCKETS, FEATURES, FRONT, NAT_SETS, SERVICES, TCP4, TCP6, UDP4, UDP6,
+        AFFINITY_BUCKETS, BACKENDS, FEATURES, FLOW_TABLE, FRONT, NAT_TABLE, SERVICES, TCP4, TCP6, UDP4, UDP6,
         World,
     },
 };
@@ -36,12 +39,11 @@ fn dataplane() -> Option<Dataplane> {
     }
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     let sizes = Sizes {
-        buckets: BUCKETS,
-        nat_sets: NAT_SETS,
+        flow_table: FLOW_TABLE,
+        nat_table: NAT_TABLE,
         fragments: 1_000,
         affinity_buckets: AFFINITY_BUCKETS,
         sources: 1_000,
-        denied: 1_000,
         services: SERVICES + 1,
         service_bits: 5,
         backends: BACKENDS + 1,
@@ -228,7 +230,7 @@ fn f64_a_capture_leaves_nothing_behind() {
     assert_eq!(dataplane.test_run(&opens).unwrap(), first, "the flow keeps its NAT port");
     assert_eq!(read(&mut capture).len(), 1);
 
-    dataplane.stop_capture().unwrap();
+    dataplane.set_features(FEATURES).unwrap();
     assert_eq!(dataplane.features(), FEATURES);
     assert_eq!(instructions(&dataplane), before, "without capture its code is not there");
     assert_eq!(dataplane.test_run(&opens).unwrap(), first);
@@ -236,7 +238,10 @@ fn f64_a_capture_leaves_nothing_behind() {
 
     // Tables and counters went on all the while.
     let (now, limits) = (dataplane.tick().unwrap(), IdleLimits::new(1_000, 1_000));
-    assert_eq!(dataplane.count_flows(now, &limits).by_backend.into_iter().collect::<Vec<_>>(), [(1, 1)]);
+    assert_eq!(
+        dataplane.count_flows(now, &limits).unwrap().by_backend.into_iter().collect::<Vec<_>>(),
+        [(1, 1)]
+    );
     assert_eq!(dataplane.reasons_of(1).unwrap()[Reason::Nat as usize], 3);
     assert_eq!(dataplane.counters([1]).unwrap()[&1].packets, 3);
     let trace = dataplane.explain_frame(&opens).unwrap();
@@ -273,6 +278,20 @@ fn f63_answers_are_counted_and_captured_with_service_and_backend() {
     let mut capture = dataplane.start_capture(Filter::all(0).of_clients(client, 128)).unwrap();
     dataplane.test_run(&answer).unwrap();
     assert_eq!(read(&mut capture).len(), 1);
+}
+
+/// The ring of a capture could not outlive another replacement of the programs.
+#[test]
+fn f62_clients_can_be_denied_while_a_capture_runs() {
+    let Some(mut dataplane) = dataplane() else { return };
+    dataplane.set_features(FEATURES.without(Features::DENY)).unwrap();
+    configure(&mut dataplane, &World::service(TCP4, Forward::DsrL2).image);
+    let mut capture = dataplane.start_capture(Filter::all(0)).unwrap();
+    let rule = [Rule { prefix: Prefix::of(TCP4.client(0)), denied: true }];
+    dataplane.deny(&DenyList::default().add(&rule).unwrap().0).unwrap();
+    let opens = frame(&TCP4.flow(0).opens());
+    assert_eq!(dataplane.test_run(&opens).unwrap().action as u8, DROP);
+    assert_eq!(read(&mut capture)[0].reason, Reason::Denied);
 }
 
 #[test]

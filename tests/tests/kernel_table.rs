@@ -8,7 +8,7 @@ use usher_tests::{
     decap,
     kernel::{self, KernelPath},
     race::{self, Tally},
-    run::{DataPath as _, run},
+    run::{DataPath as _, Memory, run},
     table::scenarios,
 };
 
@@ -36,7 +36,8 @@ fn the_program_does_in_the_kernel_what_the_table_says() {
     path.configure(&race::world().image).unwrap();
     path.on_all_cpus();
     let dataplane = path.shared();
-    let tally = race::race(4, 500, &path.memory(), |frame| kernel::run(dataplane, frame).unwrap());
+    let with_memory = |look: &mut dyn FnMut(&Memory)| path.with_memory(look).unwrap();
+    let tally = race::race(4, 500, with_memory, |frame| kernel::run(dataplane, frame).unwrap());
     println!("C31: {tally:?}");
     assert_eq!(Tally { busy: 0, ..tally }, Tally::default());
 }

@@ -5,9 +5,9 @@ use usher_tests::{
     host::{AlignedFrame, HostPath, HostTables},
     packet::{NatPorts, Packet, Port},
     race::{self, Tally},
-    run::{DataPath as _, Ran, run},
+    run::{DataPath as _, Memory, Ran, run},
     table::scenarios,
-    world::{BACK, BUCKETS, FRONT, NAT_SETS, NODE_BACK, TCP4, World},
+    world::{BACK, FRONT, NODE_BACK, TCP4, World},
 };
 
 #[test]
@@ -45,7 +45,7 @@ fn names_of_scenarios_are_unique() {
 
 #[test]
 fn a14_a_frame_that_cannot_grow_ends() {
-    let tables = HostTables::new(&World::service(TCP4, Forward::Nat).image, BUCKETS, NAT_SETS).unwrap();
+    let tables = HostTables::new(&World::service(TCP4, Forward::Nat).image).unwrap();
     let flow = TCP4.flow(0);
     let tagged = Packet { tags: vec![(0x8100, 5)], ..flow.opens() };
     let mut there = AlignedFrame::new(&tagged.bytes(&NatPorts::new()));
@@ -62,7 +62,7 @@ fn a_reply_leaves_where_the_client_is_and_routes_are_asked_without_a_next_hop() 
     let no_hop = World::service(TCP4, Forward::Nat).with(|image| {
         image.backends.get_mut(&1).unwrap().hop = Hop::default();
     });
-    let mut tables = HostTables::new(&no_hop.image, BUCKETS, NAT_SETS).unwrap();
+    let mut tables = HostTables::new(&no_hop.image).unwrap();
     tables.route = Hop::new(BACK, [2, 0, 0, 0, 1, 1], NODE_BACK);
     let flow = TCP4.flow(0);
 
@@ -82,8 +82,9 @@ fn a_reply_leaves_where_the_client_is_and_routes_are_asked_without_a_next_hop() 
 
 #[test]
 fn c31_cpus_that_race_for_a_flow_make_one_entry_and_one_record() {
-    let tables = HostTables::new(&race::world().image, race::SMALL, race::SMALL).unwrap();
-    let tally = race::race(4, 20_000, &tables.memory(), |frame| {
+    let tables = HostTables::new(&race::world().image).unwrap();
+    let with_memory = |look: &mut dyn FnMut(&Memory)| look(&tables.memory());
+    let tally = race::race(4, 20_000, with_memory, |frame| {
         let mut frame = AlignedFrame::new(frame);
         match tables.process(frame.bytes(), FRONT).reason {
             Reason::Nat => (Ran::Redirect, frame.bytes().to_vec()),

@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ErrorBody;
 use crate::{
     capture::CaptureQuery,
+    deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
     flows::{Flows, FlowsQuery},
     status::Status,
@@ -66,6 +67,24 @@ impl Client {
     pub async fn flows(&self, query: &FlowsQuery) -> Result<Flows, ClientError> {
         let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
         self.request(Method::POST, "/v1/flows", body.into()).await
+    }
+
+    /// Changes who is denied.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, refuses or answers with something else.
+    pub async fn deny(&self, change: &DenyChange) -> Result<DenyChanged, ClientError> {
+        let body = serde_json::to_vec(change).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/deny", body.into()).await
+    }
+
+    /// Who is denied.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, refuses or answers with something else.
+    pub async fn denied(&self, query: &DenyQuery) -> Result<Denied, ClientError> {
+        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/denied", body.into()).await
     }
 
     /// Packets as they come and go. Dropping the stream ends the capture.

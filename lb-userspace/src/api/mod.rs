@@ -8,11 +8,13 @@
 //! | `GET /v1/status` | a [`Status`] |
 //! | `POST /v1/explain` with an [`ExplainQuery`] | an [`Explanation`] |
 //! | `POST /v1/flows` with a [`FlowsQuery`] | [`Flows`] |
+//! | `POST /v1/deny` with a [`DenyChange`] | [`DenyChanged`], when it is in force |
+//! | `POST /v1/denied` with a [`DenyQuery`] | [`Denied`] |
 //! | `POST /v1/capture` with a [`CaptureQuery`] | pcapng, until there were enough packets or the client leaves |
 //!
 //! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query,
 //! that no packet can be, or that names what is not there, 404 and 405 for what does not exist, 409 while another has it, 500 when the daemon tried and
-//! failed, 503 when it is stopping, 504 when its loop does not answer.
+//! failed, 503 when it is stopping, 504 when its loop does not answer, 507 when there is no room.
 
 mod client;
 mod server;
@@ -29,6 +31,7 @@ pub use self::{
 };
 use crate::{
     capture::CaptureQuery,
+    deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
     flows::{Flows, FlowsQuery},
     status::Status,
@@ -44,6 +47,10 @@ pub enum Request {
     Explain(ExplainQuery, oneshot::Sender<Result<Explanation, String>>),
     /// Which flows there are.
     Flows(FlowsQuery, oneshot::Sender<Result<Flows, Refusal>>),
+    /// To change who is denied.
+    DenyChange(DenyChange, oneshot::Sender<Result<DenyChanged, Refusal>>),
+    /// Who is denied.
+    Denied(DenyQuery, oneshot::Sender<Denied>),
     /// Packets as they come and go: a pcapng file piece by piece. Dropping it ends the capture.
     Capture(CaptureQuery, oneshot::Sender<Result<mpsc::Receiver<Vec<u8>>, Refusal>>),
 }
@@ -57,6 +64,9 @@ pub enum Refusal {
     /// Somebody else has it.
     #[error("{0}")]
     Taken(String),
+    /// There is no room for it.
+    #[error("{0}")]
+    Full(String),
     /// It was tried in vain.
     #[error("{0}")]
     Failed(String),

@@ -19,6 +19,7 @@ use tokio::{
 use super::{ControlSocket, ErrorBody, Refusal, Request};
 use crate::{
     capture::CaptureQuery,
+    deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation, MixedFamilies},
     flows::{Flows, FlowsQuery},
     status::Status,
@@ -65,13 +66,16 @@ pub async fn serve(
 }
 
 /// What may be asked, for whoever asks for something else.
-const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows and POST /v1/capture";
+const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied and POST \
+                     /v1/capture";
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/explain", post(explain))
         .route("/v1/flows", post(flows))
+        .route("/v1/deny", post(deny))
+        .route("/v1/denied", post(denied))
         .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -98,6 +102,22 @@ async fn flows(
 ) -> Result<Json<Flows>, Problem> {
     let Json(query) = query?;
     Ok(Json(daemon.ask(|reply| Request::Flows(query, reply)).await??))
+}
+
+async fn deny(
+    State(daemon): State<Daemon>,
+    change: Result<Json<DenyChange>, JsonRejection>,
+) -> Result<Json<DenyChanged>, Problem> {
+    let Json(change) = change?;
+    Ok(Json(daemon.ask(|reply| Request::DenyChange(change, reply)).await??))
+}
+
+async fn denied(
+    State(daemon): State<Daemon>,
+    query: Result<Json<DenyQuery>, JsonRejection>,
+) -> Result<Json<Denied>, Problem> {
+    let Json(query) = query?;
+    Ok(Json(daemon.ask(|reply| Request::Denied(query, reply)).await?))
 }
 
 async fn capture(
@@ -163,6 +183,7 @@ impl Problem {
             Problem::Query(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Refused(Refusal::Unknown(_)) => StatusCode::UNPROCESSABLE_ENTITY,
             Problem::Refused(Refusal::Taken(_)) => StatusCode::CONFLICT,
+            Problem::Refused(Refusal::Full(_)) => StatusCode::INSUFFICIENT_STORAGE,
             Problem::Refused(Refusal::Failed(_)) | Problem::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Problem::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Problem::NoAnswer(_) => StatusCode::GATEWAY_TIMEOUT,

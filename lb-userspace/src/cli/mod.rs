@@ -5,6 +5,7 @@ mod backend_page;
 mod capture;
 pub mod check_config;
 mod completions;
+mod deny;
 mod explain;
 mod flows;
 mod run;
@@ -67,6 +68,7 @@ enum Command {
     Explain(explain::ExplainCommand),
     Flows(flows::FlowsCommand),
     Capture(capture::CaptureCommand),
+    Deny(deny::DenyCommand),
     Backend(backend::BackendCommand),
     /// Print the version
     Version,
@@ -95,6 +97,7 @@ impl Cli {
             Command::Explain(command) => command.run(&client).await,
             Command::Flows(command) => command.run(&client).await,
             Command::Capture(command) => command.run(&client).await,
+            Command::Deny(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),

@@ -1,8 +1,12 @@
 //! The deny list: prefixes that are denied, and prefixes within them that are allowed after all.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, sync::Arc};
+mod list;
+
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use lb_common::Address;
+
+pub use list::{AddError, Change, DenyList, RemoveError, Said, Source};
 
 /// A network: an address and how many of its bits count. IPv4 networks in their mapped form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +19,11 @@ pub struct Prefix {
 const MAPPED_BITS: u8 = 96;
 
 impl Prefix {
+    /// The network of one address.
+    pub fn of(address: IpAddr) -> Prefix {
+        Prefix { octets: Address::from(address).octets_v6(), length: 128 }
+    }
+
     /// The sixteen octets that the map holds.
     pub fn octets(&self) -> [u8; 16] {
         self.octets
@@ -24,6 +33,29 @@ impl Prefix {
     pub fn length(&self) -> u8 {
         self.length
     }
+
+    /// The network of this many bits that holds this one.
+    pub(super) fn cut(&self, length: u8) -> Prefix {
+        let free = host_bits(length);
+        Prefix { octets: (u128::from_be_bytes(self.octets) & !free).to_be_bytes(), length }
+    }
+
+    /// The last address of the network.
+    pub(super) fn last_octets(&self) -> [u8; 16] {
+        (u128::from_be_bytes(self.octets) | host_bits(self.length)).to_be_bytes()
+    }
+
+    /// The address of a network, and its length as it is written.
+    fn shown(&self) -> (IpAddr, u8) {
+        let address = IpAddr::from(Address::v6(self.octets));
+        let before = if address.is_ipv4() && self.length >= MAPPED_BITS { MAPPED_BITS } else { 0 };
+        (address, self.length - before)
+    }
+}
+
+/// The bits that do not count.
+fn host_bits(length: u8) -> u128 {
+    u128::MAX.checked_shr(u32::from(length)).unwrap_or(0)
 }
 
 /// What is said of a network.
@@ -35,8 +67,12 @@ pub struct Rule {
     pub denied: bool,
 }
 
-/// Whether each network is denied. The longest prefix that holds a client decides.
-pub type DenyList = Arc<BTreeMap<Prefix, bool>>;
+impl Rule {
+    /// What says the contrary of the same network.
+    pub(super) fn contrary(self) -> Rule {
+        Rule { denied: !self.denied, ..self }
+    }
+}
 
 /// Why a text is no [`Rule`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,39 +85,67 @@ pub enum RuleError {
     Length(u8),
     /// Bits are set that do not count.
     #[error("has bits set beyond its {0} bits")]
-    HostBits(u8),
+    HostBits(u8, Prefix, IpAddr),
 }
 
-impl FromStr for Rule {
+impl RuleError {
+    /// What to write instead.
+    pub fn mend(&self) -> String {
+        match self {
+            RuleError::HostBits(_, network, address) => {
+                format!("write \"{network}\" for the network, \"{address}\" for the one address")
+            }
+            RuleError::NoAddress | RuleError::Length(_) => {
+                "write one such as \"198.51.100.0/24\" or, for what is allowed, \"!198.51.100.7\"".to_owned()
+            }
+        }
+    }
+}
+
+impl FromStr for Prefix {
     type Err = RuleError;
 
-    /// `198.51.100.0/24`, `2001:db8::/32`, one address, or `!` and one of these for what is allowed.
-    fn from_str(text: &str) -> Result<Rule, RuleError> {
-        let (denied, network) = match text.strip_prefix('!') {
-            Some(network) => (false, network.trim_start()),
-            None => (true, text),
-        };
-        let (address, length) = network.split_once('/').map_or((network, None), |(a, l)| (a, Some(l)));
+    /// `198.51.100.0/24`, `2001:db8::/32`, or one address.
+    fn from_str(text: &str) -> Result<Prefix, RuleError> {
+        let (address, length) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
         let address: IpAddr = address.parse().map_err(|_| RuleError::NoAddress)?;
         let (most, before) = if address.is_ipv4() { (32, MAPPED_BITS) } else { (128, 0) };
         let length = match length {
             None => most,
             Some(length) => length.parse().ok().filter(|&l| l <= most).ok_or(RuleError::Length(most))?,
         };
-        let octets = Address::from(address).octets_v6();
-        let bits = u128::from_be_bytes(octets);
-        if bits.checked_shl(u32::from(before + length)).unwrap_or(0) != 0 {
-            return Err(RuleError::HostBits(length));
+        let written = Prefix { octets: Address::from(address).octets_v6(), length: before + length };
+        let network = written.cut(written.length);
+        if network != written {
+            return Err(RuleError::HostBits(length, network, address));
         }
-        Ok(Rule { prefix: Prefix { octets, length: before + length }, denied })
+        Ok(network)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, length) = self.shown();
+        write!(f, "{address}/{length}")
+    }
+}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    /// A prefix, or `!` and one for what is allowed.
+    fn from_str(text: &str) -> Result<Rule, RuleError> {
+        let (denied, network) = match text.strip_prefix('!') {
+            Some(network) => (false, network.trim_start()),
+            None => (true, text),
+        };
+        Ok(Rule { prefix: network.parse()?, denied })
     }
 }
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = IpAddr::from(Address::v6(self.prefix.octets));
-        let length = if address.is_ipv4() { self.prefix.length - MAPPED_BITS } else { self.prefix.length };
-        write!(f, "{}{address}/{length}", if self.denied { "" } else { "!" })
+        write!(f, "{}{}", if self.denied { "" } else { "!" }, self.prefix)
     }
 }
 
@@ -103,7 +167,8 @@ mod tests {
 
     #[test]
     fn rules_are_shown_as_they_are_written() {
-        for text in ["198.51.100.0/24", "!198.51.100.7/32", "2001:db8::/32", "0.0.0.0/0", "!2001:db8::1/128"]
+        for text in
+            ["198.51.100.0/24", "!198.51.100.7/32", "2001:db8::/32", "0.0.0.0/0", "::/0", "!2001:db8::1/128"]
         {
             assert_eq!(text.parse::<Rule>().unwrap().to_string(), text);
         }
@@ -116,7 +181,19 @@ mod tests {
         assert_eq!(error("example.test"), "is not an address or prefix");
         assert_eq!(error("192.0.2.0/33"), "has no prefix length from 0 to 32");
         assert_eq!(error("2001:db8::/x"), "has no prefix length from 0 to 128");
-        assert_eq!(error("192.0.2.1/24"), "has bits set beyond its 24 bits");
+        let mended = |text: &str| {
+            let error = text.parse::<Rule>().unwrap_err();
+            format!("{error}; {}", error.mend())
+        };
+        assert_eq!(
+            mended("!192.0.2.1/24"),
+            "has bits set beyond its 24 bits; write \"192.0.2.0/24\" for the network, \"192.0.2.1\" for the one \
+             address"
+        );
+        assert_eq!(
+            mended("2001:db8::1/0"),
+            "has bits set beyond its 0 bits; write \"::/0\" for the network, \"2001:db8::1\" for the one address"
+        );
     }
 
     #[test]

@@ -4,8 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use lb_common::{Backend, QuicKey, Service, ServiceKey, Settings};
 
-use super::deny::{DenyList, Prefix};
-
 /// All that the maps should hold.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Image {
@@ -19,8 +17,6 @@ pub struct Image {
     pub backends: BTreeMap<u16, Backend>,
     /// Backend numbers by QUIC server id.
     pub quic_ids: BTreeMap<QuicKey, u16>,
-    /// Who is denied.
-    pub deny: DenyList,
 }
 
 /// One change of one map element.
@@ -36,14 +32,10 @@ pub enum Operation {
     SetService(ServiceKey, Service),
     /// Gives a QUIC server id to a backend.
     SetQuicId(QuicKey, u16),
-    /// Denies a prefix, or allows it.
-    SetDenied(Prefix, bool),
     /// Removes a service.
     RemoveService(ServiceKey),
     /// Takes a QUIC server id away.
     RemoveQuicId(QuicKey),
-    /// Forgets a prefix.
-    RemoveDenied(Prefix),
     /// Empties a Maglev table.
     RemoveTable(u32),
     /// Frees a backend's number.
@@ -64,10 +56,6 @@ pub fn diff(applied: &Image, desired: &Image) -> Vec<Operation> {
     operations.extend(set(&applied.backends, &desired.backends, Operation::SetBackend));
     operations.extend(set(&applied.tables, &desired.tables, Operation::SetTable));
     operations.extend(set(&applied.quic_ids, &desired.quic_ids, Operation::SetQuicId));
-    if !Arc::ptr_eq(&applied.deny, &desired.deny) {
-        operations.extend(set(&applied.deny, &desired.deny, Operation::SetDenied));
-        operations.extend(gone(&applied.deny, &desired.deny).map(Operation::RemoveDenied));
-    }
     operations.extend(set(&applied.services, &desired.services, Operation::SetService));
     operations.extend(gone(&applied.services, &desired.services).map(Operation::RemoveService));
     operations.extend(gone(&applied.quic_ids, &desired.quic_ids).map(Operation::RemoveQuicId));
@@ -84,9 +72,7 @@ pub fn apply(image: &mut Image, operation: &Operation) {
         Operation::SetTable(number, slots) => drop(image.tables.insert(*number, slots.clone())),
         Operation::SetService(key, service) => drop(image.services.insert(*key, *service)),
         Operation::SetQuicId(id, number) => drop(image.quic_ids.insert(*id, *number)),
-        Operation::SetDenied(prefix, denied) => drop(Arc::make_mut(&mut image.deny).insert(*prefix, *denied)),
         Operation::RemoveQuicId(id) => drop(image.quic_ids.remove(id)),
-        Operation::RemoveDenied(prefix) => drop(Arc::make_mut(&mut image.deny).remove(prefix)),
         Operation::RemoveService(key) => drop(image.services.remove(key)),
         Operation::RemoveTable(number) => drop(image.tables.remove(number)),
         Operation::RemoveBackend(number) => drop(image.backends.remove(number)),
@@ -113,11 +99,10 @@ fn gone<'a, K: Ord + Copy, V>(
 
 #[cfg(test)]
 mod tests {
-    use lb_common::{Forward, HashKey};
+    use lb_common::{Forward, HashKey, Shape};
     use proptest::{collection::btree_map, option, prelude::*};
 
     use super::*;
-    use crate::core::deny::Rule;
 
     fn settings() -> impl Strategy<Value = Option<Box<Settings>>> {
         option::of((0_u64..3).prop_map(|seed| {
@@ -127,8 +112,8 @@ mod tests {
                 tunnel_source: Default::default(),
                 tunnel_hosts: Default::default(),
                 longest_idle: 1,
-                buckets: 1,
-                nat_sets: 1,
+                flow_table: Shape::small(1),
+                nat_table: Shape::small(1),
                 nat_port_first: 1024,
                 nat_groups: 1,
                 nat_groups_of_all: [1; 2],
@@ -150,7 +135,6 @@ mod tests {
             Service::new(number, if nat { Forward::Nat } else { Forward::DsrL2 }, 1)
         });
         let quic_id = (0_u8..4).prop_map(|id| QuicKey::new(1, [id; 8], 4));
-        let prefix = (0_u8..4).prop_map(|last| format!("192.0.2.{last}").parse::<Rule>().unwrap().prefix);
         let table = (0_u16..3).prop_map(|backend| Arc::from(vec![backend; 4]));
         let backend =
             (1_u32..4, 0_u8..2).prop_map(|(service, flags)| Backend { service, flags, ..Backend::default() });
@@ -160,15 +144,13 @@ mod tests {
             btree_map(1_u32..4, table, 0..4),
             btree_map(1_u16..6, backend, 0..6),
             btree_map(quic_id, 1_u16..6, 0..4),
-            btree_map(prefix, any::<bool>(), 0..4),
         )
-            .prop_map(|(settings, services, tables, backends, quic_ids, deny)| Image {
+            .prop_map(|(settings, services, tables, backends, quic_ids)| Image {
                 settings,
                 services,
                 tables,
                 backends,
                 quic_ids,
-                deny: Arc::new(deny),
             })
     }
 
@@ -196,12 +178,11 @@ mod tests {
                 Operation::SetBackend(..) => 1,
                 Operation::SetTable(..) => 2,
                 Operation::SetQuicId(..) => 3,
-                Operation::SetDenied(..) | Operation::RemoveDenied(_) => 4,
-                Operation::SetService(..) => 5,
-                Operation::RemoveService(_) => 6,
-                Operation::RemoveQuicId(_) => 7,
-                Operation::RemoveTable(_) => 8,
-                Operation::RemoveBackend(_) => 9,
+                Operation::SetService(..) => 4,
+                Operation::RemoveService(_) => 5,
+                Operation::RemoveQuicId(_) => 6,
+                Operation::RemoveTable(_) => 7,
+                Operation::RemoveBackend(_) => 8,
             };
             prop_assert!(diff(&from, &to).is_sorted_by_key(rank));
         }

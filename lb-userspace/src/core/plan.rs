@@ -280,8 +280,8 @@ fn settings(config: &Config, hash_key: HashKey, cpus: u32) -> Settings {
         tunnel_source: Family::ALL.map(|family| tunnel_source(config, family).0),
         tunnel_hosts: Family::ALL.map(|family| tunnel_source(config, family).1),
         longest_idle: ticks(longest_idle(config)),
-        buckets: flow::buckets_for(config.flows.max),
-        nat_sets: if nat { nat::sets_for(config.flows.max) } else { 1 },
+        flow_table: flow::shape_for(config.flows.max),
+        nat_table: if nat { nat::shape_for(config.flows.max) } else { nat::NONE },
         nat_port_first: *ports.start(),
         nat_groups,
         // 8 addresses of 8,064 groups at the most.
@@ -344,7 +344,7 @@ pub fn features(config: &Config) -> Features {
 /// Buckets of the table of clients' backends; 1 when no service has affinity.
 pub fn affinity_buckets(config: &Config) -> u32 {
     match features(config).has(Features::AFFINITY) {
-        true => flow::buckets_for(config.flows.affinity),
+        true => flow::affinity_buckets_for(config.flows.affinity),
         false => 1,
     }
 }
@@ -383,6 +383,8 @@ pub fn ticks(duration: Duration) -> u16 {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use lb_common::Shape;
 
     use super::*;
 
@@ -522,7 +524,11 @@ address = "203.0.113.21"
         let config = config();
         let settings = image(&mut planner(&config), &config, &[]).settings.unwrap();
         assert_eq!((settings.nat_port_first, settings.nat_groups), (1024, 31_744 / 8));
-        assert_eq!(settings.buckets, 250_000, "four flows to a bucket");
+        assert_eq!(
+            settings.flow_table,
+            Shape { chunks: 489, items: 504 },
+            "16 bytes for each of 1,000,000 flows"
+        );
         // 3,600 s in ticks of 2^30 ns.
         assert_eq!(ticks(Duration::from_secs(3_600)), 3_353);
         assert_eq!(ticks(Duration::from_secs(10_000_000)), MAX_IDLE_TICKS);

@@ -23,7 +23,7 @@ use crate::{
         ids::{BackendId, Family},
         plan,
     },
-    dataplane::SharedTables,
+    dataplane::{DataplaneError, SharedTables},
     flows::{Clients, Counts, Flow, Flows, FlowsQuery, MOST_FLOWS, Stage},
 };
 
@@ -41,6 +41,11 @@ pub(super) struct Search {
     stage: Option<Stage>,
     limit: usize,
     nat_port_first: u16,
+}
+
+/// What the kernel said, as the answer to a question.
+pub(super) fn failed(error: DataplaneError) -> Refusal {
+    Refusal::Failed(format!("{:#}", anyhow::Error::from(error)))
 }
 
 /// A backend as rows name it.
@@ -79,10 +84,7 @@ impl Search {
             }
             _ => Vec::new(),
         };
-        let now = state
-            .dataplane
-            .tick()
-            .map_err(|error| Refusal::Failed(format!("{:#}", anyhow::Error::from(error))))?;
+        let now = state.dataplane.tick().map_err(failed)?;
         Ok(Search {
             tables: state.dataplane.shared_tables(),
             now,
@@ -97,31 +99,34 @@ impl Search {
     }
 
     /// Reads the tables.
-    pub(super) fn run(&self) -> Flows {
+    ///
+    /// # Errors
+    /// When the kernel refuses to run the program that reads them.
+    pub(super) fn run(&self) -> Result<Flows, DataplaneError> {
         let now = self.now;
         let mut answer =
             Flows { flow_table: None, nat: Counts::default(), flows: Vec::new(), truncated: false };
-        for (entry, tuple, way) in self.tables.nat(now, &self.limits) {
+        self.tables.each_nat(now, &self.limits, |entry, tuple, way| {
             let client = SocketAddr::new(tuple.client.into(), tuple.client_port);
             if self.clients.is_some_and(|clients| !clients.contain(client)) {
-                continue;
+                return;
             }
-            let Some((stage, found)) = self.wants(entry) else { continue };
+            let Some((stage, found)) = self.wants(entry) else { return };
             answer.nat.add(stage);
             self.list(&mut answer, || self.under_nat(entry, stage, found, &tuple, way, now));
-        }
+        })?;
         match self.clients {
             None => {
                 let mut counts = Counts::default();
-                for entry in self.tables.flows(now, &self.limits) {
+                self.tables.each_flow(now, &self.limits, |entry| {
                     self.take(&mut answer, &mut counts, entry, None, now);
-                }
+                })?;
                 answer.flow_table = Some(counts);
             }
             Some(Clients::One(_)) => {
                 let mut counts = Counts::default();
                 for place in &self.places {
-                    if let Some(entry) = self.tables.flow(place.hash, place.tag, now, &self.limits) {
+                    if let Some(entry) = self.tables.flow(place.hash, place.tag, now, &self.limits)? {
                         self.take(&mut answer, &mut counts, entry, Some(place), now);
                     }
                 }
@@ -129,7 +134,7 @@ impl Search {
             }
             Some(Clients::All(_)) => {}
         }
-        answer
+        Ok(answer)
     }
 
     /// Takes an entry of the flow table. Flows under NAT are listed by their records, which tell more.

@@ -5,7 +5,7 @@
 //! content of the maps and of DNS is planned anew, and the difference is applied.
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
-//! - [`deny`]: the deny list's file.
+//! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
 //! - [`capture`]: packets on their way to whoever asked for them.
@@ -124,7 +124,8 @@ impl Daemon {
             NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
         let counters = dns.as_ref().map(dns::Sockets::counters);
         let mut state = State::new(config.clone(), path, planner, dataplane, attached, counters)?;
-        state.set_deny(deny);
+        // Before the services: nobody who is denied gets through at the start.
+        state.begin_deny(deny)?;
         state.learn_hops(&hops.borrow_and_update());
         let (senders, events) = Events::new(hops)?;
         let mut probes = probes::start_backends(&config, &senders.backends);

@@ -7,11 +7,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use lb_common::{
-    Features, Hop,
-    defence::{MAX_DENIED, MAX_SOURCES},
-    program,
-};
+use lb_common::{Features, Hop, defence::MAX_SOURCES, program};
 use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
@@ -58,7 +54,6 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
     let sizes = Sizes {
         affinity_buckets: plan::affinity_buckets(&config),
         sources: if_wanted(Features::RATE_LIMIT, MAX_SOURCES),
-        denied: if_wanted(Features::DENY, MAX_DENIED),
         ..Sizes::new(flows, fragments, nat, keys, services, u32::from(backends))
     };
     let mut dataplane = Dataplane::load(sizes, features)?;

@@ -17,7 +17,8 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     capture,
-    flows::Search,
+    deny::Deny,
+    flows::{self, Search},
     hops, links,
     probes::{self, Steering, Tables, Word},
     snapshot,
@@ -28,7 +29,6 @@ use crate::{
     config::{Config, Service},
     core::{
         check::CheckResult,
-        deny::DenyList,
         health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
@@ -65,7 +65,7 @@ pub(super) struct State {
     /// Hands captured packets on.
     pub(super) capturing: Option<JoinHandle<io::Result<()>>>,
     /// Who is denied.
-    deny: DenyList,
+    pub(super) deny: Deny,
     /// What the maps hold.
     applied: Image,
     /// The maps could not be written when they last should have been.
@@ -120,7 +120,7 @@ impl State {
             zone,
             programs: [program; 2],
             capturing: None,
-            deny: DenyList::default(),
+            deny: Deny::default(),
             applied: Image::default(),
             behind: false,
             stopping: false,
@@ -213,6 +213,9 @@ impl State {
 
     /// Tries again what failed: to write maps, to end a capture.
     pub(super) fn catch_up(&mut self) {
+        if let Err(error) = self.tell_deny() {
+            error!(error = &error as &dyn std::error::Error, "cannot write the deny list; trying again soon");
+        }
         if self.behind {
             self.reconcile();
         }
@@ -224,7 +227,7 @@ impl State {
     /// Frees what was idle for too long in the data path's tables.
     pub(super) fn sweep(&self) {
         let limits = plan::idle_limits(&self.config);
-        let sweep = || Ok::<_, DataplaneError>(self.dataplane.sweep(self.dataplane.tick()?, &limits));
+        let sweep = || self.dataplane.sweep(self.dataplane.tick()?, &limits);
         match tokio::task::block_in_place(sweep) {
             Ok(freed) => debug!(freed, "idle flows swept"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot sweep idle flows"),
@@ -251,9 +254,14 @@ impl State {
                 drop(reply.send(answer));
             }
             Request::Capture(query, reply) => drop(reply.send(self.start_capture(&query))),
+            Request::DenyChange(change, reply) => drop(reply.send(self.change_deny(&change))),
+            Request::Denied(query, reply) => drop(reply.send(self.deny.answer(&query))),
             Request::Flows(query, reply) => match Search::new(self, &query) {
                 // Beside the loop: a table may be gigabytes.
-                Ok(search) => drop(tokio::task::spawn_blocking(move || reply.send(Ok(search.run())))),
+                Ok(search) => {
+                    let answer = move || reply.send(search.run().map_err(flows::failed));
+                    drop(tokio::task::spawn_blocking(answer));
+                }
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
         }
@@ -280,7 +288,8 @@ impl State {
 
     /// Replaces the capturing programs by ordinary ones.
     pub(super) fn stop_capture(&mut self) {
-        let stopped = tokio::task::block_in_place(|| self.dataplane.stop_capture());
+        let features = plan::features(&self.config) | self.deny.features();
+        let stopped = tokio::task::block_in_place(|| self.dataplane.set_features(features));
         self.note_program();
         match stopped {
             Ok(()) => info!(instructions = self.instructions(), "no longer capturing packets"),
@@ -293,7 +302,7 @@ impl State {
 
     /// The program that is attached may be another one now; looks at the interfaces that are under way may
     /// still find the old one.
-    fn note_program(&mut self) {
+    pub(super) fn note_program(&mut self) {
         if let Ok(program) = self.dataplane.program_id()
             && program != self.programs[0]
         {
@@ -303,11 +312,6 @@ impl State {
 
     fn instructions(&self) -> u32 {
         self.dataplane.verified_instructions(program::USHER).unwrap_or(0)
-    }
-
-    /// Takes the deny list; it reaches the maps with the next [`State::reconcile`].
-    pub(super) fn set_deny(&mut self, deny: DenyList) {
-        self.deny = deny;
     }
 
     /// Makes maps and DNS what they should be now. Maps that cannot be written are tried again by
@@ -324,8 +328,7 @@ impl State {
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
         let hops = hops::known(&self.next_hops);
         let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
-        let mut desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
-        desired.deny = self.deny.clone();
+        let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
         let operations = image::diff(&self.applied, &desired);
         if operations.is_empty() {
             return Ok(());

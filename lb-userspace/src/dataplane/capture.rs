@@ -11,7 +11,7 @@ use lb_common::{
 
 use super::{Dataplane, DataplaneError, object, tables::Pod};
 
-/// A capture under way: ends with [`Dataplane::stop_capture`].
+/// A capture under way: ends when [`Dataplane::set_features`] is called without it.
 pub struct Capture {
     ring: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
@@ -29,12 +29,13 @@ pub struct Captured<'a> {
 }
 
 impl Dataplane {
-    /// Replaces the running programs by such that capture the packets that the filter wants.
+    /// Replaces the running programs by such that capture the packets that the filter wants. They look at the
+    /// deny list too, whoever did before: it may have to change while they, and their ring, must stay.
     ///
     /// # Errors
     /// As for [`Dataplane::set_features`].
     pub fn start_capture(&mut self, filter: Filter) -> Result<Capture, DataplaneError> {
-        let features = self.features | Features::CAPTURE;
+        let features = self.features | Features::CAPTURE | Features::DENY;
         let mut programs = object::load_again(&self.maps, features)?;
         let error = |name| move |source| DataplaneError::Map { what: "use", map: name, source };
         let (ring, lost, wanted) = (map::CAPTURE_RING, map::CAPTURE_LOST, map::CAPTURE_FILTER);
@@ -47,14 +48,6 @@ impl Dataplane {
         };
         self.replace(programs, features)?;
         Ok(capture)
-    }
-
-    /// Replaces the capturing programs by such that do not.
-    ///
-    /// # Errors
-    /// As for [`Dataplane::set_features`].
-    pub fn stop_capture(&mut self) -> Result<(), DataplaneError> {
-        self.set_features(self.features.without(Features::CAPTURE))
     }
 }
 

@@ -1,15 +1,25 @@
-//! Counting, listing and sweeping the flow table and the NAT records, in memory that the program shares.
+//! Counting, listing and sweeping the flow table and the NAT records, which the program goes on writing meanwhile.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::maps::Map;
 use lb_common::{
-    Bucket, Entry, FlowHash, NatSet, NatTuple, State, Word,
-    flow::{self, IdleLimits},
-    map,
+    Entry, FlowHash, NatTuple, Shape, State,
+    chunk::{Reading, Request, split},
+    flow::IdleLimits,
+    map, program,
 };
 
-use super::{Dataplane, DataplaneError, Sizes, object::Maps, sys::Mapped};
+use super::{
+    Dataplane, DataplaneError, Sizes,
+    object::{Maps, Programs},
+    sys::{self, Mapped},
+};
 
 /// What the flow table holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,61 +34,139 @@ pub struct FlowCounts {
     pub by_backend: BTreeMap<u16, u64>,
 }
 
-/// Both tables as this process sees them: memory that the program goes on writing. Reading it takes no
-/// lock and no copy.
+/// Both tables, to be read chunk by chunk: a program copies each to where this process can see it.
 pub struct SharedTables {
-    flows: Mapped<Bucket>,
-    nat: Mapped<NatSet>,
+    reader: Mutex<Reader>,
+    flow_table: Shape,
+    nat_table: Shape,
+}
+
+struct Reader {
+    program: OwnedFd,
+    reading: Mapped<Reading>,
+}
+
+impl Reader {
+    fn read(&self, request: &Request) -> Result<&Reading, DataplaneError> {
+        let name = if request.nat { map::NAT } else { map::FLOWS };
+        let reading = &self.reading.as_slice()[0];
+        reading.ask(request);
+        let result = sys::run_xdp(self.program.as_fd())
+            .and_then(|result| if result == 0 { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) });
+        result.map_err(|source| DataplaneError::System { what: "read a chunk of", map: name, source })?;
+        Ok(reading)
+    }
 }
 
 impl SharedTables {
-    pub(super) fn new(maps: &Maps, sizes: Sizes) -> Result<SharedTables, DataplaneError> {
-        // SAFETY: the object declares both maps as mmapable arrays of these types, and they were made
-        // with these sizes; the types are words that are only used atomically.
-        unsafe {
-            Ok(SharedTables {
-                flows: mapped(maps, map::FLOWS, sizes.buckets)?,
-                nat: mapped(maps, map::NAT, sizes.nat_sets)?,
-            })
-        }
+    pub(super) fn new(
+        programs: &Programs,
+        maps: &Maps,
+        sizes: Sizes,
+    ) -> Result<SharedTables, DataplaneError> {
+        let name = program::READ;
+        let fd = programs.get(name)?.fd().map_err(|source| DataplaneError::Program { name, source })?;
+        let program = fd.as_fd().try_clone_to_owned().map_err(|source| DataplaneError::System {
+            what: "keep the program that reads",
+            map: map::READING,
+            source,
+        })?;
+        // SAFETY: the object declares the map as a mmapable array of one element of this type, whose words are
+        // only used atomically.
+        let reading = unsafe { mapped(maps, map::READING, 1)? };
+        let reader = Mutex::new(Reader { program, reading });
+        Ok(SharedTables { reader, flow_table: sizes.flow_table, nat_table: sizes.nat_table })
     }
 
-    /// The live entries of the flow table. `limits` holds the longer of the idle times of all protocols,
+    pub(super) fn flow_chunks(&self) -> u32 {
+        self.flow_table.chunks
+    }
+
+    pub(super) fn nat_chunks(&self) -> u32 {
+        self.nat_table.chunks
+    }
+
+    /// Shows each live entry of the flow table. `limits` holds the longer of the idle times of all protocols,
     /// because an entry does not tell its own.
-    pub fn flows(&self, now: u16, limits: &IdleLimits) -> impl Iterator<Item = Entry> {
-        self.flow_words().map(|word| Entry(word.load())).filter(move |entry| is_held(*entry, now, limits))
-    }
-
-    /// The live entries that may belong to the flow with this hash and tag: one, or none.
-    pub fn flow(&self, hash: FlowHash, tag: u32, now: u16, limits: &IdleLimits) -> Option<Entry> {
-        let buckets = self.flows.as_slice();
-        let bucket = &buckets[flow::scale(hash.place, buckets.len() as u32) as usize];
-        let mut entries = bucket.0.iter().map(|word| Entry(word.load()));
-        entries.find(|entry| entry.tag() == tag && is_held(*entry, now, limits))
-    }
-
-    /// The live NAT records, each with the way within its set: the last three bits of its port.
-    pub fn nat(&self, now: u16, limits: &IdleLimits) -> impl Iterator<Item = (Entry, NatTuple, u16)> {
-        let records =
-            self.nat.as_slice().iter().flat_map(|set| (0..).zip(set.words.0.iter().zip(&set.records)));
-        records.filter_map(move |(way, (word, record))| {
-            let entry = Entry(word.load());
-            // Backend 0 has a record that is just being written.
-            if entry.backend() == 0 || !is_held(entry, now, limits) {
-                return None;
-            }
-            let tuple = record.tuple();
-            // Not if it was given to another flow while it was read.
-            Entry(word.load()).is_same_flow(entry).then_some((entry, tuple, way))
+    ///
+    /// # Errors
+    /// When the kernel refuses to run the program that reads.
+    pub fn each_flow(
+        &self,
+        now: u16,
+        limits: &IdleLimits,
+        mut show: impl FnMut(Entry),
+    ) -> Result<(), DataplaneError> {
+        self.each_chunk(false, now, None, |reading| {
+            let entries = reading.lines.iter().flat_map(|bucket| &bucket.0).map(|word| Entry(word.load()));
+            entries.filter(|entry| is_held(*entry, now, limits)).for_each(&mut show);
         })
     }
 
-    fn flow_words(&self) -> impl Iterator<Item = &Word> {
-        self.flows.as_slice().iter().flat_map(|bucket| &bucket.0)
+    /// The live entry that may belong to the flow with this hash and tag.
+    ///
+    /// # Errors
+    /// As for [`SharedTables::each_flow`].
+    pub fn flow(
+        &self,
+        hash: FlowHash,
+        tag: u32,
+        now: u16,
+        limits: &IdleLimits,
+    ) -> Result<Option<Entry>, DataplaneError> {
+        let (chunk, item) = split(self.flow_table.place(hash.place));
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = reader.read(&Request { nat: false, chunk, free: None, now })?;
+        let mut entries = reading.lines[item].0.iter().map(|word| Entry(word.load()));
+        Ok(entries.find(|entry| entry.tag() == tag && is_held(*entry, now, limits)))
     }
 
-    fn nat_words(&self) -> impl Iterator<Item = &Word> {
-        self.nat.as_slice().iter().flat_map(|set| &set.words.0)
+    /// Shows each live NAT record, with the way within its set: the last three bits of its port.
+    ///
+    /// # Errors
+    /// As for [`SharedTables::each_flow`].
+    pub fn each_nat(
+        &self,
+        now: u16,
+        limits: &IdleLimits,
+        mut show: impl FnMut(Entry, NatTuple, u16),
+    ) -> Result<(), DataplaneError> {
+        self.each_chunk(true, now, None, |reading| {
+            for set in reading.nat_sets() {
+                for (way, (word, record)) in (0..).zip(set.words.0.iter().zip(&set.records)) {
+                    let entry = Entry(word.load());
+                    // Backend 0 has a record that is just being written.
+                    if entry.backend() != 0 && is_held(entry, now, limits) {
+                        show(entry, record.tuple(), way);
+                    }
+                }
+            }
+        })
+    }
+
+    /// Frees the entries and records that were idle for too long; how many.
+    fn sweep(&self, now: u16, limits: &IdleLimits) -> Result<u64, DataplaneError> {
+        let mut freed = 0;
+        for nat in [false, true] {
+            self.each_chunk(nat, now, Some(*limits), |reading| freed += reading.freed.load())?;
+        }
+        Ok(freed)
+    }
+
+    fn each_chunk(
+        &self,
+        nat: bool,
+        now: u16,
+        free: Option<IdleLimits>,
+        mut show: impl FnMut(&Reading),
+    ) -> Result<(), DataplaneError> {
+        let chunks = if nat { self.nat_table.chunks } else { self.flow_table.chunks };
+        for chunk in 0..chunks {
+            // Others may read between two chunks.
+            let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            show(reader.read(&Request { nat, chunk, free, now })?);
+        }
+        Ok(())
     }
 }
 
@@ -113,9 +201,12 @@ impl Dataplane {
 
     /// Counts the live flows at `now` (see [`Dataplane::tick`]). An entry does not tell its protocol, so
     /// `limits` holds the longer of the two idle times for proven flows.
-    pub fn count_flows(&self, now: u16, limits: &IdleLimits) -> FlowCounts {
+    ///
+    /// # Errors
+    /// When the kernel refuses to run the program that reads.
+    pub fn count_flows(&self, now: u16, limits: &IdleLimits) -> Result<FlowCounts, DataplaneError> {
         let mut counts = FlowCounts::default();
-        for entry in self.shared.flows(now, limits) {
+        self.shared.each_flow(now, limits, |entry| {
             match entry.state() {
                 State::Empty => {}
                 State::New => counts.new += 1,
@@ -123,50 +214,16 @@ impl Dataplane {
                 State::Closing => counts.closing += 1,
             }
             *counts.by_backend.entry(entry.backend()).or_default() += 1;
-        }
-        counts
+        })?;
+        Ok(counts)
     }
 
     /// Frees the entries and records that were idle for too long. An entry's age is 16 bits of ticks and
     /// wraps after 19.5 hours: one that nobody replaced by then would come to life again.
-    pub fn sweep(&self, now: u16, limits: &IdleLimits) -> u64 {
-        self.shared
-            .flow_words()
-            .chain(self.shared.nat_words())
-            .map(|word| free_if_idle(word, now, limits))
-            .sum()
-    }
-}
-
-/// 1 if the word was freed. If the program was faster, the flow lives.
-fn free_if_idle(word: &Word, now: u16, limits: &IdleLimits) -> u64 {
-    let entry = Entry(word.load());
-    let idle = entry != Entry::EMPTY && !entry.is_live(now, limits);
-    u64::from(idle && word.compare_exchange(entry.0, Entry::EMPTY.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_idle_entries_are_freed() {
-        let limits = IdleLimits::new(100, 10);
-        let now = 5;
-        let kept_and_freed = [
-            (State::Proven, 100, true),
-            (State::Proven, 101, false),
-            (State::New, 100, true),
-            (State::New, 101, false),
-            (State::Closing, 10, true),
-            (State::Closing, 60_000, false),
-        ];
-        for (state, idle, kept) in kept_and_freed {
-            let entry = Entry::new(7, state, 5_u16.wrapping_sub(idle), 3);
-            let word = Word::new(entry.0);
-            assert_eq!(free_if_idle(&word, now, &limits), u64::from(!kept), "{state:?} {idle}");
-            assert_eq!(word.load(), if kept { entry.0 } else { 0 }, "{state:?} {idle}");
-        }
-        assert_eq!(free_if_idle(&Word::new(0), now, &limits), 0);
+    ///
+    /// # Errors
+    /// As for [`Dataplane::count_flows`].
+    pub fn sweep(&self, now: u16, limits: &IdleLimits) -> Result<u64, DataplaneError> {
+        self.shared.sweep(now, limits)
     }
 }

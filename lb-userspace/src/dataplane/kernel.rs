@@ -68,7 +68,8 @@ fn batch_update() -> io::Result<OwnedFd> {
     let inner_fd = inner.as_raw_fd() as u32;
     let outer = Map { kind: sys::ARRAY_OF_MAPS, value_size: 4, inner: inner_fd, ..Map::default() };
     let outer = sys::create(&outer)?;
-    sys::update_batch(outer.as_fd(), &[0], &[inner_fd])?;
+    // SAFETY: keys and values of an array of maps have 4 bytes.
+    unsafe { sys::update_batch(outer.as_fd(), &[0_u32], &[inner_fd]) }?;
     Ok(outer)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aya::programs::{ProgramInfo, xdp::XdpLinkId};
-use lb_common::{Features, flow, map, nat, program, service::place_bits};
+use lb_common::{Features, Shape, flow, map, nat, program, service::place_bits};
 
 use super::{
     Attached, DataplaneError,
@@ -17,18 +17,16 @@ use crate::config::XdpMode;
 /// How large the tables are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// Buckets of the flow table.
-    pub buckets: u32,
-    /// Sets of NAT records; 1 when no service uses NAT.
-    pub nat_sets: u32,
+    /// The flow table, in buckets.
+    pub flow_table: Shape,
+    /// The NAT records, in sets; one chunk when no service uses NAT.
+    pub nat_table: Shape,
     /// First fragments that are remembered.
     pub fragments: u32,
     /// Buckets of the table of clients' backends; 1 when no service has affinity.
     pub affinity_buckets: u32,
     /// Sources whose new flows are counted.
     pub sources: u32,
-    /// Prefixes of the deny list.
-    pub denied: u32,
     /// Highest service number plus one.
     pub services: u32,
     /// log2 of the first places in the table of services.
@@ -42,12 +40,11 @@ impl Sizes {
     /// lead to services, and these numbers of services and backends.
     pub fn new(flows: u32, fragments: u32, nat: bool, keys: u32, services: u32, backends: u32) -> Sizes {
         Sizes {
-            buckets: flow::buckets_for(flows),
-            nat_sets: if nat { nat::sets_for(flows) } else { 1 },
+            flow_table: flow::shape_for(flows),
+            nat_table: if nat { nat::shape_for(flows) } else { nat::NONE },
             fragments,
             affinity_buckets: 1,
             sources: 1,
-            denied: 1,
             services: services + 1,
             service_bits: place_bits(keys),
             backends: backends + 1,
@@ -72,7 +69,7 @@ impl Dataplane {
     /// Loads the object with tables of these sizes and these features. Nothing is attached yet.
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
         let (programs, maps) = object::load(sizes, features)?;
-        let shared = Arc::new(SharedTables::new(&maps, sizes)?);
+        let shared = Arc::new(SharedTables::new(&programs, &maps, sizes)?);
         // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
         let places = unsafe { mapped(&maps, map::SERVICES, places_for(sizes.service_bits)) }?;
         let services = ServiceTable::new(places, sizes.service_bits);

@@ -5,10 +5,9 @@ use std::{
     os::fd::{AsFd, AsRawFd as _},
 };
 
-use aya::{EbpfError, maps::MapError};
-use lb_common::{Bucket, NatSet, SlotTable, map};
+use lb_common::{SlotTable, map};
 
-use super::{Dataplane, DataplaneError, Sizes, object::data};
+use super::{Dataplane, DataplaneError, Sizes, chunks, object::data};
 
 /// Bytes of kernel memory that the maps take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,7 +27,11 @@ impl Dataplane {
     /// When /proc does not tell.
     pub fn memory(&self, pools: usize) -> Result<Memory, DataplaneError> {
         // The kernel does not count the inner maps to the outer one.
-        let mut memory = Memory { other: (pools * size_of::<SlotTable>()) as u64, ..Memory::default() };
+        let mut memory = Memory {
+            flow_table: chunks::bytes(self.shared.flow_chunks()),
+            nat: chunks::bytes(self.shared.nat_chunks()),
+            other: (pools * size_of::<SlotTable>()) as u64,
+        };
         for (name, map) in self.maps.iter() {
             let Some(map) = data(map) else { continue };
             let bytes = kernel_memory(map.fd()).map_err(|source| DataplaneError::System {
@@ -46,18 +49,38 @@ impl Dataplane {
     }
 }
 
-/// Why the object could not be loaded: for tables of these sizes, memory is the likely reason.
-pub(super) fn load_error(error: EbpfError, sizes: Sizes) -> DataplaneError {
-    match error {
-        EbpfError::MapError(MapError::CreateError { name, io_error })
-            if io_error.kind() == io::ErrorKind::OutOfMemory =>
-        {
-            let buckets = u64::from(sizes.buckets) * size_of::<Bucket>() as u64;
-            let nat = u64::from(sizes.nat_sets) * size_of::<NatSet>() as u64;
-            DataplaneError::NoMemory { map: name, megabytes: (buckets + nat).div_ceil(1_000_000) }
+/// Refuses tables for which there is certainly no memory, before the kernel has taken it from everyone else.
+pub(super) fn expect_memory(sizes: Sizes) -> Result<(), DataplaneError> {
+    match available() {
+        Ok(available) if bytes_of(sizes) > available => {
+            Err(DataplaneError::NoMemory { megabytes: bytes_of(sizes).div_ceil(1_000_000) })
         }
-        error => DataplaneError::Load(error),
+        // Unknown: the kernel will say.
+        _ => Ok(()),
     }
+}
+
+/// Why a table could not be made: for tables of these sizes, memory is the likely reason.
+pub(super) fn no_memory(map: &'static str, source: io::Error, sizes: Sizes) -> DataplaneError {
+    match source.kind() {
+        io::ErrorKind::OutOfMemory => {
+            DataplaneError::NoMemory { megabytes: bytes_of(sizes).div_ceil(1_000_000) }
+        }
+        _ => DataplaneError::System { what: "make the chunks of", map, source },
+    }
+}
+
+/// Bytes of both tables.
+fn bytes_of(sizes: Sizes) -> u64 {
+    chunks::bytes(sizes.flow_table.chunks) + chunks::bytes(sizes.nat_table.chunks)
+}
+
+/// Bytes that the host has left.
+fn available() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix("kB"));
+    let kilobytes = line.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok());
+    kilobytes.map(|kilobytes| kilobytes * 1_024).ok_or_else(|| io::Error::other("no line `MemAvailable:`"))
 }
 
 /// What the kernel calls `memlock` of a map.

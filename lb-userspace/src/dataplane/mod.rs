@@ -2,9 +2,11 @@
 
 mod attach;
 mod capture;
+mod chunks;
 mod clock;
 mod debug_log;
 mod decap;
+mod deny;
 mod explain;
 mod flows;
 mod kernel;
@@ -41,12 +43,10 @@ pub enum DataplaneError {
     Load(#[source] EbpfError),
     /// There is not enough memory for the tables.
     #[error(
-        "the flow table and the NAT records take {megabytes} MB, and the kernel has no memory for {map}; \
+        "the flow table and the NAT records take {megabytes} MB, and this host has not as much left; \
          lower `max` in [flows]"
     )]
     NoMemory {
-        /// The map that did not fit.
-        map: String,
         /// What both tables take together.
         megabytes: u64,
     },

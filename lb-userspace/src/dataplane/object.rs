@@ -7,10 +7,15 @@ use aya::{
     maps::{Map, MapData, ProgramArray},
     programs::Xdp,
 };
-use lb_common::{Features, Reason, capture, constants, map, program};
+use lb_common::{Features, Reason, capture, constants, defence::MAX_DENIED, map, program};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{DataplaneError, Sizes, clock, debug_log, memory::load_error, services::places_for, sys};
+use super::{
+    DataplaneError, Sizes, chunks, clock, debug_log,
+    memory::{expect_memory, no_memory},
+    services::places_for,
+    sys,
+};
 
 /// The object, aligned as the ELF parser wants it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/usher-xdp"));
@@ -25,6 +30,11 @@ const OWN: &[&str] = &[
     map::CAPTURE_LOST,
     debug_log::LOGS,
 ];
+
+/// Places of the deny list: they take memory only when they are used. One more for what is said of all IPv4
+/// clients when no rule does, and one that stays free, since before Linux 6.13 a full list refuses even to replace
+/// an element.
+const DENY_PLACES: u32 = MAX_DENIED as u32 + 2;
 
 /// The maps that all loads share, by name.
 pub(super) struct Maps {
@@ -104,24 +114,29 @@ pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 
 /// Loads the object for the first time: makes the maps.
 pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps), DataplaneError> {
+    expect_memory(sizes)?;
     let constants = Constants::new(features, sizes.service_bits);
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
         .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
-        .map_max_entries(map::FLOWS, sizes.buckets)
-        .map_max_entries(map::NAT, sizes.nat_sets)
+        .map_max_entries(map::FLOWS, sizes.flow_table.chunks)
+        .map_max_entries(map::NAT, sizes.nat_table.chunks)
         .map_max_entries(map::FRAGMENTS, sizes.fragments)
         .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
         .map_max_entries(map::SOURCES, sizes.sources)
-        .map_max_entries(map::DENY, sizes.denied)
+        .map_max_entries(map::DENY, DENY_PLACES)
         .map_max_entries(map::BACKENDS, sizes.backends)
         .map_max_entries(map::COUNTERS, sizes.backends);
-    let mut ebpf = parse(&mut loader, &constants).map_err(|error| load_error(error, sizes))?;
+    let mut ebpf = parse(&mut loader, &constants).map_err(DataplaneError::Load)?;
     let shared: Vec<String> =
         ebpf.maps().map(|(name, _)| name).filter(is_shared).map(str::to_owned).collect();
     let maps = shared.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map)));
     let maps = Maps { by_name: maps.collect(), service_bits: sizes.service_bits };
+    for (name, table) in [(map::FLOWS, sizes.flow_table), (map::NAT, sizes.nat_table)] {
+        let outer = data(maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
+        chunks::fill(outer.fd().as_fd(), table.chunks).map_err(|source| no_memory(name, source, sizes))?;
+    }
     Ok((Programs::new(ebpf)?, maps))
 }
 

@@ -10,7 +10,9 @@ use std::{
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// `BPF_MAP_TYPE_ARRAY`.
 pub(super) const ARRAY: u32 = 2;
@@ -49,6 +51,20 @@ struct LoadAttr {
     prog_flags: u32,
 }
 
+/// The part of `union bpf_attr` that runs a program on a frame.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttr {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
 /// The part of `union bpf_attr` that writes an element.
 #[repr(C)]
 #[derive(Default)]
@@ -73,18 +89,48 @@ struct BatchAttr {
     flags: u64,
 }
 
-/// Sets many elements of a map with 4-byte keys and values by one system call.
-pub(super) fn update_batch(map: BorrowedFd, keys: &[u32], values: &[u32]) -> io::Result<()> {
+/// Sets many elements of a map by one system call.
+///
+/// # Safety
+/// The map's keys and values must have the sizes of `K` and `V`.
+pub(super) unsafe fn update_batch<K: Copy, V: Copy>(
+    map: BorrowedFd,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
     debug_assert_eq!(keys.len(), values.len());
-    let mut attr = BatchAttr {
+    let mut attr = BatchAttr { values: values.as_ptr() as u64, ..batch(map, keys) };
+    // SAFETY: the attribute's pointers lead to arrays of `count` elements that outlive the call.
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Removes many elements of a map by few system calls; those that are gone already are no mistake.
+///
+/// # Safety
+/// The map's keys must have the size of `K`.
+pub(super) unsafe fn delete_batch<K: Copy>(map: BorrowedFd, keys: &[K]) -> io::Result<()> {
+    let mut rest = keys;
+    while !rest.is_empty() {
+        let mut attr = batch(map, rest);
+        // SAFETY: the attribute's pointer leads to an array of `count` elements that outlives the call.
+        match unsafe { bpf(BPF_MAP_DELETE_BATCH, &mut attr) } {
+            // The kernel has counted those before the one that was gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                rest = rest.get(attr.count as usize + 1..).unwrap_or_default();
+            }
+            result => return result.map(drop),
+        }
+    }
+    Ok(())
+}
+
+fn batch<K>(map: BorrowedFd, keys: &[K]) -> BatchAttr {
+    BatchAttr {
         keys: keys.as_ptr() as u64,
-        values: values.as_ptr() as u64,
         count: keys.len() as u32,
         map_fd: map.as_raw_fd() as u32,
         ..BatchAttr::default()
-    };
-    // SAFETY: the attribute's pointers lead to arrays of `count` elements that outlive the call.
-    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+    }
 }
 
 /// Makes an array map of one element that holds `value`.
@@ -162,6 +208,21 @@ pub(super) fn load_xdp(instructions: &[u64], flags: u32) -> io::Result<OwnedFd> 
     let fd = unsafe { bpf(BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just returned this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs an XDP program that looks at no frame; what it returned.
+pub(super) fn run_xdp(program: BorrowedFd) -> io::Result<u32> {
+    // The shortest that the kernel takes: an Ethernet header.
+    const FRAME: [u8; 14] = [0; 14];
+    let mut attr = RunAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: FRAME.len() as u32,
+        data_in: FRAME.as_ptr() as u64,
+        ..RunAttr::default()
+    };
+    // SAFETY: the attribute's pointer leads to as many bytes as it says, which outlive the call.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok(attr.retval)
 }
 
 /// # Safety

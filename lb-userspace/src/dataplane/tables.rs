@@ -1,24 +1,15 @@
 //! Writing the desired image into the maps, and reading the counters.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc};
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use lb_common::{
     Address, Backend, BackendCounters, DecapSettings, FragmentKey, FragmentPath, QuicKey, Reason,
     SLOTS_PADDED, Settings, Trace, bench::Plan, capture::Filter, map,
 };
 
-use super::{Dataplane, DataplaneError, sys};
-use crate::core::{deny::Prefix, image::Operation};
-
-/// Tables swapped in by one system call. Each is an open file until then, and a process may usually have
-/// 1,024.
-const BATCH: usize = 256;
+use super::{Dataplane, DataplaneError, chunks, object::data, sys};
+use crate::core::image::Operation;
 
 /// A map value of ours, which aya may copy byte by byte.
 #[derive(Debug, Clone, Copy)]
@@ -85,12 +76,6 @@ impl Dataplane {
                 let id = Pod(*id);
                 self.quic_ids(|ids| unless_gone(ids.remove(&id)))
             }
-            Operation::SetDenied(prefix, denied) => {
-                self.deny(|list| list.insert(&denied_key(prefix), u32::from(*denied), 0))
-            }
-            Operation::RemoveDenied(prefix) => {
-                self.deny(|list| unless_gone(list.remove(&denied_key(prefix))))
-            }
             Operation::RemoveTable(number) => self.remove_table(*number),
         }
     }
@@ -113,38 +98,12 @@ impl Dataplane {
         change(&mut ids).map_err(error)
     }
 
-    fn deny(
-        &mut self,
-        change: impl FnOnce(&mut LpmTrie<&mut MapData, [u8; 16], u32>) -> Result<(), MapError>,
-    ) -> Result<(), DataplaneError> {
-        let error = |source| DataplaneError::Map { what: "change a prefix", map: map::DENY, source };
-        let mut list = self.maps.get_mut(map::DENY)?.try_into().map_err(error)?;
-        change(&mut list).map_err(error)
-    }
-
-    /// Fills new inner maps and swaps them in together, [`BATCH`] at a time.
+    /// Fills new inner maps and swaps them in.
     fn set_tables(&mut self, tables: &[(u32, &Arc<[u16]>)]) -> Result<(), DataplaneError> {
-        tables.chunks(BATCH).try_for_each(|some| self.set_batch(some))
-    }
-
-    fn set_batch(&mut self, tables: &[(u32, &Arc<[u16]>)]) -> Result<(), DataplaneError> {
         let name = map::SLOT_TABLES;
-        let error = |what| move |source| DataplaneError::System { what, map: name, source };
-        let inner = tables
-            .iter()
-            .map(|(_, slots)| sys::array_of_one(&padded(slots)))
-            .collect::<io::Result<Vec<OwnedFd>>>()
-            .map_err(error("fill a table of"))?;
-        let numbers: Vec<u32> = tables.iter().map(|(number, _)| *number).collect();
-        let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
-        let Map::ArrayOfMaps(outer) = self.maps.get_mut(name)? else {
-            return Err(DataplaneError::Missing { kind: "map", name });
-        };
-        sys::update_batch(outer.fd().as_fd(), &numbers, &fds).map_err(|source| DataplaneError::System {
-            what: "swap tables in",
-            map: name,
-            source,
-        })
+        let outer = data(self.maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
+        chunks::put(outer.fd().as_fd(), tables, |slots| sys::array_of_one(&padded(slots)))
+            .map_err(|source| DataplaneError::System { what: "swap tables in", map: name, source })
     }
 
     /// An array of maps keeps its elements: the removed service's table becomes an empty one.
@@ -203,10 +162,6 @@ fn unless_gone(result: Result<(), MapError>) -> Result<(), MapError> {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-fn denied_key(prefix: &Prefix) -> Key<[u8; 16]> {
-    Key::new(u32::from(prefix.length()), prefix.octets())
 }
 
 fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {

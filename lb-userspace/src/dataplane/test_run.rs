@@ -70,7 +70,7 @@ impl Dataplane {
     /// When the object has no such map.
     pub fn map_fd(&self, name: &'static str) -> Result<BorrowedFd<'_>, DataplaneError> {
         match self.maps.get(name)? {
-            Map::Array(data) | Map::LruHashMap(data) => Ok(data.fd().as_fd()),
+            Map::Array(data) | Map::ArrayOfMaps(data) | Map::LruHashMap(data) => Ok(data.fd().as_fd()),
             _ => Err(DataplaneError::Missing { kind: "map", name }),
         }
     }

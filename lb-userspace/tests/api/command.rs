@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use lb_userspace::status::Status;
+use lb_userspace::{core::deny::parse_file, deny::Denied, status::Status};
 use tempfile::TempDir;
 
 use crate::support::{FakeDaemon, NO_PROGRAM, example};
@@ -119,6 +119,50 @@ async fn capture_writes_the_file_and_says_what_was_lost() {
 }
 
 #[tokio::test]
+async fn f62_deny_sends_rules_and_says_what_became_of_them() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let sum = "1,234,567 prefixes: 1 in the configuration, 2 in its file, 3 by command\n";
+    let said = |said: &str| Outcome::success(format!("{said}; {sum}"));
+    let words = ["deny", "add", "--socket", socket, "198.51.100.0/24", "!198.51.100.7"];
+    assert_eq!(usher(&words).await, said("1 added (1 were there already)"));
+
+    let file = daemon.socket.with_file_name("drop.txt");
+    let path = file.to_str().expect("path is UTF-8");
+    let many: String =
+        (0..10_001_u32).map(|number| format!("10.0.{}.{}\n", number >> 8, number & 0xff)).collect();
+    std::fs::write(&file, format!("# many\n{many}")).expect("a file");
+    let outcome = usher(&["deny", "add", "--socket", socket, "--file", path]).await;
+    assert_eq!(outcome, said("9,999 added (2 were there already)"), "in two requests");
+
+    let refused = usher(&["deny", "del", "--socket", socket, "192.0.2.1"]).await;
+    assert_eq!(refused, Outcome::failure("usher: the daemon refused: 192.0.2.1/32 was not added\n"));
+
+    std::fs::write(&file, "192.0.2.0/24\n192.0.2.1/24 # a mistake\n").expect("a file");
+    let mistake = format!(
+        "usher: {path}:2: the rule has bits set beyond its 24 bits; write \"192.0.2.0/24\" for the network, \
+         \"192.0.2.1\" for the one address; nothing was changed\n"
+    );
+    assert_eq!(usher(&["deny", "add", "--socket", socket, "--file", path]).await, Outcome::failure(mistake));
+}
+
+#[tokio::test]
+async fn f62_deny_lists_all_pages_as_a_file_has_them() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let page = "\
+# 2 prefixes: 0 in the configuration, 1 in its file, 1 by command
+198.51.100.0/24          # file, overridden
+!2001:db8::7/128         # command
+";
+    assert_eq!(usher(&["deny", "list", "--socket", socket]).await, Outcome::success(page));
+    assert_eq!(parse_file(page).expect("a file").len(), 2);
+    let outcome = usher(&["deny", "list", "--socket", socket, "--json"]).await;
+    let all: Denied = serde_json::from_str(&outcome.stdout).expect("stdout is a list");
+    assert_eq!((all.rules.len(), all.next), (2, None));
+}
+
+#[tokio::test]
 async fn missing_daemon_is_explained() {
     let directory = TempDir::new().expect("temporary directory");
     let socket = directory.path().join("usher.sock");
@@ -145,6 +189,10 @@ async fn mistakes_on_the_command_line_exit_with_2() {
         (&["capture", "--client", "nobody"], "`nobody` is no network"),
         (&["capture", "--count", "0"], "0 is not in 1.."),
         (&["flows", "--limit", "0"], "0 is not in 1..=100000"),
+        (&["deny", "add"], "<PREFIX>"),
+        (&["deny", "add", "192.0.2.1/24"], "write \"192.0.2.0/24\" for the network"),
+        (&["deny", "add", "nobody"], "`nobody` is not an address or prefix; write one such as"),
+        (&["deny", "list", "--source", "me"], "[possible values: configuration, file, command]"),
         (&["flows", "--limit", "5", "--count"], "cannot be used with"),
     ];
     for (words, expected) in cases {

@@ -13,6 +13,7 @@ use std::{
 use lb_userspace::{
     api::{BindError, Client, ClientError, ControlSocket},
     config::Protocol,
+    deny::{DenyAction, DenyChange, DenyQuery},
     explain::ExplainQuery,
     flows::FlowsQuery,
 };
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{FakeDaemon, NO_PROGRAM, example, explanation, flows};
+use crate::support::{FakeDaemon, NO_PROGRAM, denied, deny, example, explanation, flows};
 
 fn query(from: &str, to: &str, protocol: Protocol) -> ExplainQuery {
     ExplainQuery {
@@ -123,10 +124,28 @@ async fn flows_take_query_and_answer_both_ways() {
 }
 
 #[tokio::test]
+async fn f62_the_deny_list_takes_changes_and_questions() {
+    let daemon = FakeDaemon::start().await;
+    let client = Client::new(&daemon.socket);
+    let rules = ["198.51.100.0/24", "!2001:db8::7"].map(|text| text.parse().expect("a rule")).to_vec();
+    let change = DenyChange { action: DenyAction::Add, rules };
+    assert_eq!(Ok(client.deny(&change).await.expect("a change")), deny(&change));
+    match client.deny(&DenyChange { action: DenyAction::Remove, ..change }).await {
+        Err(ClientError::Refused { status: 422, message }) => {
+            assert_eq!(message, "198.51.100.0/24 was not added");
+        }
+        other => panic!("{other:?}"),
+    }
+    let query = DenyQuery { after: "192.0.2.0/24".parse().ok(), limit: 7, ..DenyQuery::default() };
+    assert_eq!(client.denied(&query).await.expect("rules"), denied(&query));
+}
+
+#[tokio::test]
 async fn every_error_is_json_with_a_fitting_code() {
     let daemon = FakeDaemon::start().await;
     let post = "POST /v1/explain HTTP/1.1\r\nContent-Type: application/json";
     let flows = "POST /v1/flows HTTP/1.1\r\nContent-Type: application/json";
+    let deny = "POST /v1/deny HTTP/1.1\r\nContent-Type: application/json";
     let cases = [
         ("GET /nothing HTTP/1.1", "", 404),
         ("POST /v1/status HTTP/1.1", "", 405),
@@ -136,6 +155,8 @@ async fn every_error_is_json_with_a_fitting_code() {
         (post, "{", 400),
         (post, "{}", 422),
         (flows, r#"{"client": "nobody"}"#, 422),
+        (deny, r#"{"action": "add", "rules": ["192.0.2.1/24"]}"#, 422),
+        (deny, r#"{"action": "remove", "rules": ["192.0.2.1"]}"#, 422),
         (post, r#"{"from": "198.51.100.7", "to": "192.0.2.11:80", "protocol": "tcp"}"#, 422),
         (post, r#"{"from": "198.51.100.7:1", "to": "192.0.2.11:80", "protocol": "sctp"}"#, 422),
     ];

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use lb_userspace::{
     api::{ControlSocket, Refusal, Request, serve},
     capture::{CaptureQuery, pcapng},
+    core::deny::{Rule, Source},
+    deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     flows::{Counts, Flows, FlowsQuery},
     status::{NextHop, Status},
@@ -66,6 +68,8 @@ async fn answer(mut queue: mpsc::Receiver<Request>, status: Result<Status, Strin
             Request::Explain(query, reply) => drop(reply.send(explanation(query))),
             Request::Flows(query, reply) => drop(reply.send(flows(&query))),
             Request::Capture(query, reply) => drop(reply.send(capture(&query))),
+            Request::DenyChange(change, reply) => drop(reply.send(deny(&change))),
+            Request::Denied(query, reply) => drop(reply.send(denied(&query))),
         }
     }
 }
@@ -98,6 +102,32 @@ pub(crate) fn flows(query: &FlowsQuery) -> Result<Flows, Refusal> {
             Ok(Flows { flow_table: None, nat, flows: Vec::new(), truncated: false })
         }
         other => Err(Refusal::Unknown(format!("no service is called {other:?}"))),
+    }
+}
+
+/// One of the rules was there already; removing is refused.
+pub(crate) fn deny(change: &DenyChange) -> Result<DenyChanged, Refusal> {
+    match change.action {
+        DenyAction::Add => {
+            let counts = DenyCounts { prefixes: 1_234_567, configuration: 1, file: 2, command: 3 };
+            Ok(DenyChanged { changed: change.rules.len() - 1, counts })
+        }
+        DenyAction::Remove => Err(Refusal::Unknown(format!("{} was not added", change.rules[0]))),
+    }
+}
+
+/// Two pages of one rule each.
+pub(crate) fn denied(query: &DenyQuery) -> Denied {
+    let rule = |text: &str| -> Rule { text.parse().expect("a rule") };
+    let (first, second) = (rule("198.51.100.0/24"), rule("!2001:db8::7"));
+    let listed = |rule, source, overridden| ListedRule { rule, source, overridden };
+    Denied {
+        counts: DenyCounts { prefixes: 2, file: 1, command: 1, ..DenyCounts::default() },
+        rules: match query.after {
+            None => vec![listed(first, Source::File, true)],
+            Some(_) => vec![listed(second, Source::Command, false)],
+        },
+        next: query.after.is_none().then_some(first.prefix),
     }
 }
 

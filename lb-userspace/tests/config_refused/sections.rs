@@ -142,7 +142,12 @@ socket = "/run/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
     (
         "[flows]",
         "[defence]\ndeny = [\"192.0.2.1/24\"]\n[flows]",
-        r#"usher.toml:10: defence: deny: 192.0.2.1/24: has bits set beyond its 24 bits; write one such as "198.51.100.0/24" or, for what is allowed, "!198.51.100.7""#,
+        r#"usher.toml:10: defence: deny: 192.0.2.1/24: has bits set beyond its 24 bits; write "192.0.2.0/24" for the network, "192.0.2.1" for the one address"#,
+    ),
+    (
+        "[flows]",
+        "[defence]\ndeny = [\"example.test\"]\n[flows]",
+        r#"usher.toml:10: defence: deny: example.test: is not an address or prefix; write one such as "198.51.100.0/24" or, for what is allowed, "!198.51.100.7""#,
     ),
     (
         "[flows]",

@@ -4,11 +4,12 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
-    Address, Backend, Bucket, Entry, Forward, Hop, NatSet, State, Word, bench::MAX_ANSWERS, flow::WAYS, map,
-    nat::PORTS_PER_GROUP,
+    Address, Backend, Bucket, Entry, Features, Forward, Hop, NatSet, State, bench::MAX_ANSWERS, flow::WAYS,
+    map, nat::PORTS_PER_GROUP,
 };
 use lb_userspace::{
     core::{
+        deny::{DenyList, Prefix, Rule},
         image::{Image, diff},
         maglev::{self, Candidate},
     },
@@ -16,13 +17,13 @@ use lb_userspace::{
 };
 
 use super::{
-    frames::{Order, frames},
-    matrix::{self, FEW, MOST_KNOWN, Row, Traffic},
+    frames::{Order, denied_clients, frames},
+    matrix::{self, DENIED, FEW, MOST_KNOWN, Row, Traffic},
 };
 use crate::{
-    kernel::Mapping,
+    chunks::Copied,
     run::change_words,
-    world::{self, BACKEND_PORT, Case, FRONT, NODE_FRONT, PORT, World},
+    world::{self, BACKEND_PORT, Case, FRONT, NODE_FRONT, PORT, TCP4, TCP6, UDP4, UDP6, World},
 };
 
 /// Flows for which the tables are made.
@@ -42,12 +43,11 @@ const OLDER: u16 = 3_000;
 /// Packets of new flows, each another, after which the free places are taken.
 const NEW_FLOWS: u32 = 2_000_000;
 
-/// A data path of its own for one way to forward, family and protocol.
+/// A data path of its own for one way to forward, family and protocol; with a deny list, for all families and
+/// protocols.
 pub(super) struct Bed {
     dataplane: Dataplane,
-    case: Case,
-    buckets: Mapping<Bucket>,
-    nat_sets: Mapping<NatSet>,
+    sizes: Sizes,
     /// Index of the first flow that was never seen.
     unseen: u32,
     answers: Vec<u32>,
@@ -58,76 +58,88 @@ impl Bed {
     /// half of them the known ones, and new flows in all other places.
     pub(super) fn new(forward: Forward, case: Case, wrapper: &mut Wrapper) -> Result<Bed> {
         let sizes = Sizes::new(FLOWS, 1_000, forward == Forward::Nat, 1, SERVICE, u32::from(BACKENDS));
-        let mut dataplane = Dataplane::load(sizes, matrix::features(forward))?;
-        dataplane.apply(&diff(&Image::default(), &image(case, forward, sizes)))?;
-        // SAFETY: the object declares both maps mmapable, with these types, and they were just made
-        // with these many elements.
-        let (buckets, nat_sets) = unsafe {
-            (
-                Mapping::new(dataplane.map_fd(map::FLOWS)?, sizes.buckets as usize)?,
-                Mapping::new(dataplane.map_fd(map::NAT)?, sizes.nat_sets as usize)?,
-            )
-        };
-        let mut bed = Bed { dataplane, case, buckets, nat_sets, unseen: FLOWS, answers: Vec::new() };
-        bed.fill(wrapper)?;
+        let mut bed = Bed::load(sizes, matrix::features(forward), &image(case, forward, sizes))?;
+        bed.fill(case, wrapper)?;
         if forward == Forward::Nat {
-            bed.answers = bed.answers_of_known();
+            bed.answers = bed.answers_of_known(case)?;
             ensure!(!bed.answers.is_empty(), "no NAT record of a known flow");
         }
         Ok(bed)
     }
 
-    fn fill(&mut self, wrapper: &mut Wrapper) -> Result<()> {
+    /// Loads a data path that looks at a deny list of 1,000,000 addresses, half of each family. Its other tables
+    /// are empty: a denied packet does not reach them.
+    pub(super) fn with_deny_list(forward: Forward) -> Result<Bed> {
+        let sizes = Sizes::new(1_000, 1_000, forward == Forward::Nat, 4, 4, 1);
+        let mut world = World::empty();
+        for (number, case) in (1..).zip([TCP4, TCP6, UDP4, UDP6]) {
+            world = world.with_service(case, SocketAddr::new(case.vip(), PORT), number, forward);
+        }
+        let mut bed = Bed::load(sizes, matrix::features(forward) | Features::DENY, &world.image)?;
+        let clients = denied_clients(TCP4).chain(denied_clients(TCP6));
+        let rules: Vec<_> = clients.map(|client| Rule { prefix: Prefix::of(client), denied: true }).collect();
+        bed.dataplane.deny(&DenyList::new(&rules, &[])?.all())?;
+        Ok(bed)
+    }
+
+    fn load(sizes: Sizes, features: Features, image: &Image) -> Result<Bed> {
+        let mut dataplane = Dataplane::load(sizes, features)?;
+        dataplane.apply(&diff(&Image::default(), image))?;
+        Ok(Bed { dataplane, sizes, unseen: FLOWS, answers: Vec::new() })
+    }
+
+    fn fill(&mut self, case: Case, wrapper: &mut Wrapper) -> Result<()> {
         wrapper.aim_at(Some(&self.dataplane))?;
-        self.settle(wrapper, MOST_KNOWN, |tag| 2 + tag as u16 % OLDER)?;
-        self.settle(wrapper, 0, |_| 1)?;
-        self.pass(wrapper, Traffic::New, self.unseen, NEW_FLOWS)?;
+        self.settle(case, wrapper, MOST_KNOWN, |tag| 2 + tag as u16 % OLDER)?;
+        self.settle(case, wrapper, 0, |_| 1)?;
+        pass(wrapper, case, Traffic::New, self.unseen, NEW_FLOWS)?;
         self.unseen += NEW_FLOWS;
         Ok(())
     }
 
     /// Half of the flows for which the tables are made, proven. A few at a time, as it happens: until they are
     /// proven, new flows displace each other.
-    fn settle(&self, wrapper: &mut Wrapper, first: u32, age: impl Fn(u32) -> u16) -> Result<()> {
+    fn settle(&self, case: Case, wrapper: &mut Wrapper, first: u32, age: impl Fn(u32) -> u16) -> Result<()> {
         const STEP: u32 = FLOWS / 2 / 10;
         for step in 0..10 {
-            self.pass(wrapper, Traffic::New, first + step * STEP, STEP)?;
+            pass(wrapper, case, Traffic::New, first + step * STEP, STEP)?;
             self.prove(&age)?;
         }
-        Ok(())
-    }
-
-    /// One packet of each of these flows.
-    fn pass(&self, wrapper: &mut Wrapper, traffic: Traffic, first: u32, count: u32) -> Result<()> {
-        let frames = frames(self.case, traffic, Order::From(first));
-        wrapper.run(&frames.plan, &frames.frame, count)?;
         Ok(())
     }
 
     /// Takes all new flows for proven ones, of so many ticks ago.
     fn prove(&self, age: impl Fn(u32) -> u16) -> Result<()> {
         let now = self.dataplane.tick()?;
-        change_words(self.words(), |entry| match entry.state() {
+        let proven = |entry: Entry| match entry.state() {
             State::New => {
                 let tick = now.wrapping_sub(age(entry.tag()));
                 Entry::new(entry.tag(), State::Proven, tick, entry.backend())
             }
             _ => entry,
-        });
-        Ok(())
+        };
+        let flows = self.flow_table()?;
+        change_words(flows.items().iter().flat_map(|bucket| &bucket.0), proven);
+        flows.write_to(self.dataplane.map_fd(map::FLOWS)?)?;
+        let records = self.nat_table()?;
+        change_words(records.items().iter().flat_map(|set| &set.words.0), proven);
+        records.write_to(self.dataplane.map_fd(map::NAT)?)
     }
 
-    fn words(&self) -> impl Iterator<Item = &Word> {
-        let flows = self.buckets.as_slice().iter().flat_map(|bucket| &bucket.0);
-        flows.chain(self.nat_sets.as_slice().iter().flat_map(|set| &set.words.0))
+    fn flow_table(&self) -> Result<Copied<Bucket>> {
+        Copied::read(self.dataplane.map_fd(map::FLOWS)?, self.sizes.flow_table)
+    }
+
+    fn nat_table(&self) -> Result<Copied<NatSet>> {
+        Copied::read(self.dataplane.map_fd(map::NAT)?, self.sizes.nat_table)
     }
 
     /// The list of answers: what backends send for the first known flows.
-    fn answers_of_known(&self) -> Vec<u32> {
-        let plan = frames(self.case, Traffic::New, Order::From(0)).plan;
+    fn answers_of_known(&self, case: Case) -> Result<Vec<u32>> {
+        let plan = frames(case, Traffic::New, Order::From(0)).plan;
         let known: std::collections::HashSet<_> = (0..FEW).map(|index| plan.client(index)).collect();
         let mut answers = Vec::new();
-        for set in self.nat_sets.as_slice() {
+        for set in self.nat_table()?.items() {
             for way in 0..WAYS {
                 let entry = Entry(set.words.0[way].load());
                 let tuple = set.records[way].tuple();
@@ -139,32 +151,33 @@ impl Bed {
             }
         }
         answers.truncate(MAX_ANSWERS);
-        answers
+        Ok(answers)
     }
 
     /// The next frames of a row: `seed` makes the random ones others.
-    pub(super) fn frames(&mut self, traffic: Traffic, seed: u64, count: u32) -> super::frames::Frames {
-        let order = match traffic {
+    pub(super) fn frames(&mut self, row: &Row, seed: u64, count: u32) -> super::frames::Frames {
+        let order = match row.traffic {
             Traffic::Known(flows) => Order::Random(u64::from(flows), seed),
             Traffic::NotOurs => Order::Random(u64::from(FEW), seed),
             Traffic::Reply => Order::Random(self.answers.len() as u64, seed),
             Traffic::Flood => Order::Random(1 << 32, seed),
+            Traffic::Denied => Order::Random(u64::from(DENIED), seed),
             Traffic::New => {
                 self.unseen += count;
                 Order::From(self.unseen - count)
             }
         };
-        frames(self.case, traffic, order)
+        frames(row.case, row.traffic, order)
     }
 
     /// Lets the wrapper call this data path, with packets of known flows in the caches as far as they fit.
-    pub(super) fn warm_up(&self, wrapper: &mut Wrapper, traffic: Traffic) -> Result<()> {
-        if traffic == Traffic::Reply {
+    pub(super) fn warm_up(&self, wrapper: &mut Wrapper, row: &Row) -> Result<()> {
+        if row.traffic == Traffic::Reply {
             wrapper.set_answers(&self.answers)?;
         }
         wrapper.aim_at(Some(&self.dataplane))?;
-        match traffic {
-            Traffic::Known(flows) => self.pass(wrapper, traffic, 0, flows),
+        match row.traffic {
+            Traffic::Known(flows) => pass(wrapper, row.case, row.traffic, 0, flows),
             _ => Ok(()),
         }
     }
@@ -177,7 +190,7 @@ impl Bed {
             Traffic::New => (self.unseen, SAMPLE, false),
             _ => return Ok(()),
         };
-        let frames = frames(self.case, row.traffic, Order::From(first));
+        let frames = frames(row.case, row.traffic, Order::From(first));
         let mut right = 0;
         for index in first..first + flows {
             let trace = self.dataplane.explain_frame(&frames.frame_of(index))?;
@@ -198,13 +211,20 @@ impl Bed {
     }
 }
 
+/// One packet of each of these flows.
+fn pass(wrapper: &mut Wrapper, case: Case, traffic: Traffic, first: u32, count: u32) -> Result<()> {
+    let frames = frames(case, traffic, Order::From(first));
+    wrapper.run(&frames.plan, &frames.frame, count)?;
+    Ok(())
+}
+
 /// One service with 100 backends, all beside the clients' router: packets leave where they came in.
 fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
     let mut image =
         World::empty().with_service(case, SocketAddr::new(case.vip(), PORT), SERVICE, forward).image;
     let settings = world::settings_of(&mut image);
-    settings.buckets = sizes.buckets;
-    settings.nat_sets = sizes.nat_sets;
+    settings.flow_table = sizes.flow_table;
+    settings.nat_table = sizes.nat_table;
     settings.longest_idle = IDLE;
     image.services.values_mut().for_each(|service| service.idle = IDLE);
     for number in 1..=BACKENDS {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use lb_common::bench::{COVERED, Plan, WORDS, offset};
 
-use super::matrix::Traffic;
+use super::matrix::{DENIED, Traffic};
 use crate::{
     packet::{NatPorts, Packet, Port, flag},
     world::{BACKEND_PORT, Case, Flow, PORT},
@@ -15,6 +15,10 @@ const PAYLOAD: usize = 64;
 
 /// A port of the host itself.
 const OWN_PORT: u16 = 22;
+
+/// The end of the first address of a network of denied clients, in both families: 10.0.0.0/13 and the /109 in
+/// the same place.
+const DENIED_NETWORK: u32 = 0x0a00_0000;
 
 /// How the next flow's index is made.
 #[derive(Debug, Clone, Copy)]
@@ -45,8 +49,12 @@ pub(super) fn frames(case: Case, traffic: Traffic, order: Order) -> Frames {
         u64::from_ne_bytes(std::array::from_fn(|byte| frame[offset(word) + byte]))
     });
     // Of the clients' network the last bits vary, of a flood's sources all.
-    let (address, mask) =
-        if traffic == Traffic::Flood { (0, u32::MAX) } else { (u32::from_be_bytes(first), (1 << 17) - 1) };
+    let (address, mask) = match traffic {
+        Traffic::Flood => (0, u32::MAX),
+        // At least as many addresses as are denied.
+        Traffic::Denied => (DENIED_NETWORK, (1 << 19) - 1),
+        _ => (u32::from_be_bytes(first), (1 << 17) - 1),
+    };
     let (state, multiplier, increment, shift, population) = match order {
         Order::From(first) => (u64::from(first).wrapping_sub(1), 1, 1, 0, 1 << 32),
         // Knuth's MMIX generator.
@@ -71,6 +79,18 @@ impl Frames {
     }
 }
 
+/// The denied clients.
+pub(super) fn denied_clients(case: Case) -> impl Iterator<Item = IpAddr> {
+    let plan = frames(case, Traffic::Denied, Order::From(0)).plan;
+    (0..DENIED).map(move |index| {
+        let (last, _) = plan.client(index);
+        match first_client(case) {
+            IpAddr::V4(_) => Ipv4Addr::from(last).into(),
+            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) | u128::from(last)).into(),
+        }
+    })
+}
+
 fn packet(case: Case, traffic: Traffic) -> Packet {
     let service = SocketAddr::new(case.vip(), PORT);
     let client = SocketAddr::new(first_client(case), 0);
@@ -78,7 +98,7 @@ fn packet(case: Case, traffic: Traffic) -> Packet {
     let payload = [b'u'; PAYLOAD];
     match traffic {
         Traffic::Known(_) => flow.from_client(flag::ACK, &payload),
-        Traffic::New | Traffic::Flood => flow.from_client(flag::SYN, &payload),
+        Traffic::New | Traffic::Flood | Traffic::Denied => flow.from_client(flag::SYN, &payload),
         Traffic::NotOurs => {
             let service = SocketAddr::new(case.vip(), OWN_PORT);
             Flow { service, ..flow }.from_client(flag::ACK, &payload)

@@ -9,7 +9,8 @@ use crate::world::{Case, TCP4, TCP6, UDP4, UDP6};
 /// Every way to forward there is.
 const FORWARDS: &[Forward] = &[Forward::Nat, Forward::DsrL2, Forward::DsrIpip, Forward::DsrGue];
 
-/// What the program is loaded with: nothing that this way to forward does not need.
+/// What the program is loaded with: nothing that this way to forward does not need. Rows of denied clients have
+/// a program of their own, with the deny list.
 pub(super) fn features(forward: Forward) -> Features {
     match forward {
         Forward::Nat => Features::NAT,
@@ -25,6 +26,9 @@ pub(super) const MOST_KNOWN: u32 = 500_000;
 /// Flows of packets that are not for a service, and of backends' answers.
 pub(super) const FEW: u32 = 10_000;
 
+/// Addresses of each family in the deny list.
+pub(super) const DENIED: u32 = 500_000;
+
 /// What the packets are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Traffic {
@@ -38,6 +42,8 @@ pub enum Traffic {
     NotOurs,
     /// Backends' answers under NAT.
     Reply,
+    /// Of clients that the deny list names.
+    Denied,
 }
 
 const TRAFFIC: &[Traffic] = &[
@@ -48,6 +54,7 @@ const TRAFFIC: &[Traffic] = &[
     Traffic::Flood,
     Traffic::NotOurs,
     Traffic::Reply,
+    Traffic::Denied,
 ];
 
 impl fmt::Display for Traffic {
@@ -59,6 +66,7 @@ impl fmt::Display for Traffic {
             Traffic::Flood => f.write_str("flood"),
             Traffic::NotOurs => f.write_str("not-ours"),
             Traffic::Reply => f.write_str("reply"),
+            Traffic::Denied => f.write_str("denied"),
         }
     }
 }
@@ -100,6 +108,7 @@ impl Row {
         match (self.traffic, self.forward) {
             (Traffic::NotOurs, _) => Reason::NotService,
             (Traffic::Reply, _) => Reason::NatReply,
+            (Traffic::Denied, _) => Reason::Denied,
             (_, Forward::Nat) => Reason::Nat,
             (_, Forward::DsrL2) => Reason::DsrL2,
             (_, Forward::DsrIpip) => Reason::DsrIpip,

@@ -24,8 +24,10 @@ pub struct Extent {
     pub shorter: u32,
 }
 
-/// XDP_TX and XDP_PASS in `enum xdp_action`: what well-treated frames end with.
-const GOOD: [u32; 2] = [2, 3];
+// enum xdp_action, include/uapi/linux/bpf.h.
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+const TX: u32 = 3;
 
 /// Percent of the packets that must end as their row wants it. Not all: where the tables hold as many proven
 /// flows as they were made for, 3 % of the new ones find no NAT port.
@@ -77,18 +79,25 @@ struct Taken {
     wrapper: i64,
 }
 
-/// A data path for each way to forward, family and protocol, and the index of each row's.
+/// A data path for each way to forward, family and protocol, and one with a deny list for each way to forward;
+/// and the index of each row's.
 fn beds(rows: &[Row], wrapper: &mut Wrapper) -> Result<(Vec<Bed>, Vec<usize>)> {
     let mut keys = Vec::new();
     let mut beds = Vec::new();
     let mut places = Vec::new();
     for row in rows {
-        let key = (row.forward, row.case);
+        // The deny list is a feature, which would cost the other rows something; it takes both families.
+        let denies = row.traffic == Traffic::Denied;
+        let key = (row.forward, (!denies).then_some(row.case));
         let place = keys.iter().position(|known| *known == key).unwrap_or(keys.len());
         if place == keys.len() {
             eprint!("\r  filling tables, {} …", keys.len() + 1);
             keys.push(key);
-            beds.push(Bed::new(row.forward, row.case, wrapper).with_context(|| format!("{row}"))?);
+            let bed = match denies {
+                true => Bed::with_deny_list(row.forward),
+                false => Bed::new(row.forward, row.case, wrapper),
+            };
+            beds.push(bed.with_context(|| format!("{row}"))?);
         }
         places.push(place);
     }
@@ -98,8 +107,8 @@ fn beds(rows: &[Row], wrapper: &mut Wrapper) -> Result<(Vec<Bed>, Vec<usize>)> {
 
 fn run(row: &Row, bed: &mut Bed, wrapper: &mut Wrapper, seed: u64, extent: Extent) -> Result<Taken> {
     let count = packets(row.traffic) / extent.shorter;
-    let frames = bed.frames(row.traffic, seed, count);
-    bed.warm_up(wrapper, row.traffic)?;
+    let frames = bed.frames(row, seed, count);
+    bed.warm_up(wrapper, row)?;
     let before = bed.reasons()?;
     let whole = wrapper.run(&frames.plan, &frames.frame, count)?;
     let after = bed.reasons()?;
@@ -109,8 +118,11 @@ fn run(row: &Row, bed: &mut Bed, wrapper: &mut Wrapper, seed: u64, extent: Exten
     let reason = row.reason() as usize;
     let right = after[reason] - before[reason];
     ensure!(
-        GOOD.contains(&whole.action)
-            && GOOD.contains(&null.action)
+        if row.traffic == Traffic::Denied {
+            whole.action == DROP
+        } else {
+            [PASS, TX].contains(&whole.action)
+        } && [PASS, TX].contains(&null.action)
             && right * 100 >= u64::from(count) * AT_LEAST,
         "{row}: of {count} packets {right} ended as they should; by reason: {before:?}, then {after:?}"
     );
@@ -122,7 +134,7 @@ fn run(row: &Row, bed: &mut Bed, wrapper: &mut Wrapper, seed: u64, extent: Exten
 fn packets(traffic: Traffic) -> u32 {
     match traffic {
         Traffic::Known(flows) if flows > 100_000 => 1_000_000,
-        Traffic::Known(_) | Traffic::NotOurs | Traffic::Reply => 500_000,
+        Traffic::Known(_) | Traffic::NotOurs | Traffic::Reply | Traffic::Denied => 500_000,
         Traffic::New | Traffic::Flood => 300_000,
     }
 }

@@ -9,7 +9,7 @@ pub mod seeds;
 
 use std::sync::{Arc, OnceLock};
 
-use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS};
+use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS, Shape};
 use lb_userspace::core::image::Image;
 
 pub use script::Operation;
@@ -18,14 +18,14 @@ use script::{Reader, Start};
 use crate::{
     host::HostTables,
     oracle,
-    world::{Case, TCP4, TCP6, UDP4, UDP6, World, backend, settings_of},
+    world::{Case, TCP4, TCP6, UDP4, UDP6, World, backend, set_nat_groups, settings_of},
 };
 
 /// The services of the world, numbered from 1. Service n has the backends 2n - 1 and 2n.
 pub(crate) const CASES: [Case; 4] = [TCP4, TCP6, UDP4, UDP6];
 
 /// Buckets and NAT sets: so few that flows meet.
-const TABLE: u32 = 8;
+const TABLE: Shape = Shape::small(8);
 
 /// How many parts of the configuration [`Operation::Configure`] changes.
 pub(crate) const CONFIGURATIONS: u8 = 10;
@@ -81,8 +81,8 @@ impl Run {
         }
         give_addresses(&mut world.image);
         let settings = settings_of(&mut world.image);
-        (settings.buckets, settings.nat_sets) = (TABLE, TABLE);
-        let mut tables = HostTables::new(&world.image, TABLE, TABLE).unwrap();
+        (settings.flow_table, settings.nat_table) = (TABLE, TABLE);
+        let mut tables = HostTables::new(&world.image).unwrap();
         tables.tick = start.tick;
         Run { world, tables, sent: None }
     }
@@ -137,13 +137,17 @@ impl Run {
             4 => backend(image, number).hop = Hop::default(),
             5 => settings_of(image).reply_by_route ^= 1,
             6 => drop(image.tables.remove(&service)),
-            7 => settings_of(image).nat_sources = Default::default(),
+            7 => {
+                let settings = settings_of(image);
+                settings.nat_sources = Default::default();
+                set_nat_groups(settings, settings.nat_groups);
+            }
             8 => backend(image, number).mtu = 8 * u16::from(value),
             _ => {
-                let ports = settings_of(image);
+                let settings = settings_of(image);
                 // None at all is for nodes without NAT, which have no source address either.
-                ports.nat_groups = u16::from(value).max(1);
-                ports.nat_port_first = 1_024 + 8 * u16::from(value);
+                set_nat_groups(settings, u16::from(value).max(1));
+                settings.nat_port_first = 1_024 + 8 * u16::from(value);
             }
         }
         give_addresses(image);

@@ -80,7 +80,7 @@ fn script(scenario: &Scenario, forward: Forward, tick: u16) -> Vec<u8> {
             Step::Later(ticks) => writer.add(Operation::Later(*ticks)),
             // Whatever the scenario changes: here the first backend of a service goes down, or comes back.
             Step::Configure(_) => writer.add(Operation::Configure { what: 0, value: 0 }),
-            Step::Disturb(_) | Step::OnCpu(_) => {}
+            Step::Deny(_) | Step::Disturb(_) | Step::OnCpu(_) => {}
         }
     }
     writer.0

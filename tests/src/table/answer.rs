@@ -141,7 +141,7 @@ fn error(packet: &Packet, nat_ports: &NatPorts, v4: Icmpv4Type, v6: Icmpv6Type) 
                 .unwrap();
         }
         (IpAddr::V6(from), IpAddr::V6(to)) => {
-            let quoted = &bytes[14..14 + whole.min(576 - Ipv6Header::LEN - 8)];
+            let quoted = &bytes[14..14 + whole.min(1_280 - Ipv6Header::LEN - 8)];
             ethernet.ipv6(from.octets(), to.octets(), 64).icmpv6(v6).write(&mut out, quoted).unwrap();
         }
         mixed => panic!("{mixed:?}"),

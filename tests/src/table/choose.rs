@@ -1,14 +1,12 @@
 //! Which backend a flow is given, and which flows are given none: hash inputs, affinity, connection ids,
 //! lost backends, limits.
 
-use std::sync::Arc;
-
 use lb_common::{
     Backend, Forward, QuicKey, Reason, SLOTS, Service,
     State::{Closing, New, Proven},
     flow::scale,
 };
-use lb_userspace::core::{deny::Rule, image::Image};
+use lb_userspace::core::image::Image;
 
 use super::{
     After, Scenario, Step, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
@@ -91,19 +89,21 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         },
         Scenario {
             id: scenario(case, "F62 the longest prefix decides who is denied"),
-            world: World::service(case, Forward::DsrL2).with(|image| {
-                deny(image, &["198.51.100.0/24", "!198.51.100.8", "2001:db8:100::/48", "!2001:db8:100::8"]);
-            }),
+            world: World::service(case, Forward::DsrL2),
             steps: vec![
+                Step::Deny(&["198.51.100.0/24", "!198.51.100.8", "2001:db8:100::/48", "!2001:db8:100::8"]),
                 dropped(flow.opens(), Reason::Denied),
                 direct(neighbour.opens(), 1),
                 // To the node itself, not to a service.
                 passed(Flow { service: (case.vip(), 22).into(), ..flow }.opens(), Reason::NotService),
-                Step::Configure(Box::new(|image| deny(image, &["198.51.100.8", "2001:db8:100::8"]))),
+                Step::Deny(&["198.51.100.8", "2001:db8:100::8"]),
                 direct(flow.opens(), 1),
                 dropped(neighbour.goes_on(), Reason::Denied),
-                Step::Configure(Box::new(|image| image.deny = Arc::default())),
+                Step::Deny(&[]),
                 direct(neighbour.goes_on(), 1),
+                // All of the other family.
+                Step::Deny(if case.v6 { &["0.0.0.0/0"] } else { &["::/0"] }),
+                direct(flow.goes_on(), 1),
             ],
             after: flows(&[(New, 1), (New, 1)]),
         },
@@ -304,9 +304,4 @@ fn slot_of_client(image: &mut Image, case: Case, number: u16) {
     let hash = settings().hash_key.flow(&case.client(0).into(), 0, 0, 0);
     slots[scale(hash.place, SLOTS as u32) as usize] = number;
     image.tables.insert(1, slots.into());
-}
-
-fn deny(image: &mut Image, rules: &[&str]) {
-    let rules = rules.iter().map(|text| text.parse::<Rule>().expect("a rule"));
-    image.deny = Arc::new(rules.map(|rule| (rule.prefix, rule.denied)).collect());
 }

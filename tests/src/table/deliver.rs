@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    BackendCounters, Forward, Hop, Reason,
+    Backend, BackendCounters, Forward, Hop, Reason,
     State::{New, Proven},
 };
 
 use super::{
     After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed,
-    refused, scenario,
+    refused, scenario, set_slots,
 };
 use crate::{
     packet::{Ip, Packet, Transport},
-    world::{Case, PORT, World, backend},
+    world::{Case, Flow, PORT, World, backend},
 };
 
 /// For every family and protocol.
@@ -66,7 +66,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(New, 2)]),
         },
         Scenario {
-            id: scenario(case, "A2 C35 without an up backend the client is refused, and nothing is stored"),
+            id: scenario(
+                case,
+                "A2 B26 C35 without an up backend the client is refused, and nothing is stored",
+            ),
             world: World::service(case, Forward::Nat).with_slots(1, 0),
             steps: vec![
                 refused(case, flow.opens(), Reason::NoBackend),
@@ -75,6 +78,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             ],
             after: nothing(),
         },
+        all_backends_go_down(case),
         Scenario {
             id: scenario(case, "A4 a service without a Maglev table"),
             world: World::empty().with_service(
@@ -153,6 +157,39 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
         ],
         after: nat_flows(&[(Proven, 1)]),
     }]
+}
+
+/// The policy: new flows are refused, connections under way stay where they are, and all is well again afterwards.
+fn all_backends_go_down(case: Case) -> Scenario {
+    let flow = case.flow(0);
+    let other = Flow { client: (case.client(1), 40_001).into(), ..flow };
+    let up = |flags: u8| {
+        Step::Configure(Box::new(move |image| {
+            image.backends.values_mut().for_each(|backend| backend.flags = flags);
+            set_slots(image, 1, if flags == 0 { 0 } else { 1 });
+        }))
+    };
+    Scenario {
+        id: scenario(
+            case,
+            "B26 all backends go down: flows under way stay, others are refused until one is up",
+        ),
+        world: World::service(case, Forward::DsrL2),
+        steps: vec![
+            direct(flow.opens(), 1),
+            up(0),
+            refused(case, other.opens(), Reason::NoBackend),
+            match case.udp {
+                // A datagram says nothing of a connection.
+                true => refused(case, flow.goes_on(), Reason::NoBackend),
+                false => direct(flow.goes_on(), 1),
+            },
+            up(Backend::UP | Backend::ACCEPTS),
+            direct(other.opens(), 1),
+            direct(flow.goes_on(), 1),
+        ],
+        after: flows(&[(New, 1), (New, 1)]),
+    }
 }
 
 /// A service number that no scenario gives a table.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, icmpv6};
 use lb_common::{
-    Forward, Reason,
+    Forward, Reason, Shape,
     State::{New, Proven},
 };
 
@@ -49,7 +49,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             // With one set for all, it is what the record says that keeps strangers out, not where it lies.
             world: World::service(case, Forward::Nat)
                 .with_backend(case, 3, 2)
-                .with(|image| settings_of(image).nat_sets = 1),
+                .with(|image| settings_of(image).nat_table = Shape::small(1)),
             steps: strangers(&flow),
             after: nat_flows(&[(New, 1)]).with_nat(if case.udp { Proven } else { New }),
         },

@@ -148,6 +148,22 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(Proven, 1), (Proven, 1)]),
         },
         Scenario {
+            id: scenario(case, "C32 C36 NAT full: a flow that finds no port is refused and leaves no entry"),
+            world: two_groups(case),
+            steps: {
+                let flows = flows_with_groups(case, 17);
+                steps(
+                    flows[..16].iter().flat_map(proves).collect(),
+                    [refused(case, flows[16].opens(), Reason::NatFull)],
+                )
+            },
+            after: After {
+                // Twice for each of the sixteen; what found no port was not sent.
+                sent: vec![(1, super::bytes_of(&[flow.opens(), flow.goes_on()], 16))],
+                ..nat_flows(&[(Proven, 1); 16])
+            },
+        },
+        Scenario {
             id: scenario(case, "C27 one client port, two services: two flows, two NAT ports, same backend"),
             world: World::service(case, Forward::Nat)
                 .with_service(case, SocketAddr::new(case.vip(), 443), 2, Forward::Nat)
@@ -210,7 +226,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         Scenario {
             id: scenario(
                 case,
-                "C31 another CPU is just writing the flow's record: better drop than two ports",
+                "C31 C32 another CPU is just writing the flow's record: better drop than two ports",
             ),
             world: World::service(case, Forward::Nat),
             steps: vec![
@@ -289,22 +305,6 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 nat_reply(&flow, flow.from_backend(1, 0, &sums_up_to_zero(&flow))),
             ],
             after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
-        },
-        Scenario {
-            id: scenario(case, "NAT full: both groups of a flow hold proven flows, so it finds no port"),
-            world: two_groups(case),
-            steps: {
-                let flows = flows_with_groups(case, 17);
-                steps(
-                    flows[..16].iter().flat_map(proves).collect(),
-                    [refused(case, flows[16].opens(), Reason::NatFull)],
-                )
-            },
-            after: After {
-                // Twice for each of the sixteen; what found no port was not sent.
-                sent: vec![(1, super::bytes_of(&[flow.opens(), flow.goes_on()], 16))],
-                ..nat_flows(&[(Proven, 1); 16])
-            },
         },
         Scenario {
             id: scenario(case, "NAT full of flows that no backend has answered: one of them gives way"),

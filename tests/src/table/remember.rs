@@ -283,10 +283,29 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
     vec![
         Scenario {
-            id: scenario(case, "C40 UDP state is readable after it was stored"),
+            id: scenario(case, "C40 UDP state is read again after it was stored, by direct return"),
             world: World::service(case, Forward::DsrL2),
-            steps: vec![direct(flow.opens(), 1)],
-            after: flows(&[(New, 1)]),
+            steps: vec![
+                direct(flow.opens(), 1),
+                new_flows_go_to(2),
+                direct(flow.goes_on(), 1),
+                Step::Later(1),
+                direct(flow.goes_on(), 1),
+            ],
+            after: flows(&[(Proven, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "C40 UDP state is read again after it was stored, by NAT"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                new_flows_go_to(2),
+                nat_reply(&flow, flow.answered_by(1)),
+                Step::Later(1),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+            ],
+            after: nat_flows(&[(Proven, 1)]),
         },
         Scenario {
             id: scenario(case, "D43 the backend is down: UDP from a fixed port finds another"),

@@ -54,6 +54,7 @@ impl Tunnel {
             })
         };
         let overhead = self.overhead();
+        let (one, two) = ([(0x8100, 5)], [(0x88a8, 7), (0x8100, 5)]);
         vec![
             Scenario {
                 id: id("A7 the packet travels unchanged in another one"),
@@ -115,6 +116,18 @@ impl Tunnel {
                 after: After { sent: vec![(1, BackendCounters::default())], ..nothing() },
             },
             Scenario {
+                id: id("A14 tagged packets leave by another interface without their tags"),
+                world: self.world(),
+                steps: [&one[..], &two].map(|tags| self.tagged(&flow.opens(), tags, 1, &[])).into(),
+                after: flows(&[(New, 1)]),
+            },
+            Scenario {
+                id: id("A14 tagged packets leave by the interface that they came in on with their tags"),
+                world: self.world().with_slots(1, 2),
+                steps: [&one[..], &two].map(|tags| self.tagged(&flow.opens(), tags, 2, tags)).into(),
+                after: flows(&[(New, 2)]),
+            },
+            Scenario {
                 id: id("E54 a packet that does not fit into the tunnel"),
                 world: self.world().with(move |image| backend(image, 1).mtu = 1_400),
                 steps: vec![too_big(long(&flow, 1_400 - overhead + 1), 1_400 - overhead)],
@@ -147,6 +160,17 @@ impl Tunnel {
     fn sent(&self, flow: &Flow, packet: Packet, to: u16) -> Step {
         let (forward, outer, flow, inner) = (self.forward, self.outer, *flow, packet.clone());
         let made = Made::by(move |_| tunnelled(forward, outer, &flow, &inner, to));
+        Step::Packet { frame: packet.into(), verdict: out_of(to), reason: self.reason, out: Out::Made(made) }
+    }
+}
+
+impl Tunnel {
+    /// A client's packet comes in with the tags `came`, and leaves with the tags `left`.
+    fn tagged(&self, packet: &Packet, came: &[(u16, u16)], to: u16, left: &[(u16, u16)]) -> Step {
+        let (forward, outer, flow) = (self.forward, self.outer, self.case.flow(0));
+        let (inner, left) = (packet.clone(), left.to_vec());
+        let made = Made::by(move |_| with_tags(&tunnelled(forward, outer, &flow, &inner, to), &left));
+        let packet = Packet { tags: came.to_vec(), ..packet.clone() };
         Step::Packet { frame: packet.into(), verdict: out_of(to), reason: self.reason, out: Out::Made(made) }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use lb_common::{Address, Forward, Reason, SLOTS, flow::buckets_for, nat::sets_for};
+use lb_common::{Address, Forward, Reason, SLOTS, Shape, flow, nat};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use usher_tests::{
     host::{AlignedFrame, HostTables},
@@ -54,10 +54,12 @@ fn clients(seed: u64, count: usize) -> Vec<Client> {
 fn flow_tables(flows: u32) -> HostTables {
     let world = World::service(TCP4, Forward::DsrL2).with(|image| {
         let settings = settings_of(image);
-        (settings.buckets, settings.closing_idle) = (buckets_for(flows), 1_000);
+        settings.flow_table = flow::shape_for(flows);
+        settings.nat_table = Shape::small(1);
+        settings.closing_idle = 1_000;
         each_service(image, |service| service.idle = 10_000);
     });
-    HostTables::new(&world.image, buckets_for(flows), 1).unwrap()
+    HostTables::new(&world.image).unwrap()
 }
 
 /// The share of these flows that the table knows.
@@ -119,12 +121,12 @@ fn c38_a_flood_of_new_flows_drives_out_no_proven_ones() {
 fn nat_tables(flows: u32, backends: u16, groups: u16) -> HostTables {
     let world = World::service(UDP4, Forward::Nat).with(|image| {
         let settings = settings_of(image);
-        settings.buckets = buckets_for(flows);
-        settings.nat_sets = sets_for(flows);
+        settings.flow_table = flow::shape_for(flows);
+        settings.nat_table = nat::shape_for(flows);
         set_nat_groups(settings, groups);
         each_service(image, |service| service.idle = 10_000);
     });
-    let mut tables = HostTables::new(&world.image, buckets_for(flows), sets_for(flows)).unwrap();
+    let mut tables = HostTables::new(&world.image).unwrap();
     let model = tables.backends[1];
     let address = |number: u16| IpAddr::from(Ipv4Addr::from(0xcb00_7100 + u32::from(number)));
     tables.backends = vec![lb_common::Backend::default(); usize::from(backends) + 1];

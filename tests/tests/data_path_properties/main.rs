@@ -10,3 +10,4 @@ mod hash;
 mod packets;
 mod parser;
 mod selection;
+mod tunnels;

@@ -9,8 +9,8 @@ use usher_tests::{
     packet::{Endpoint, Ip, NatPorts, Packet, Port, Transport, flag},
     run::nat_groups,
     world::{
-        BUCKETS, Case, FRONT, Flow, NAT_SETS, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, nat_sources,
-        set_nat_groups, settings_of,
+        Case, FRONT, Flow, TCP4, TCP6, UDP4, UDP6, World, hash_key, hop, nat_sources, set_nat_groups,
+        settings_of,
     },
 };
 
@@ -30,7 +30,7 @@ fn tables(forward: Forward) -> HostTables {
             .with_slots(number, number as u16);
         image = world.image;
     }
-    HostTables::new(&image, BUCKETS, NAT_SETS).unwrap()
+    HostTables::new(&image).unwrap()
 }
 
 /// Processes a frame between two fences; the frame afterwards.
@@ -204,7 +204,7 @@ impl Nat {
                 // Back where it came from, so that tags stay.
                 backend.hop = hop(2);
             });
-        HostTables::new(&world.image, BUCKETS, NAT_SETS).unwrap()
+        HostTables::new(&world.image).unwrap()
     }
 
     fn packet(&self, from: Endpoint, to: Endpoint, payload: Vec<u8>) -> Packet {

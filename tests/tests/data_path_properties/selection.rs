@@ -8,7 +8,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use usher_tests::{
     host::{AlignedFrame, HostTables},
     packet::NatPorts,
-    world::{BACKEND_PORT, BUCKETS, Case, FRONT, Flow, PORT, TCP4, UDP6, World, hash_key, settings_of},
+    world::{BACKEND_PORT, Case, FRONT, Flow, PORT, TCP4, UDP6, World, hash_key, settings_of},
 };
 
 const NODES: u8 = 5;
@@ -42,7 +42,7 @@ impl Node {
             candidates.push(Candidate { number: number_here, identity, weight: WEIGHTS[backend] });
         }
         world.image.tables.insert(u32::from(number) + 1, build(&candidates).into());
-        let tables = HostTables::new(&world.image, BUCKETS, 1).unwrap();
+        let tables = HostTables::new(&world.image).unwrap();
         Node { vip, tables, meaning: order }
     }
 

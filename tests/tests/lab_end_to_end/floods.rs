@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lb_common::flow::{WAYS, buckets_for};
+use lb_common::flow::{WAYS, shape_for};
 use lb_userspace::explain::FlowState;
 use usher_lab::{Connection, Connections, Flood, Lab, until};
 
@@ -99,7 +99,7 @@ fn expect_full_tables(lab: &Lab) -> Result<()> {
     for node in 1..=lab.options().nodes {
         let table = status(lab, node)?.flow_table;
         let flows = u32::try_from(table.capacity).context("capacity")?;
-        let entries = u64::from(buckets_for(flows)) * WAYS as u64;
+        let entries = shape_for(flows).len() * WAYS as u64;
         ensure!(
             table.used >= entries * 99 / 100,
             "node{node}: of {entries} entries only {} are taken",

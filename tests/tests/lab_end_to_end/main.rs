@@ -10,6 +10,7 @@
 mod backends;
 mod configuration;
 mod crash;
+mod defence;
 mod dns;
 mod explain;
 mod floods;
@@ -57,6 +58,7 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     observe::f63_packets_are_counted_by_service_and_reason,
     observe::f64_capture_sees_curls_packets_before_and_after,
     observe::f64_capture_ends_however_it_ends,
+    defence::f62_denied_client_is_cut_off_at_once_and_served_again_afterwards,
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
@@ -81,6 +83,8 @@ const NAT: &[(&str, Body)] = &checks![
     dns::what_does_not_exist_is_denied_with_the_soa,
     dns::foreign_name_is_refused,
     backends::all_backends_down_is_stated_and_answered_with_every_address,
+    defence::f62_a_million_rules_are_added_by_one_command,
+    defence::f62_source_that_opens_too_many_connections_is_refused_new_ones_only,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::killed_usher_leaves_dns_and_comes_back,
     nodes::second_usher_on_the_same_socket_is_refused,

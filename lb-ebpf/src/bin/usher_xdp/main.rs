@@ -9,6 +9,7 @@
 
 mod capture;
 mod maps;
+mod sum;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX},
@@ -16,10 +17,14 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use lb_common::{Fate, Features, program::next};
-use lb_ebpf::{Frame, Outcome, answer, process, process_icmp, process_odd};
+use lb_common::{
+    Fate, Features,
+    chunk::{LINES, LINES_PER_SET},
+    program::next,
+};
+use lb_ebpf::{Frame, Outcome, answer, process, process_icmp, process_odd, read::read};
 
-use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, REASONS, TRACE, features, tick};
+use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, READING, REASONS, TRACE, chunk_lines, features, tick};
 
 // Inlined into its entry point, like the others: a call takes 32 bytes of the stack in Linux 6.1.
 #[xdp(frags)]
@@ -92,6 +97,32 @@ fn usher_explain_icmp(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn usher_clock(_: XdpContext) -> u32 {
     tick() as u32
+}
+
+/// Reads a chunk of a table for the daemon. 1 when there is no such chunk.
+#[xdp(frags)]
+#[inline(always)]
+fn usher_read(_: XdpContext) -> u32 {
+    let mut first = 0;
+    while first < LINES {
+        if read_part(first as u32) != 0 {
+            return 1;
+        }
+        first += LINES_PER_SET;
+    }
+    0
+}
+
+/// A global function, which the verifier walks once and not for each part.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn read_part(first: u32) -> u32 {
+    let Some(reading) = READING.get(0) else { return 1 };
+    let request = reading.request();
+    let Some(chunk) = chunk_lines(&request) else { return 1 };
+    let freed = read(chunk, reading, &request, first as usize);
+    reading.freed.store(reading.freed.load() + freed);
+    0
 }
 
 #[inline(always)]

@@ -16,12 +16,15 @@ use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Features, FragmentKey, FragmentPath, Handoff, Hop,
     MAX_BACKENDS, MAX_SERVICES, NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, SlotTable,
     SourceKey, Tokens, Trace, Word,
+    chunk::{FlowChunk, LINES, NatChunk, Reading, Request, SETS, split},
     flow::TICK_SHIFT,
     program,
     service::{PROBES, ServicePlace},
 };
-use lb_ebpf::{Frame, Tables, flow_table::next, parse::Packet, sum};
+use lb_ebpf::{Frame, Tables, flow_table::next, frame::hidden, parse::Packet};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+use crate::sum::sum_of_frame;
 
 /// What is configured: set before the object is loaded, and so a constant to the verifier, which removes the
 /// code for everything else.
@@ -36,8 +39,7 @@ static SERVICE_BITS: u32 = 6;
 #[unsafe(no_mangle)]
 static JIFFY: u64 = 1_000_000;
 
-/// BPF_F_MMAPABLE: the daemon maps the table too, and the kernel aligns it to a page, so that a bucket
-/// is one cache line.
+/// BPF_F_MMAPABLE: the daemon maps it too, and the kernel aligns it to a page, so that 64 bytes are one cache line.
 const MMAPABLE: usize = 1 << 10;
 
 /// BPF_F_NO_PREALLOC: elements are few, the limit is high.
@@ -52,9 +54,11 @@ pub static SLOT_TABLES: ArrayOfMaps<Array<SlotTable, 1>, MAX_SERVICES> = ArrayOf
 #[btf_map]
 pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 #[btf_map]
-pub static FLOWS: Array<Bucket, 1, MMAPABLE> = Array::new();
+pub static FLOWS: ArrayOfMaps<Array<FlowChunk, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
-pub static NAT: Array<NatSet, 1, MMAPABLE> = Array::new();
+pub static NAT: ArrayOfMaps<Array<NatChunk, 1>, 1> = ArrayOfMaps::new();
+#[btf_map]
+pub static READING: Array<Reading, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentPath, 1> = LruHashMap::new();
 /// The odd packet that a CPU is just treating; and the one that is explained.
@@ -137,13 +141,15 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
-    fn bucket(&self, index: u32) -> Option<&Bucket> {
-        FLOWS.get(index)
+    fn bucket(&self, place: u32) -> Option<&Bucket> {
+        let (chunk, item) = split(place);
+        FLOWS.get_value(chunk, &0)?.items.get(hidden(item))
     }
 
     #[inline(always)]
-    fn nat_set(&self, index: u32) -> Option<&NatSet> {
-        NAT.get(index)
+    fn nat_set(&self, place: u32) -> Option<&NatSet> {
+        let (chunk, item) = split(place);
+        NAT.get_value(chunk, &0)?.items.get(hidden(item))
     }
 
     #[inline(always)]
@@ -266,15 +272,6 @@ impl<const DRY_RUN: bool> Maps<'_, DRY_RUN> {
     }
 }
 
-/// A global function, which the verifier walks once, with any arguments.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn sum_of_frame(ctx: *mut xdp_md, from: u32, length: u32) -> u32 {
-    let ctx = XdpContext::new(ctx);
-    // SAFETY: data and data_end of this call's packet; nothing below moves them.
-    sum(&mut unsafe { Frame::from_raw(ctx.data(), ctx.data_end()) }, from, length)
-}
-
 /// The clock. The kernel compiles reading its counter of timer ticks into the program, where asking for the
 /// coarse time is a call of 12 ns.
 #[inline(always)]
@@ -297,6 +294,18 @@ fn constant<T: Copy>(constant: *const T) -> T {
 fn milliseconds() -> u32 {
     // SAFETY: a helper without arguments (kernel 5.11, commit d05512618056).
     (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32
+}
+
+/// The cache lines of a chunk of the flow table or of the NAT records.
+#[inline(always)]
+pub fn chunk_lines(request: &Request) -> Option<&'static [Bucket; LINES]> {
+    if request.nat {
+        let chunk: *const [NatSet; SETS] = &raw const NAT.get_value(request.chunk, &0)?.items;
+        // SAFETY: both are words, as many of them (asserted beside the types), and chunks stay as long as programs do.
+        Some(unsafe { &*chunk.cast() })
+    } else {
+        Some(&FLOWS.get_value(request.chunk, &0)?.items)
+    }
 }
 
 /// A key of the deny list with four bytes before it, so that the address is aligned: the verifier refuses

@@ -21,10 +21,7 @@ pub(super) fn defence(reader: &mut Reader<'_>, root: &Key, section: Value<file::
                     deny.push(rule);
                 }
             }
-            Err(error) => {
-                let mend = "write one such as \"198.51.100.0/24\" or, for what is allowed, \"!198.51.100.7\"";
-                reader.refuse(&field.key, error.to_string(), mend);
-            }
+            Err(error) => reader.refuse(&field.key, error.to_string(), error.mend()),
         }
     }
     let deny_file = reader

@@ -142,7 +142,7 @@ fn the_last_address_of_either_family_keeps_the_policy_away() {
 }
 
 #[test]
-fn when_nobody_serves_the_policy_decides() {
+fn b26_when_nobody_serves_the_policy_decides() {
     let own = all(SelfState::NoBackend);
     let peers = peers(&[("node2", PeerState::SaysNo), ("node3", PeerState::Unreachable(Code::L4Con))]);
     let with_all = publication(&config(AllDown::All), &own, &peers);
