@@ -41,8 +41,8 @@ impl Lab {
     /// # Errors
     /// When the client cannot be run. That nothing answers is told by the journey.
     pub fn quic_journey(&self, to: SocketAddr, initial: Host, from: &[SocketAddr]) -> Result<Journey> {
-        // A nonce, in place of the server's.
-        let id = format!("{:02x}{}0011223344556677", CONFIG_ID << 5, server_id(initial));
+        // The rest is of the client's own making, and never the same: a server may still know the last connection's.
+        let id = format!("{:02x}{}{:016x}", CONFIG_ID << 5, server_id(initial), rand::random::<u64>());
         let (to, from) = (to.to_string(), from.iter().map(ToString::to_string).collect::<Vec<_>>());
         let words = [binaries::QUIC, "travel", &to, &id];
         let words: Vec<&str> = words.into_iter().chain(from.iter().map(String::as_str)).collect();

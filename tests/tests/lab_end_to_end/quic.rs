@@ -73,9 +73,9 @@ pub(crate) fn id_that_names_no_backend_goes_where_the_flow_goes(lab: &Lab) -> Re
         let (_, other) = without_id(lab, from[1], family)?;
         let Journey { stops: found, failure } =
             lab.quic_journey(vip(lab, 1, family, QUIC_PORT)?, UNKNOWN, &from)?;
-        expect_equal("who answered where", &found, &stops(&from[..1], UNKNOWN))?;
-        let failure = failure.context("the connection went on")?;
+        let failure = failure.with_context(|| format!("the connection went on: {found:?}"))?;
         ensure!(failure.contains("no answer to question 0"), "{failure}");
+        expect_equal("who answered where", &found, &stops(&from[..1], UNKNOWN))?;
         let known = (FlowState::Known, other);
         expect_equal("where the client's packets went", &without_id(lab, from[1], family)?, &known)?;
     }
