@@ -10,7 +10,7 @@ use usher_tests::{
     host::{AlignedFrame, HostTables},
     oracle::{self, Read},
     packet::{NatPorts, Packet},
-    world::{BUCKETS, FRONT, Flow, TCP4, TCP6, World},
+    world::{FRONT, Flow, TCP4, TCP6, World},
 };
 
 const FLOWS: u16 = 4_096;
@@ -46,7 +46,7 @@ fn a8_outer_sources_vary_between_flows_and_stay_within_one() {
         .into_iter()
         .flat_map(|case| [Forward::DsrIpip, Forward::DsrGue].map(|forward| (case, forward)))
     {
-        let tables = HostTables::new(&World::service(case, forward).image, BUCKETS, 1).unwrap();
+        let tables = HostTables::new(&World::service(case, forward).image).unwrap();
         let (mut sources, mut shares) = (BTreeSet::new(), BTreeMap::<u16, u16>::new());
         for port in 1_024..1_024 + FLOWS {
             let flow = Flow { client: SocketAddr::new(case.client(0), port), ..case.flow(0) };
