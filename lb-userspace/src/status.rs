@@ -37,6 +37,8 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// `None` without a `[dns]` section.
     pub dns: Option<Dns>,
+    /// Where new flows find no NAT port now; usually empty.
+    pub nat_shortages: Vec<NatShortage>,
     /// The data path's flow table.
     pub flow_table: FlowTable,
     /// What the data path's maps take.
@@ -269,6 +271,40 @@ pub struct DnsAddress {
     pub published: bool,
     /// For people: why it is published or not.
     pub why: String,
+}
+
+/// A service in one family whose new flows do not all find a NAT port: they are refused (`nat_full`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatShortage {
+    /// The service's name.
+    pub service: String,
+    /// The family.
+    pub family: Family,
+    /// For how long it has been so, in ms. Over when no packet was refused for a minute.
+    pub since_ms: u64,
+    /// Packets refused since then.
+    pub refused: u64,
+    /// The service's backend with the most flows.
+    pub backend: String,
+    /// Flows that have a NAT port towards this backend.
+    pub flows: u64,
+    /// The NAT source addresses whose ports they are.
+    pub sources: Vec<IpAddr>,
+}
+
+impl fmt::Display for NatShortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let NatShortage { service, family, backend, flows, .. } = self;
+        let sources: Vec<_> = self.sources.iter().map(ToString::to_string).collect();
+        let sources = sources.join(", ");
+        write!(f, "{service}/{family}: new flows are refused, because no NAT port is left for them ")?;
+        write!(f, "(nat_full); {backend} has {flows} flows from {sources}; {}", NatShortage::MEND)
+    }
+}
+
+impl NatShortage {
+    /// What helps.
+    pub const MEND: &str = "add addresses to [nat] source, or backends";
 }
 
 /// How full the flow table is.

@@ -6,8 +6,8 @@ use crate::{
     cli::text::{Cell, Tone, age, bytes, check_duration, count, percent, printable, shorten, table},
     config::AllDown,
     status::{
-        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Memory, Peer, Service, State,
-        Status,
+        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Memory, NatShortage, Peer,
+        Service, State, Status,
     },
 };
 
@@ -16,7 +16,11 @@ const DETAIL_LIMIT: usize = 40;
 
 /// The page, one section per subject, in the order in which a packet meets them.
 pub(super) fn render(status: &Status, colour: bool) -> String {
-    let mut sections = vec![node(status), interfaces(&status.interfaces, colour)];
+    let mut sections = vec![node(status)];
+    if !status.nat_shortages.is_empty() {
+        sections.push(nat_shortages(&status.nat_shortages, colour));
+    }
+    sections.push(interfaces(&status.interfaces, colour));
     sections.extend(status.services.iter().map(|found| service(found, colour)));
     if !status.peers.is_empty() {
         sections.push(peers(&status.peers, colour));
@@ -54,6 +58,27 @@ fn node(status: &Status) -> String {
         printable(&status.node),
         age(status.started_ago_ms),
         printable(&status.config_path.display().to_string())
+    )
+}
+
+/// First of all, because users feel it.
+fn nat_shortages(shortages: &[NatShortage], colour: bool) -> String {
+    let mut rows = vec![headings(&["SERVICE", "FOR", "REFUSED", "BACKEND", "FLOWS", "FROM"])];
+    rows.extend(shortages.iter().map(|shortage| {
+        let sources: Vec<String> = shortage.sources.iter().map(ToString::to_string).collect();
+        vec![
+            Cell::text(format!("{}/{}", shortage.service, shortage.family)).tone(Tone::Bad),
+            Cell::text(age(shortage.since_ms)),
+            Cell::number(count(shortage.refused)),
+            Cell::text(&shortage.backend),
+            Cell::number(count(shortage.flows)),
+            Cell::text(sources.join(", ")),
+        ]
+    }));
+    format!(
+        "NAT PORTS HAVE RUN OUT: new flows are refused (nat_full); {}\n{}",
+        NatShortage::MEND,
+        table(&rows, colour)
     )
 }
 
@@ -280,10 +305,12 @@ mod tests {
         status.dns = None;
         status.drops.values_mut().for_each(|packets| *packets = 0);
         status.interfaces[0].xdp_mode = AttachedMode::None;
+        status.nat_shortages.clear();
         let page = render(&status, false);
         assert!(page.contains("DNS: not configured\n"), "{page}");
         assert!(page.ends_with("Dropped packets: none\n"), "{page}");
         assert!(page.contains("  front      none\n"), "{page}");
         assert!(!page.contains("Peers"), "{page}");
+        assert!(!page.contains("NAT PORTS"), "{page}");
     }
 }

@@ -6,6 +6,7 @@ pub mod health;
 pub mod ids;
 pub mod image;
 pub mod maglev;
+pub mod nat_ports;
 pub mod peers;
 pub mod plan;
 pub mod publish;

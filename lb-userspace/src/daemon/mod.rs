@@ -11,6 +11,7 @@
 //! - [`capture`]: packets on their way to whoever asked for them.
 //! - [`flows`]: the tables of flows as they are shown.
 //! - [`names`]: names in questions.
+//! - [`nat_ports`]: says when NAT ports run out.
 //! - [`hops`]: next hops, from the watch to the plan.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
@@ -25,6 +26,7 @@ mod hops;
 mod limits;
 mod links;
 mod names;
+mod nat_ports;
 mod probes;
 mod secret;
 mod snapshot;
@@ -184,7 +186,10 @@ impl Daemon {
             Event::Request(request) => self.state.answer(request),
             Event::Hops(table) => self.state.learn_hops(&table),
             Event::Links(reading) => self.state.look_at_interfaces(reading),
-            Event::CatchUp => self.state.catch_up(),
+            Event::CatchUp => {
+                self.state.catch_up();
+                self.state.look_at_nat_ports();
+            }
             Event::Sweep => self.state.sweep(),
             Event::Signal => self.leave(),
             Event::Ended(error) => self.give_up(&error),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use lb_common::{BackendCounters, Fate, Reason, Trace};
 
-use super::state::State;
+use super::{nat_ports, state::State};
 use crate::{
     config,
     core::{health::Checked, ids::BackendId, peers::PeerId, plan},
@@ -46,6 +46,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             })
             .collect(),
         dns: dns(state),
+        nat_shortages: nat_ports::shortages(state, now)?,
         flow_table: status::FlowTable {
             capacity: u64::from(state.config.flows.max),
             used: measured.flows.new + measured.flows.proven + measured.flows.closing,

@@ -32,6 +32,7 @@ use crate::{
         health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
+        nat_ports::NatPorts,
         peers::{PeerId, Peers},
         plan::{self, Planner, Situation},
         publish::{self, PeerStates, Publication, SelfState},
@@ -55,6 +56,8 @@ pub(super) struct State {
     pub(super) peers: Peers,
     pub(super) next_hops: NextHopTable,
     pub(super) publication: Publication,
+    /// Of each pool under NAT.
+    pub(super) nat_ports: BTreeMap<PoolId, NatPorts>,
     pub(super) dns_counters: Option<Arc<Counters>>,
     /// `None` without DNS.
     zone: Option<watch::Sender<Arc<Zone>>>,
@@ -116,6 +119,7 @@ impl State {
             peers,
             next_hops: NextHopTable::default(),
             publication,
+            nat_ports: BTreeMap::new(),
             dns_counters,
             zone,
             programs: [program; 2],

@@ -114,13 +114,15 @@ impl Dataplane {
     /// Packets of a service by reason, over all CPUs, in the order of [`Reason::ALL`]. Service 0 stands for
     /// packets of none.
     pub fn reasons_of(&self, service: u32) -> Result<Vec<u64>, DataplaneError> {
+        Reason::ALL.iter().map(|reason| self.packets_of(service, *reason)).collect()
+    }
+
+    /// Packets of a service that ended with this reason, over all CPUs.
+    pub fn packets_of(&self, service: u32, reason: Reason) -> Result<u64, DataplaneError> {
         let name = map::REASONS;
         let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
         let counters: PerCpuArray<_, u64> = self.maps.get(name)?.try_into().map_err(error)?;
-        let sum = |reason: &Reason| -> Result<u64, MapError> {
-            Ok(counters.get(&reason.counter(service), 0)?.iter().sum())
-        };
-        Reason::ALL.iter().map(|reason| sum(reason).map_err(error)).collect()
+        Ok(counters.get(&reason.counter(service), 0).map_err(error)?.iter().sum())
     }
 
     /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].

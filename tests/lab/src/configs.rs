@@ -155,6 +155,9 @@ negative_ttl = "1s"
     if options.forward == Forward::Nat {
         let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));
         let _ = write!(text, "\n[nat]\nsource = {source}\n");
+        if let Some(ports) = &options.nat_ports {
+            let _ = writeln!(text, "ports = \"{ports}\"");
+        }
     }
     if let (true, Host::Node(number)) = (options.forward.has_tunnel(), node) {
         let _ = write!(text, "\n[tunnel]\nsource = {}\n", list(tunnel_sources(number).into_iter()));

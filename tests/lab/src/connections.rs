@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use nix::errno::Errno;
 
 use crate::{
     host::Host,
@@ -96,10 +97,33 @@ impl Connections {
     /// # Errors
     /// When one cannot be opened or is not answered.
     pub fn open(lab: &Lab, count: usize) -> Result<Connections> {
-        let plan = (0..count).map(|number| plan(lab, number)).collect::<Result<Vec<_>>>()?;
-        let mut streams = inside(Host::Client, || {
-            plan.iter().enumerate().map(|(number, way)| Stream::open(number, way)).collect::<Result<Vec<_>>>()
+        let (connections, refused) = Connections::open_until_refused(lab, count)?;
+        refused.map_or(Ok(connections), Err)
+    }
+
+    /// The same, but ends at the first connection that is refused by a reset, and gives that error too.
+    ///
+    /// # Errors
+    /// When one is not refused and yet cannot be opened, or is not answered.
+    pub fn open_until_refused(lab: &Lab, most: usize) -> Result<(Connections, Option<Error>)> {
+        let plan = (0..most).map(|number| plan(lab, number)).collect::<Result<Vec<_>>>()?;
+        let (streams, refused) = inside(Host::Client, || {
+            let mut streams = Vec::new();
+            for (number, way) in plan.iter().enumerate() {
+                match Stream::open(number, way) {
+                    Ok(stream) => streams.push(stream),
+                    Err(error) if error.downcast_ref() == Some(&Errno::ECONNREFUSED) => {
+                        return Ok((streams, Some(error)));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok((streams, None))
         })?;
+        Ok((Connections::start(streams), refused))
+    }
+
+    fn start(mut streams: Vec<Stream>) -> Connections {
         let connections = streams.iter().map(|stream| stream.connection.clone()).collect();
         let shared = Arc::new(Shared::default());
         let worker = |index: usize| {
@@ -108,7 +132,7 @@ impl Connections {
             thread::spawn(move || work(mine, &shared, index))
         };
         let workers = (0..WORKERS).map(worker).collect();
-        Ok(Connections { connections, shared, workers })
+        Connections { connections, shared, workers }
     }
 
     /// All of them, also those that broke since.

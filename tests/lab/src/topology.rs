@@ -48,6 +48,8 @@ pub struct Options {
     pub flows: Option<u32>,
     /// Whether there is a QUIC service too, of which packets go where their connection id says.
     pub quic: bool,
+    /// The nodes' NAT ports, `"1024-1039"`. `None` leaves them at usher's default.
+    pub nat_ports: Option<String>,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             run_usher: true,
             flows: None,
             quic: false,
+            nat_ports: None,
         }
     }
 }

@@ -273,7 +273,7 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(Closing, 1)]),
         },
         Scenario {
-            id: scenario(case, "NAT full: a flow that has ended gives its port first"),
+            id: scenario(case, "C36 NAT full: a reset, until a flow that has ended gives its port"),
             world: two_groups(case),
             steps: {
                 let flows = flows_with_groups(case, 17);

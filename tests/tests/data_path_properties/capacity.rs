@@ -81,6 +81,7 @@ fn prove(tables: &mut HostTables, clients: &[Client]) {
     }
 }
 
+/// Acceptance of the data path: a table at its configured size holds at least 99 % of the flows.
 #[test]
 fn the_flow_table_holds_99_percent_of_as_many_flows_as_were_configured() {
     const FLOWS: u32 = 1_000_000;

@@ -14,6 +14,7 @@ mod defence;
 mod dns;
 mod explain;
 mod floods;
+mod nat_ports;
 mod nodes;
 mod observe;
 mod own_traffic;
@@ -75,6 +76,10 @@ const QUIC: &[(&str, Body)] = &checks![
 const SMALL: &[(&str, Body)] =
     &checks![floods::c38_1000_connections_and_their_entries_outlive_floods_of_a_million_packets];
 
+/// With hardly any NAT ports.
+const FEW_PORTS: &[(&str, Body)] =
+    &checks![nat_ports::c36_connections_beyond_the_ports_are_reset_and_status_says_so];
+
 /// What does not depend on the way of forwarding, and what only NAT has.
 const NAT: &[(&str, Body)] = &checks![
     dns::both_nodes_are_answered_in_changing_order,
@@ -125,12 +130,14 @@ fn run(arguments: &Arguments) -> Conclusion {
     let dsr_gue = Options { forward: Forward::DsrGue, ..Options::default() };
     let small =
         |options: &Options| Options { flows: Some(floods::SMALL_TABLE), quic: false, ..options.clone() };
+    let few_ports = Options { nat_ports: Some(nat_ports::FEW.to_owned()), quic: false, ..nat.clone() };
     let bare = Options { run_usher: false, ..Options::default() };
     let trials = [
         lab("nat", BOTH_WAYS, &nat),
         lab("nat", NAT, &nat),
         lab("nat", QUIC, &nat),
         lab("nat", SMALL, &small(&nat)),
+        lab("nat", FEW_PORTS, &few_ports),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
         lab("dsr_l2", QUIC, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
