@@ -49,6 +49,8 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     path_mtu::e53_download_over_ipv6_goes_on_when_the_path_narrows,
     path_mtu::upload_over_ipv4_goes_on_when_the_path_narrows,
     path_mtu::upload_over_ipv6_goes_on_when_the_path_narrows,
+    path_mtu::e53_datagrams_over_ipv4_go_on_when_the_path_narrows,
+    path_mtu::e53_datagrams_over_ipv6_go_on_when_the_path_narrows,
     traffic::wrk_with_64_connections_sees_no_error,
     traffic::wrk_with_a_new_connection_per_request_sees_no_error,
     udp::f63_every_datagram_is_answered_and_counted_once,

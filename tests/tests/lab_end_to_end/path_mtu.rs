@@ -2,9 +2,12 @@
 //! message that finds its way past the balancer, or the transfer stalls.
 
 use anyhow::Result;
-use usher_lab::{Family, Forward, Host, Lab};
+use usher_lab::{Family, Forward, Host, Lab, STALL, until};
 
-use crate::support::vip;
+use crate::{
+    support::{expect_equal, vip},
+    udp,
+};
 
 /// Enough that most of it is neither sent nor in buffers when the path changes half-way.
 const SIZE: u64 = 128 << 20;
@@ -37,13 +40,41 @@ pub(crate) fn upload_over_ipv6_goes_on_when_the_path_narrows(lab: &Lab) -> Resul
     upload(lab, Family::V6)
 }
 
+pub(crate) fn e53_datagrams_over_ipv4_go_on_when_the_path_narrows(lab: &Lab) -> Result<()> {
+    datagrams(lab, Family::V4)
+}
+
+pub(crate) fn e53_datagrams_over_ipv6_go_on_when_the_path_narrows(lab: &Lab) -> Result<()> {
+    datagrams(lab, Family::V6)
+}
+
+/// Questions and answers are too long for the narrow link. The client knows so of its own interface; the
+/// backend is told by the router, and both send fragments from then on.
+fn datagrams(lab: &Lab, family: Family) -> Result<()> {
+    const FLOW: u16 = 24_567;
+    let payload = "x".repeat(1_350);
+    let ask = || udp::ask(lab, 1, family, FLOW, &payload);
+    let backend = ask()?;
+    narrowing(lab, &client_ends(), |narrow| {
+        narrow()?;
+        let stays = || expect_equal("the flow's backend", &ask()?, &backend);
+        until("an answer comes over the narrow path", STALL, stays)?;
+        // And the others do so at once.
+        (0..10).try_for_each(|_| stays())
+    })
+}
+
+/// Where the answers become too big: the link between router and client.
+fn client_ends() -> Vec<End> {
+    vec![(Host::Router, "client", NARROW), (Host::Client, "client", NARROW)]
+}
+
 /// The backend's packets become too big for the link between router and client; the router tells so to
 /// the VIP.
 fn download(lab: &Lab, family: Family) -> Result<()> {
     let name = "narrow";
     lab.big_file(name, SIZE)?;
-    let ends = [(Host::Router, "client", NARROW), (Host::Client, "client", NARROW)];
-    narrowing(lab, &ends, |narrow| lab.download(vip(lab, 1, family, WEB_PORT)?, name, narrow))
+    narrowing(lab, &client_ends(), |narrow| lab.download(vip(lab, 1, family, WEB_PORT)?, name, narrow))
 }
 
 fn upload(lab: &Lab, family: Family) -> Result<()> {

@@ -14,7 +14,7 @@ const ECHO: &str = "echo";
 const PORT: u16 = 7;
 
 /// Sends a datagram from one of the client's ports through a node; which backend answered.
-fn ask(lab: &Lab, node: u8, family: Family, from: u16, payload: &str) -> Result<String> {
+pub(crate) fn ask(lab: &Lab, node: u8, family: Family, from: u16, payload: &str) -> Result<String> {
     let (from, to) = (client(lab, family, from)?, vip(lab, node, family, PORT)?);
     let answer = lab.ask_udp(&to.to_string(), payload, Some(&from.to_string()))?;
     let (backend, echoed) = answer.split_once(' ').unwrap_or((&answer, ""));
