@@ -160,9 +160,9 @@ mod tests {
     fn places_are_spread_over_all_items() {
         for shape in [Shape::of(5_000, BUCKETS), Shape::of(1_000, SETS), Shape::small(3)] {
             let mut found = vec![0_u32; shape.len() as usize];
-            let hashes = 1_000 * found.len() as u32;
+            let hashes = 1_000 * found.len() as u64;
             for number in 0..hashes {
-                let (chunk, item) = split(shape.place(number.wrapping_mul(u32::MAX / hashes)));
+                let (chunk, item) = split(shape.place(((number << 32) / hashes) as u32));
                 assert!(chunk < shape.chunks && item < shape.items as usize, "{shape:?}: {chunk} {item}");
                 found[chunk as usize * shape.items as usize + item] += 1;
             }

@@ -18,9 +18,11 @@ use crate::{
 /// Ports of a group, and records of a set.
 pub const PORTS_PER_GROUP: u16 = WAYS as u16;
 
-/// Flows for which a chunk of 63 sets, hence 504 records, is provided: 104 bytes each. A flow has two sets to choose
-/// from.
-pub const FLOWS_PER_CHUNK: u32 = 315;
+/// Flows for which a chunk of 63 sets, hence 504 records, is provided: 130 bytes each. A flow has two sets to choose
+/// from. Measured, with 31,744 ports towards each of 100 backends: 1,000,000 flows find a port in 99.8 % of all cases;
+/// of 50 backends, whose ports are scarcer: 750,000 flows in 99.7 %, 1,000,000 in 94 %. (With five flows to a set, 19 %
+/// of the new flows beside 1,000,000 to 100 backends found none.)
+pub const FLOWS_PER_CHUNK: u32 = 4 * SETS as u32;
 
 /// The table where nothing is under NAT.
 pub const NONE: Shape = Shape::small(1);
