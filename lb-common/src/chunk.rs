@@ -49,6 +49,11 @@ const _: () = assert!(size_of::<NatChunk>() == size_of::<FlowChunk>());
 // `struct bpf_array` takes 272 bytes before the element in Linux 6.1, and 64 more in newer ones.
 const _: () = assert!(size_of::<FlowChunk>() + 400 <= BYTES);
 
+/// Words of a chunk, and those of them before its items.
+pub const WORDS: usize = size_of::<FlowChunk>() / 8;
+/// As above.
+pub const HEAD_WORDS: usize = HEAD;
+
 /// Bits of a place that tell the item within its chunk.
 const ITEM_BITS: u32 = 9;
 
@@ -76,7 +81,7 @@ impl Shape {
     }
 
     /// Items of the whole table.
-    pub const fn len(&self) -> u64 {
+    pub const fn count(&self) -> u64 {
         self.chunks as u64 * self.items as u64
     }
 
@@ -99,7 +104,9 @@ pub const fn split(place: u32) -> (u32, usize) {
 #[repr(C)]
 pub struct Reading {
     /// The question's words: see [`Request`].
-    request: [Word; 3],
+    request: [Word; 2],
+    /// The clock's tick when the chunk was read.
+    pub tick: Word,
     /// Entries that were freed.
     pub freed: Word,
     zero: [Word; 4],
@@ -118,28 +125,24 @@ pub struct Request {
     pub chunk: u32,
     /// Free what was idle for longer than this.
     pub free: Option<IdleLimits>,
-    /// The clock.
-    pub now: u16,
 }
 
 impl Reading {
     /// Asks.
     pub fn ask(&self, request: &Request) {
         self.request[0].store((request.chunk as u64) << 32 | request.nat as u64);
-        self.request[1].store(request.now as u64);
-        self.request[2].store(request.free.map_or(0, IdleLimits::to_word));
+        self.request[1].store(request.free.map_or(0, IdleLimits::to_word));
         self.freed.store(0);
     }
 
     /// What was asked.
     #[inline(always)]
     pub fn request(&self) -> Request {
-        let (what, now, free) = (self.request[0].load(), self.request[1].load(), self.request[2].load());
+        let (what, free) = (self.request[0].load(), self.request[1].load());
         Request {
             nat: what as u32 != 0,
             chunk: (what >> 32) as u32,
             free: if free == 0 { None } else { Some(IdleLimits::from_word(free)) },
-            now: now as u16,
         }
     }
 
@@ -159,7 +162,7 @@ mod tests {
     #[test]
     fn places_are_spread_over_all_items() {
         for shape in [Shape::of(5_000, BUCKETS), Shape::of(1_000, SETS), Shape::small(3)] {
-            let mut found = vec![0_u32; shape.len() as usize];
+            let mut found = vec![0_u32; shape.count() as usize];
             let hashes = 1_000 * found.len() as u64;
             for number in 0..hashes {
                 let (chunk, item) = split(shape.place(((number << 32) / hashes) as u32));
@@ -182,7 +185,7 @@ mod tests {
         // SAFETY: words, of which any value is good.
         let reading: Box<Reading> = unsafe { Box::new_zeroed().assume_init() };
         for free in [None, Some(IdleLimits::new(3_353, 112))] {
-            let request = Request { nat: free.is_some(), chunk: 70_000, free, now: 0xfedc };
+            let request = Request { nat: free.is_some(), chunk: 70_000, free };
             reading.ask(&request);
             assert_eq!(reading.request(), request);
         }

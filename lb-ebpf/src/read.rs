@@ -11,9 +11,11 @@ use crate::{flow_table::next, frame::hidden};
 
 /// Copies a part of a chunk: [`LINES_PER_SET`] cache lines from `first` on. Entries that were freed.
 ///
+/// `now` is the clock's tick now, not when the daemon asked: an entry from after that would seem to have wrapped.
+///
 /// A part, because the verifier keeps at most 8,192 branches in mind, and a chunk has 4,032 words.
 #[inline(always)]
-pub fn read(chunk: &[Bucket; LINES], reading: &Reading, request: &Request, first: usize) -> u64 {
+pub fn read(chunk: &[Bucket; LINES], reading: &Reading, request: &Request, now: u16, first: usize) -> u64 {
     let lines_of_entries = if request.nat { 1 } else { LINES_PER_SET };
     let mut freed = 0;
     let mut line = 0;
@@ -24,7 +26,7 @@ pub fn read(chunk: &[Bucket; LINES], reading: &Reading, request: &Request, first
         }
         let (from, to) = (&chunk[at], &reading.lines[at]);
         if line < lines_of_entries {
-            freed += entries(from, to, request);
+            freed += entries(from, to, request, now);
         } else {
             copy(from, to);
         }
@@ -38,12 +40,12 @@ pub fn read(chunk: &[Bucket; LINES], reading: &Reading, request: &Request, first
 }
 
 #[inline(always)]
-fn entries(from: &Bucket, to: &Bucket, request: &Request) -> u64 {
+fn entries(from: &Bucket, to: &Bucket, request: &Request, now: u16) -> u64 {
     let mut freed = 0;
     let mut way = 0;
     while way < WAYS {
         let word = from.0[way].load();
-        let idle = request.free.is_some_and(|limits| is_idle(Entry(word), request.now, &limits));
+        let idle = request.free.is_some_and(|limits| is_idle(Entry(word), now, &limits));
         // If another CPU was faster, the flow lives.
         let free = idle && from.0[way].compare_exchange(word, Entry::EMPTY.0);
         freed += free as u64;

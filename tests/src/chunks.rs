@@ -51,7 +51,7 @@ impl<T: Item> Copied<T> {
     /// The items.
     pub fn items(&self) -> &[T] {
         // SAFETY: items are words, of which any value is good, and as many as their shape says were read.
-        unsafe { slice::from_raw_parts(self.words.as_ptr().cast(), self.shape.len() as usize) }
+        unsafe { slice::from_raw_parts(self.words.as_ptr().cast(), self.shape.count() as usize) }
     }
 
     /// Writes what was changed.

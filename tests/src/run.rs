@@ -194,7 +194,7 @@ impl<'a, P: DataPath> Run<'a, P> {
             }
             Step::Deny(rules) => self.deny(rules)?,
             Step::Later(ticks) => self.path.later(*ticks)?,
-            Step::Disturb(disturb) => self.path.with_memory(|memory| disturb(memory))?,
+            Step::Disturb(disturb) => self.path.with_memory(disturb)?,
             Step::OnCpu(cpu) => self.path.on_cpu(*cpu),
         }
         Ok(())

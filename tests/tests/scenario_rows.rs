@@ -1,6 +1,8 @@
 //! Every row of the list of acceptance scenarios has a test that names its number: scenarios of the packet table
 //! begin with it (`A14 two tags …`), so do the names of other tests (`b20_equal_weights_…`).
 
+#![allow(clippy::unwrap_used)] // Clippy takes helper functions here for ordinary code.
+
 use std::{
     collections::BTreeSet,
     fs,

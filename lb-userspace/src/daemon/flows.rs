@@ -106,7 +106,7 @@ impl Search {
         let now = self.now;
         let mut answer =
             Flows { flow_table: None, nat: Counts::default(), flows: Vec::new(), truncated: false };
-        self.tables.each_nat(now, &self.limits, |entry, tuple, way| {
+        self.tables.each_nat(&self.limits, |entry, tuple, way| {
             let client = SocketAddr::new(tuple.client.into(), tuple.client_port);
             if self.clients.is_some_and(|clients| !clients.contain(client)) {
                 return;
@@ -118,7 +118,7 @@ impl Search {
         match self.clients {
             None => {
                 let mut counts = Counts::default();
-                self.tables.each_flow(now, &self.limits, |entry| {
+                self.tables.each_flow(&self.limits, |entry| {
                     self.take(&mut answer, &mut counts, entry, None, now);
                 })?;
                 answer.flow_table = Some(counts);
@@ -126,7 +126,7 @@ impl Search {
             Some(Clients::One(_)) => {
                 let mut counts = Counts::default();
                 for place in &self.places {
-                    if let Some(entry) = self.tables.flow(place.hash, place.tag, now, &self.limits)? {
+                    if let Some(entry) = self.tables.flow(place.hash, place.tag, &self.limits)? {
                         self.take(&mut answer, &mut counts, entry, Some(place), now);
                     }
                 }

@@ -53,7 +53,7 @@ pub(super) fn shortages(state: &State, now: Instant) -> Result<Vec<NatShortage>,
     if state.nat_ports.values().all(|ports| ports.shortage().is_none()) {
         return Ok(Vec::new());
     }
-    let flows = state.dataplane.count_nat(state.dataplane.tick()?, &plan::idle_limits(&state.config));
+    let flows = state.dataplane.count_nat(&plan::idle_limits(&state.config))?;
     let shortage = |(service, pool): (&Service, PoolId)| {
         let shortage = state.nat_ports.get(&pool)?.shortage()?;
         let backends = plan::backends(service, pool.clone()).map(|(backend, id, _)| {

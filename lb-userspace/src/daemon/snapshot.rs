@@ -18,7 +18,7 @@ use crate::{
 pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
     let numbers = state.planner.numbers();
     let measured = Measured {
-        flows: state.dataplane.count_flows(state.dataplane.tick()?, &plan::idle_limits(&state.config))?,
+        flows: state.dataplane.count_flows(&plan::idle_limits(&state.config))?,
         counters: state.dataplane.counters(numbers.backends())?,
         slots: count_slots(state),
         names: interface_names(),

@@ -231,7 +231,7 @@ impl State {
     /// Frees what was idle for too long in the data path's tables.
     pub(super) fn sweep(&self) {
         let limits = plan::idle_limits(&self.config);
-        let sweep = || self.dataplane.sweep(self.dataplane.tick()?, &limits);
+        let sweep = || self.dataplane.sweep(&limits);
         match tokio::task::block_in_place(sweep) {
             Ok(freed) => debug!(freed, "idle flows swept"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot sweep idle flows"),

@@ -47,14 +47,15 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&self, request: &Request) -> Result<&Reading, DataplaneError> {
+    /// A chunk, and the clock's tick when it was read.
+    fn read(&self, request: &Request) -> Result<(&Reading, u16), DataplaneError> {
         let name = if request.nat { map::NAT } else { map::FLOWS };
         let reading = &self.reading.as_slice()[0];
         reading.ask(request);
         let result = sys::run_xdp(self.program.as_fd())
             .and_then(|result| if result == 0 { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) });
         result.map_err(|source| DataplaneError::System { what: "read a chunk of", map: name, source })?;
-        Ok(reading)
+        Ok((reading, reading.tick.load() as u16))
     }
 }
 
@@ -91,13 +92,8 @@ impl SharedTables {
     ///
     /// # Errors
     /// When the kernel refuses to run the program that reads.
-    pub fn each_flow(
-        &self,
-        now: u16,
-        limits: &IdleLimits,
-        mut show: impl FnMut(Entry),
-    ) -> Result<(), DataplaneError> {
-        self.each_chunk(false, now, None, |reading| {
+    pub fn each_flow(&self, limits: &IdleLimits, mut show: impl FnMut(Entry)) -> Result<(), DataplaneError> {
+        self.each_chunk(false, None, |reading, now| {
             let entries = reading.lines.iter().flat_map(|bucket| &bucket.0).map(|word| Entry(word.load()));
             entries.filter(|entry| is_held(*entry, now, limits)).for_each(&mut show);
         })
@@ -111,12 +107,11 @@ impl SharedTables {
         &self,
         hash: FlowHash,
         tag: u32,
-        now: u16,
         limits: &IdleLimits,
     ) -> Result<Option<Entry>, DataplaneError> {
         let (chunk, item) = split(self.flow_table.place(hash.place));
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let reading = reader.read(&Request { nat: false, chunk, free: None, now })?;
+        let (reading, now) = reader.read(&Request { nat: false, chunk, free: None })?;
         let mut entries = reading.lines[item].0.iter().map(|word| Entry(word.load()));
         Ok(entries.find(|entry| entry.tag() == tag && is_held(*entry, now, limits)))
     }
@@ -127,11 +122,10 @@ impl SharedTables {
     /// As for [`SharedTables::each_flow`].
     pub fn each_nat(
         &self,
-        now: u16,
         limits: &IdleLimits,
         mut show: impl FnMut(Entry, NatTuple, u16),
     ) -> Result<(), DataplaneError> {
-        self.each_chunk(true, now, None, |reading| {
+        self.each_chunk(true, None, |reading, now| {
             for set in reading.nat_sets() {
                 for (way, (word, record)) in (0..).zip(set.words.0.iter().zip(&set.records)) {
                     let entry = Entry(word.load());
@@ -145,10 +139,10 @@ impl SharedTables {
     }
 
     /// Frees the entries and records that were idle for too long; how many.
-    fn sweep(&self, now: u16, limits: &IdleLimits) -> Result<u64, DataplaneError> {
+    fn sweep(&self, limits: &IdleLimits) -> Result<u64, DataplaneError> {
         let mut freed = 0;
         for nat in [false, true] {
-            self.each_chunk(nat, now, Some(*limits), |reading| freed += reading.freed.load())?;
+            self.each_chunk(nat, Some(*limits), |reading, _| freed += reading.freed.load())?;
         }
         Ok(freed)
     }
@@ -156,15 +150,15 @@ impl SharedTables {
     fn each_chunk(
         &self,
         nat: bool,
-        now: u16,
         free: Option<IdleLimits>,
-        mut show: impl FnMut(&Reading),
+        mut show: impl FnMut(&Reading, u16),
     ) -> Result<(), DataplaneError> {
         let chunks = if nat { self.nat_table.chunks } else { self.flow_table.chunks };
         for chunk in 0..chunks {
             // Others may read between two chunks.
             let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            show(reader.read(&Request { nat, chunk, free, now })?);
+            let (reading, now) = reader.read(&Request { nat, chunk, free })?;
+            show(reading, now);
         }
         Ok(())
     }
@@ -199,14 +193,14 @@ impl Dataplane {
         self.shared.clone()
     }
 
-    /// Counts the live flows at `now` (see [`Dataplane::tick`]). An entry does not tell its protocol, so
+    /// Counts the live flows. An entry does not tell its protocol, so
     /// `limits` holds the longer of the two idle times for proven flows.
     ///
     /// # Errors
     /// When the kernel refuses to run the program that reads.
-    pub fn count_flows(&self, now: u16, limits: &IdleLimits) -> Result<FlowCounts, DataplaneError> {
+    pub fn count_flows(&self, limits: &IdleLimits) -> Result<FlowCounts, DataplaneError> {
         let mut counts = FlowCounts::default();
-        self.shared.each_flow(now, limits, |entry| {
+        self.shared.each_flow(limits, |entry| {
             match entry.state() {
                 State::Empty => {}
                 State::New => counts.new += 1,
@@ -218,12 +212,22 @@ impl Dataplane {
         Ok(counts)
     }
 
+    /// Counts the live NAT records by backend number.
+    ///
+    /// # Errors
+    /// As for [`Dataplane::count_flows`].
+    pub fn count_nat(&self, limits: &IdleLimits) -> Result<BTreeMap<u16, u64>, DataplaneError> {
+        let mut counts = BTreeMap::new();
+        self.shared.each_nat(limits, |entry, _, _| *counts.entry(entry.backend()).or_default() += 1)?;
+        Ok(counts)
+    }
+
     /// Frees the entries and records that were idle for too long. An entry's age is 16 bits of ticks and
     /// wraps after 19.5 hours: one that nobody replaced by then would come to life again.
     ///
     /// # Errors
     /// As for [`Dataplane::count_flows`].
-    pub fn sweep(&self, now: u16, limits: &IdleLimits) -> Result<u64, DataplaneError> {
-        self.shared.sweep(now, limits)
+    pub fn sweep(&self, limits: &IdleLimits) -> Result<u64, DataplaneError> {
+        self.shared.sweep(limits)
     }
 }

@@ -99,7 +99,7 @@ fn expect_full_tables(lab: &Lab) -> Result<()> {
     for node in 1..=lab.options().nodes {
         let table = status(lab, node)?.flow_table;
         let flows = u32::try_from(table.capacity).context("capacity")?;
-        let entries = shape_for(flows).len() * WAYS as u64;
+        let entries = shape_for(flows).count() * WAYS as u64;
         ensure!(
             table.used >= entries * 99 / 100,
             "node{node}: of {entries} entries only {} are taken",

@@ -120,7 +120,9 @@ extern "C" fn read_part(first: u32) -> u32 {
     let Some(reading) = READING.get(0) else { return 1 };
     let request = reading.request();
     let Some(chunk) = chunk_lines(&request) else { return 1 };
-    let freed = read(chunk, reading, &request, first as usize);
+    let now = tick();
+    let freed = read(chunk, reading, &request, now, first as usize);
+    reading.tick.store(now as u64);
     reading.freed.store(reading.freed.load() + freed);
     0
 }

@@ -16,7 +16,7 @@ use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Features, FragmentKey, FragmentPath, Handoff, Hop,
     MAX_BACKENDS, MAX_SERVICES, NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, SlotTable,
     SourceKey, Tokens, Trace, Word,
-    chunk::{FlowChunk, LINES, NatChunk, Reading, Request, SETS, split},
+    chunk::{self, LINES, Reading, Request, split},
     flow::TICK_SHIFT,
     program,
     service::{PROBES, ServicePlace},
@@ -54,9 +54,9 @@ pub static SLOT_TABLES: ArrayOfMaps<Array<SlotTable, 1>, MAX_SERVICES> = ArrayOf
 #[btf_map]
 pub static BACKENDS: Array<Backend, MAX_BACKENDS> = Array::new();
 #[btf_map]
-pub static FLOWS: ArrayOfMaps<Array<FlowChunk, 1>, 1> = ArrayOfMaps::new();
+pub static FLOWS: ArrayOfMaps<Array<ChunkWords, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
-pub static NAT: ArrayOfMaps<Array<NatChunk, 1>, 1> = ArrayOfMaps::new();
+pub static NAT: ArrayOfMaps<Array<ChunkWords, 1>, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub static READING: Array<Reading, 1, MMAPABLE> = Array::new();
 #[btf_map]
@@ -86,6 +86,22 @@ pub static HANDOFF: PerCpuArray<Handoff, 1> = PerCpuArray::new();
 pub static BUDGETS: PerCpuArray<Word, { Budget::COUNT }> = PerCpuArray::new();
 #[btf_map]
 pub static TRACE: Array<Trace, 1> = Array::new();
+
+/// A chunk as the kernel knows it. Not the struct: Linux before 6.2 notes of a map whether its struct was searched for
+/// locks, and would refuse the daemon's chunks, which are made without a description, as being of another kind.
+type ChunkWords = [u64; chunk::WORDS];
+
+/// An item of a chunk. The verifier wants to see the bound on the very register that is added to the pointer.
+#[inline(always)]
+fn item<T>(chunk: &ChunkWords, item: usize) -> Option<&T> {
+    const ITEMS: usize = chunk::LINES * size_of::<Bucket>();
+    let offset = hidden(item * size_of::<T>());
+    if offset > ITEMS - size_of::<T>() {
+        return None;
+    }
+    // SAFETY: within the chunk, whose items are words of which any value is good.
+    Some(unsafe { &*chunk.as_ptr().add(chunk::HEAD_WORDS).byte_add(offset).cast() })
+}
 
 /// What is configured.
 #[inline(always)]
@@ -142,14 +158,14 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
 
     #[inline(always)]
     fn bucket(&self, place: u32) -> Option<&Bucket> {
-        let (chunk, item) = split(place);
-        FLOWS.get_value(chunk, &0)?.items.get(hidden(item))
+        let (chunk, index) = split(place);
+        item(FLOWS.get_value(chunk, &0)?, index)
     }
 
     #[inline(always)]
     fn nat_set(&self, place: u32) -> Option<&NatSet> {
-        let (chunk, item) = split(place);
-        NAT.get_value(chunk, &0)?.items.get(hidden(item))
+        let (chunk, index) = split(place);
+        item(NAT.get_value(chunk, &0)?, index)
     }
 
     #[inline(always)]
@@ -299,13 +315,10 @@ fn milliseconds() -> u32 {
 /// The cache lines of a chunk of the flow table or of the NAT records.
 #[inline(always)]
 pub fn chunk_lines(request: &Request) -> Option<&'static [Bucket; LINES]> {
-    if request.nat {
-        let chunk: *const [NatSet; SETS] = &raw const NAT.get_value(request.chunk, &0)?.items;
-        // SAFETY: both are words, as many of them (asserted beside the types), and chunks stay as long as programs do.
-        Some(unsafe { &*chunk.cast() })
-    } else {
-        Some(&FLOWS.get_value(request.chunk, &0)?.items)
-    }
+    let table = if request.nat { &NAT } else { &FLOWS };
+    let words = table.get_value(request.chunk, &0)?;
+    // SAFETY: the lines begin behind the head, and are as many words as follow.
+    Some(unsafe { &*words.as_ptr().add(chunk::HEAD_WORDS).cast() })
 }
 
 /// A key of the deny list with four bytes before it, so that the address is aligned: the verifier refuses
