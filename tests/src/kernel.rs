@@ -51,7 +51,7 @@ pub struct KernelPath {
 }
 
 impl KernelPath {
-    /// Loads the program with small tables, in a network namespace of this thread's own: its routing knows no
+    /// Loads the program with small tables and its clock stopped, in a network namespace of this thread's own: its routing knows no
     /// way anywhere. `None`, with a word to the reader, when that needs a privilege which is not there.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl KernelPath {
             return Ok(None);
         }
         unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of our own")?;
-        let dataplane = Dataplane::load(sizes, FEATURES)?;
+        let dataplane = Dataplane::load_with_clock_stopped(sizes, FEATURES)?;
         // SAFETY: the object declares the map mmapable, with this type, and it was just made with so many
         // elements.
         let affinity =
@@ -164,7 +164,7 @@ impl DataPath for KernelPath {
         empty(self.dataplane.map_fd(map::SOURCES)?, size_of::<SourceKey>())
     }
 
-    /// The kernel's clock cannot be told to hurry: the entries grow older instead.
+    /// The clock stands still: the entries grow older instead.
     fn later(&mut self, ticks: u16) -> Result<()> {
         self.with_memory(|memory| memory.age(ticks))?;
         self.dataplane

@@ -8,6 +8,7 @@ use lb_common::{Features, Shape, flow, map, nat, program, service::place_bits};
 use super::{
     Attached, DataplaneError,
     attach::attach,
+    clock,
     flows::{SharedTables, mapped},
     object::{self, Maps, Programs},
     services::{ServiceTable, places_for},
@@ -68,7 +69,16 @@ pub struct Dataplane {
 impl Dataplane {
     /// Loads the object with tables of these sizes and these features. Nothing is attached yet.
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
-        let (programs, maps) = object::load(sizes, features)?;
+        Dataplane::load_with_clock(sizes, features, clock::jiffy())
+    }
+
+    /// The same with the clock stopped, for tests that must not depend on how fast they run.
+    pub fn load_with_clock_stopped(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
+        Dataplane::load_with_clock(sizes, features, 0)
+    }
+
+    fn load_with_clock(sizes: Sizes, features: Features, jiffy: u64) -> Result<Dataplane, DataplaneError> {
+        let (programs, maps) = object::load(sizes, features, jiffy)?;
         let shared = Arc::new(SharedTables::new(&programs, &maps, sizes)?);
         // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
         let places = unsafe { mapped(&maps, map::SERVICES, places_for(sizes.service_bits)) }?;

@@ -11,7 +11,7 @@ use lb_common::{Features, Reason, capture, constants, defence::MAX_DENIED, map, 
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    DataplaneError, Sizes, chunks, clock, debug_log,
+    DataplaneError, Sizes, chunks, debug_log,
     memory::{expect_memory, no_memory},
     services::places_for,
     sys,
@@ -41,6 +41,8 @@ pub(super) struct Maps {
     by_name: BTreeMap<String, Map>,
     /// What the programs have to know of the table of services.
     service_bits: u32,
+    /// And of the clock: see [`constants::JIFFY`].
+    jiffy: u64,
 }
 
 impl Maps {
@@ -113,9 +115,9 @@ pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 }
 
 /// Loads the object for the first time: makes the maps.
-pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps), DataplaneError> {
+pub(super) fn load(sizes: Sizes, features: Features, jiffy: u64) -> Result<(Programs, Maps), DataplaneError> {
     expect_memory(sizes)?;
-    let constants = Constants::new(features, sizes.service_bits);
+    let constants = Constants { features, service_bits: sizes.service_bits, jiffy };
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
@@ -132,7 +134,7 @@ pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps),
     let shared: Vec<String> =
         ebpf.maps().map(|(name, _)| name).filter(is_shared).map(str::to_owned).collect();
     let maps = shared.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map)));
-    let maps = Maps { by_name: maps.collect(), service_bits: sizes.service_bits };
+    let maps = Maps { by_name: maps.collect(), service_bits: sizes.service_bits, jiffy };
     for (name, table) in [(map::FLOWS, sizes.flow_table), (map::NAT, sizes.nat_table)] {
         let outer = data(maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
         chunks::fill(outer.fd().as_fd(), table.chunks).map_err(|source| no_memory(name, source, sizes))?;
@@ -142,7 +144,7 @@ pub(super) fn load(sizes: Sizes, features: Features) -> Result<(Programs, Maps),
 
 /// Loads the object again, over the same maps.
 pub(super) fn load_again(maps: &Maps, features: Features) -> Result<Programs, DataplaneError> {
-    let constants = Constants::new(features, maps.service_bits);
+    let constants = Constants { features, service_bits: maps.service_bits, jiffy: maps.jiffy };
     let mut loader = EbpfLoader::new();
     for (name, _) in maps.iter() {
         // The loader makes a map for each name. They are replaced at once, and should cost nothing.
@@ -160,12 +162,6 @@ struct Constants {
     features: Features,
     service_bits: u32,
     jiffy: u64,
-}
-
-impl Constants {
-    fn new(features: Features, service_bits: u32) -> Constants {
-        Constants { features, service_bits, jiffy: clock::jiffy() }
-    }
 }
 
 fn parse<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants) -> Result<Ebpf, aya::EbpfError> {
