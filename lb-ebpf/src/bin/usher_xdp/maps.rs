@@ -21,7 +21,7 @@ use lb_common::{
     program,
     service::{PROBES, ServicePlace},
 };
-use lb_ebpf::{Frame, Tables, flow_table::next, frame::hidden, parse::Packet};
+use lb_ebpf::{Frame, Tables, flow_table::next, parse::Packet};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::sum::sum_of_frame;
@@ -91,16 +91,25 @@ pub static TRACE: Array<Trace, 1> = Array::new();
 /// locks, and would refuse the daemon's chunks, which are made without a description, as being of another kind.
 type ChunkWords = [u64; chunk::WORDS];
 
-/// An item of a chunk. The verifier wants to see the bound on the very register that is added to the pointer.
+/// An item of a chunk; the first one for an index that no shape gives.
 #[inline(always)]
-fn item<T>(chunk: &ChunkWords, item: usize) -> Option<&T> {
+fn item<T>(chunk: &ChunkWords, index: usize) -> &T {
     const ITEMS: usize = chunk::LINES * size_of::<Bucket>();
-    let offset = hidden(item * size_of::<T>());
-    if offset > ITEMS - size_of::<T>() {
-        return None;
+    // SAFETY: the items begin behind the head.
+    let mut item = unsafe { chunk.as_ptr().add(chunk::HEAD_WORDS) };
+    // SAFETY: adds to the pointer no more than the last item's offset. By assembly: the compiler keeps the offset in memory
+    // before it compares it, and Linux 6.1 would not know the bound of what is read back.
+    unsafe {
+        core::arch::asm!(
+            "if {offset} > {last} goto +1",
+            "{item} += {offset}",
+            item = inout(reg) item,
+            offset = in(reg) index * size_of::<T>(),
+            last = const ITEMS - size_of::<T>(),
+        );
     }
     // SAFETY: within the chunk, whose items are words of which any value is good.
-    Some(unsafe { &*chunk.as_ptr().add(chunk::HEAD_WORDS).byte_add(offset).cast() })
+    unsafe { &*item.cast() }
 }
 
 /// What is configured.
@@ -159,13 +168,13 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     #[inline(always)]
     fn bucket(&self, place: u32) -> Option<&Bucket> {
         let (chunk, index) = split(place);
-        item(FLOWS.get_value(chunk, &0)?, index)
+        Some(item(FLOWS.get_value(chunk, &0)?, index))
     }
 
     #[inline(always)]
     fn nat_set(&self, place: u32) -> Option<&NatSet> {
         let (chunk, index) = split(place);
-        item(NAT.get_value(chunk, &0)?, index)
+        Some(item(NAT.get_value(chunk, &0)?, index))
     }
 
     #[inline(always)]
