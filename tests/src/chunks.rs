@@ -30,6 +30,8 @@ const _: () = assert!(HEAD == offset_of!(NatChunk, items) / 8);
 /// A table's items, chunk after chunk.
 pub struct Copied<T> {
     words: Vec<Word>,
+    /// As they were read.
+    before: Vec<u64>,
     shape: Shape,
     item: PhantomData<T>,
 }
@@ -40,11 +42,12 @@ impl<T: Item> Copied<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn read(table: BorrowedFd, shape: Shape) -> Result<Copied<T>> {
-        let mut copied = Copied { words: Vec::new(), shape, item: PhantomData };
+        let mut copied = Copied { words: Vec::new(), before: Vec::new(), shape, item: PhantomData };
         for chunk in 0..shape.chunks {
             let words = read(&open(table, chunk)?)?;
-            copied.words.extend(words[HEAD..][..copied.words_per_chunk()].iter().copied().map(Word::new));
+            copied.before.extend(&words[HEAD..][..copied.words_per_chunk()]);
         }
+        copied.words = copied.before.iter().copied().map(Word::new).collect();
         Ok(copied)
     }
 
@@ -59,14 +62,16 @@ impl<T: Item> Copied<T> {
     /// # Errors
     /// When the kernel refuses.
     pub fn write_to(&self, table: BorrowedFd) -> Result<()> {
-        for (chunk, items) in (0..).zip(self.words.chunks(self.words_per_chunk())) {
-            let map = open(table, chunk)?;
-            let before = read(&map)?;
-            let mut words = before.clone();
-            words[HEAD..].iter_mut().zip(items).for_each(|(word, item)| *word = item.load());
-            if words != before {
-                element(&map, Command::Update, &mut words).context("write a chunk")?;
+        let per_chunk = self.words_per_chunk();
+        let chunks = self.words.chunks(per_chunk).zip(self.before.chunks(per_chunk));
+        for (chunk, (items, before)) in (0..).zip(chunks) {
+            if items.iter().map(Word::load).eq(before.iter().copied()) {
+                continue;
             }
+            let map = open(table, chunk)?;
+            let mut words = read(&map)?;
+            words[HEAD..].iter_mut().zip(items).for_each(|(word, item)| *word = item.load());
+            element(&map, Command::Update, &mut words).context("write a chunk")?;
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ pub const NODE_BACK: Mac = [2, 0, 0, 0, 0, 3];
 /// Size of the flow table: small, because it is searched for changes at every step.
 pub const FLOW_TABLE: Shape = Shape::small(256);
 /// Size of the table of NAT records: some chunks.
-pub const NAT_TABLE: Shape = Shape::of(256, SETS);
+pub const NAT_TABLE: Shape = Shape::of(126, SETS);
 /// Size of the table of clients' backends.
 pub const AFFINITY_BUCKETS: u32 = 16;
 /// What is configured.
