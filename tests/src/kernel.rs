@@ -2,6 +2,7 @@
 //! into this process.
 
 use std::{
+    collections::BTreeSet,
     env,
     os::fd::{AsRawFd as _, BorrowedFd},
     ptr::NonNull,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use lb_common::{BackendCounters, Bucket, FragmentPath, SourceKey, Trace, map};
+use lb_common::{BackendCounters, Bucket, FragmentPath, Reason, SourceKey, Trace, map};
 use lb_userspace::{
     core::{
         deny::Change,
@@ -137,7 +138,18 @@ impl DataPath for KernelPath {
     }
 
     fn reasons(&self) -> Result<Vec<u64>> {
-        Ok(self.dataplane.reasons()?)
+        // Of those that may get packets: each reason of each service is a system call.
+        let services = self.applied.services.values().map(|service| service.number);
+        let numbers: BTreeSet<u32> = services
+            .chain(self.applied.backends.values().map(|backend| backend.service))
+            .chain([0])
+            .collect();
+        let mut sums = vec![0; Reason::COUNT];
+        for number in numbers {
+            let counted = self.dataplane.reasons_of(number)?;
+            sums.iter_mut().zip(counted).for_each(|(sum, count)| *sum += count);
+        }
+        Ok(sums)
     }
 
     fn counters(&self, backend: u16) -> Result<BackendCounters> {
