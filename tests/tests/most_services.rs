@@ -3,6 +3,8 @@
 //!
 //! A test file of its own: the limit is the whole process's.
 
+#![allow(clippy::unwrap_used)] // Clippy takes helper functions here for ordinary code.
+
 use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
 
 use lb_common::{
