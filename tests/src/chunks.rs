@@ -3,7 +3,6 @@
 use std::{
     io,
     marker::PhantomData,
-    mem::offset_of,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     slice,
 };
@@ -11,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use lb_common::{
     Bucket, NatSet, Shape, Word,
-    chunk::{FlowChunk, NatChunk},
+    chunk::{HEAD_WORDS as HEAD, WORDS},
 };
 use nix::libc::{SYS_bpf, syscall};
 
@@ -20,12 +19,6 @@ pub trait Item: Sized {}
 
 impl Item for Bucket {}
 impl Item for NatSet {}
-
-/// Words of a chunk, and those before its first item.
-const WORDS: usize = size_of::<FlowChunk>() / 8;
-const HEAD: usize = offset_of!(FlowChunk, items) / 8;
-
-const _: () = assert!(HEAD == offset_of!(NatChunk, items) / 8);
 
 /// A table's items, chunk after chunk.
 pub struct Copied<T> {

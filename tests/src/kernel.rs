@@ -1,4 +1,4 @@
-//! The data path in the kernel: the loaded program, run by `BPF_PROG_TEST_RUN`, and its tables mapped
+//! The data path in the kernel: the loaded program, run by `BPF_PROG_TEST_RUN`, and its tables copied
 //! into this process.
 
 use std::{
