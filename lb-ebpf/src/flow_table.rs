@@ -106,10 +106,19 @@ impl Place {
 /// with rank [`rank::OWN`]. So of two CPUs that place the same flow at once, the later either sees what
 /// the earlier has done, or chooses the same entry.
 ///
-/// A function of its own in BPF: three callers, and only 512 bytes of stack for all that is inlined.
-#[inline(never)]
+/// A global function in BPF, which the verifier walks once, and not again for each way that leads there.
+#[inline(always)]
 pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &mut Place) {
-    *place = victim_inlined(bucket, tag, now, limits);
+    find_victim(bucket, tag, now as u32, limits.to_word(), place);
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_victim(bucket: *const Bucket, tag: u32, now: u32, limits: u64, place: *mut Place) -> u32 {
+    // SAFETY: both come from references; the verifier wants to see that they are not null.
+    let (Some(bucket), Some(place)) = (unsafe { bucket.as_ref() }, unsafe { place.as_mut() }) else { return 1 };
+    *place = victim_inlined(bucket, tag, now as u16, &IdleLimits::from_word(limits));
+    0
 }
 
 /// The same for callers that are functions of their own.

@@ -4,6 +4,7 @@ mod attach;
 mod capture;
 mod chunks;
 mod clock;
+mod counters;
 mod debug_log;
 mod decap;
 mod deny;

@@ -11,6 +11,7 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
@@ -102,6 +103,39 @@ pub(super) unsafe fn update_batch<K: Copy, V: Copy>(
     let mut attr = BatchAttr { values: values.as_ptr() as u64, ..batch(map, keys) };
     // SAFETY: the attribute's pointers lead to arrays of `count` elements that outlive the call.
     unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(drop)
+}
+
+/// Reads elements of a per-CPU array from index `first` on, by one system call; how many there were.
+/// (Kernel 5.13, commit f008d732ab18.)
+///
+/// # Safety
+/// The map must be a per-CPU array whose values have the size of `V`, a multiple of 8, and are valid for any bytes;
+/// `cpus` must be the number of possible CPUs.
+pub(super) unsafe fn lookup_batch<V: Copy>(
+    map: BorrowedFd,
+    first: u32,
+    values: &mut [V],
+    cpus: usize,
+) -> io::Result<usize> {
+    // The kernel goes on behind the key that it is given; every key that is no index stands before the first.
+    let before = first.wrapping_sub(1);
+    let mut next = 0_u32;
+    let mut keys = vec![0_u32; values.len() / cpus];
+    let mut attr = BatchAttr {
+        in_batch: (&raw const before) as u64,
+        out_batch: (&raw mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    // SAFETY: the attribute's pointers lead to room for `count` elements that outlives the call.
+    match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+        // The map's end.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(attr.count as usize),
+    }
 }
 
 /// Removes many elements of a map by few system calls; those that are gone already are no mistake.

@@ -1,11 +1,11 @@
-//! Writing the desired image into the maps, and reading the counters.
+//! Writing the desired image into the maps.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc};
+use std::{io, os::fd::AsFd as _, sync::Arc};
 
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError};
 use lb_common::{
-    Address, Backend, BackendCounters, DecapSettings, FragmentKey, FragmentPath, QuicKey, Reason,
-    SLOTS_PADDED, Settings, Trace, bench::Plan, capture::Filter, map,
+    Address, Backend, DecapSettings, FragmentKey, FragmentPath, QuicKey, SLOTS_PADDED, Settings, Trace,
+    bench::Plan, capture::Filter, map,
 };
 
 use super::{Dataplane, DataplaneError, chunks, object::data, sys};
@@ -26,7 +26,6 @@ pod!(
     Settings,
     QuicKey,
     Backend,
-    BackendCounters,
     FragmentKey,
     FragmentPath,
     Trace,
@@ -109,52 +108,6 @@ impl Dataplane {
     /// An array of maps keeps its elements: the removed service's table becomes an empty one.
     fn remove_table(&mut self, number: u32) -> Result<(), DataplaneError> {
         self.set_tables(&[(number, &vec![0; SLOTS_PADDED].into())])
-    }
-
-    /// Packets of a service by reason, over all CPUs, in the order of [`Reason::ALL`]. Service 0 stands for
-    /// packets of none.
-    pub fn reasons_of(&self, service: u32) -> Result<Vec<u64>, DataplaneError> {
-        Reason::ALL.iter().map(|reason| self.packets_of(service, *reason)).collect()
-    }
-
-    /// Packets of a service that ended with this reason, over all CPUs.
-    pub fn packets_of(&self, service: u32, reason: Reason) -> Result<u64, DataplaneError> {
-        let name = map::REASONS;
-        let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
-        let counters: PerCpuArray<_, u64> = self.maps.get(name)?.try_into().map_err(error)?;
-        Ok(counters.get(&reason.counter(service), 0).map_err(error)?.iter().sum())
-    }
-
-    /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
-    pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
-        let mut sums = vec![0; Reason::COUNT];
-        for service in 0..self.service_count {
-            let counted = self.reasons_of(service)?;
-            sums.iter_mut().zip(counted).for_each(|(sum, count)| *sum += count);
-        }
-        Ok(sums)
-    }
-
-    /// What was sent to each of these backends, over all CPUs.
-    pub fn counters(
-        &self,
-        numbers: impl IntoIterator<Item = u16>,
-    ) -> Result<BTreeMap<u16, BackendCounters>, DataplaneError> {
-        let name = map::COUNTERS;
-        let error = |source| DataplaneError::Map { what: "read a counter", map: name, source };
-        let counters: PerCpuArray<_, Pod<BackendCounters>> =
-            self.maps.get(name)?.try_into().map_err(error)?;
-        numbers
-            .into_iter()
-            .map(|number| {
-                let cpus = counters.get(&u32::from(number), 0).map_err(error)?;
-                let sum = cpus.iter().fold(BackendCounters::default(), |sum, cpu| BackendCounters {
-                    packets: sum.packets + cpu.0.packets,
-                    bytes: sum.bytes + cpu.0.bytes,
-                });
-                Ok((number, sum))
-            })
-            .collect()
     }
 }
 
