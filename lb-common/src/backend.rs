@@ -17,10 +17,12 @@ pub struct Backend {
     pub port: [u8; 2],
     /// The longest IP packet in bytes that the way to it takes; 0 when not known.
     pub mtu: u16,
+    /// For how many ticks an open flow of its service may be idle.
+    pub idle: u16,
     /// [`Backend::UP`], [`Backend::ACCEPTS`], [`Backend::LOST`].
     pub flags: u8,
     /// Zero.
-    pub zero: [u8; 7],
+    pub zero: [u8; 5],
 }
 
 const _: () = assert!(size_of::<Backend>() == 48);

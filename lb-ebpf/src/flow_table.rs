@@ -2,7 +2,7 @@
 //! records share this.
 
 use lb_common::{
-    Bucket, Entry, Service, Settings, State,
+    Backend, Bucket, Entry, Service, Settings, State,
     flow::{IdleLimits, Seen, WAYS, rank},
 };
 
@@ -116,7 +116,9 @@ pub fn victim(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits, place: &
 #[inline(never)]
 extern "C" fn find_victim(bucket: *const Bucket, tag: u32, now: u32, limits: u64, place: *mut Place) -> u32 {
     // SAFETY: both come from references; the verifier wants to see that they are not null.
-    let (Some(bucket), Some(place)) = (unsafe { bucket.as_ref() }, unsafe { place.as_mut() }) else { return 1 };
+    let (Some(bucket), Some(place)) = (unsafe { bucket.as_ref() }, unsafe { place.as_mut() }) else {
+        return 1;
+    };
     *place = victim_inlined(bucket, tag, now as u16, &IdleLimits::from_word(limits));
     0
 }
@@ -147,6 +149,34 @@ pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) 
         found: Found { way: forget(best as usize & (WAYS - 1), Entry(best_entry)), entry: Entry(best_entry) },
         rank: (best >> RANK_SHIFT) as u32,
         free: (WAYS as u64 - taken) as u32,
+    }
+}
+
+/// Puts into `place` an entry whose flow was silent for longer than its own service allows, if there is one; `backend`
+/// finds a backend by its number.
+///
+/// Other flows are judged by the longest limit of all, as long as there is another place. But where one service's flows
+/// may be silent for an hour, a flood of datagrams to another would take every place for as long.
+#[inline(always)]
+pub fn find_idle<'a>(
+    bucket: &Bucket,
+    now: u16,
+    closing: u16,
+    backend: impl Fn(u16) -> Option<&'a Backend>,
+    place: &mut Place,
+) {
+    let mut way = 0;
+    while way < WAYS {
+        let entry = Entry(bucket.0[way].load());
+        // 0 is the backend of an entry that is being written.
+        if entry.backend() != 0
+            && let Some(backend) = backend(entry.backend())
+            && !entry.is_live(now, &IdleLimits::new(backend.idle, closing))
+        {
+            *place = Place { found: Found { way, entry }, rank: rank::FREE, free: 1 };
+            return;
+        }
+        way = next(way);
     }
 }
 

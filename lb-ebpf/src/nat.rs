@@ -231,6 +231,11 @@ fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Resul
     }
     let mut other_place = Place::UNKNOWN;
     flow_table::victim(&other.words, choice.tag, choice.now, &longest, &mut other_place);
+    // What is proven gives way to nothing; but if all are, some may be none any more.
+    if place.rank == rank::PROVEN && other_place.rank == rank::PROVEN {
+        tables.find_idle(&set.words, choice.now, &mut place);
+        tables.find_idle(&other.words, choice.now, &mut other_place);
+    }
     if other_place.is_better(&place) {
         taken(
             other_place.rank,

@@ -5,7 +5,7 @@ use lb_common::{
     ServiceKey, Settings, SourceKey, Word,
 };
 
-use crate::{Frame, parse::Packet};
+use crate::{Frame, flow_table::Place, parse::Packet};
 
 /// What the data path looks up. Every method is one map lookup or one helper call.
 pub trait Tables {
@@ -33,6 +33,10 @@ pub trait Tables {
 
     /// A set of NAT records, likewise.
     fn nat_set(&self, place: u32) -> Option<&NatSet>;
+
+    /// Puts into `place` an entry of these whose flow was silent for longer than its own service allows, if there is one:
+    /// see [`flow_table::find_idle`](crate::flow_table::find_idle).
+    fn find_idle(&self, bucket: &Bucket, now: u16, place: &mut Place);
 
     /// A bucket of clients' backends.
     fn affinity_bucket(&self, index: u32) -> Option<&Bucket>;

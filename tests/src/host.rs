@@ -14,7 +14,12 @@ use lb_common::{
     NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens, Trace, Word,
     chunk::split, flow::TICK_SHIFT,
 };
-use lb_ebpf::{Frame, Outcome, Tables, answer, parse::Packet, process, process_icmp, process_odd};
+use lb_ebpf::{
+    Frame, Outcome, Tables, answer,
+    flow_table::{self, Place},
+    parse::Packet,
+    process, process_icmp, process_odd,
+};
 use lb_userspace::core::{
     deny::{Change, Prefix},
     image::Image,
@@ -243,6 +248,11 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
 
     fn nat_set(&self, place: u32) -> Option<&NatSet> {
         self.tables.nat_sets.get(index(place, self.tables.settings.nat_table))
+    }
+
+    fn find_idle(&self, bucket: &Bucket, now: u16, place: &mut Place) {
+        let closing = self.tables.settings.closing_idle;
+        flow_table::find_idle(bucket, now, closing, |number| self.backend(number), place);
     }
 
     fn affinity_bucket(&self, index: u32) -> Option<&Bucket> {

@@ -89,6 +89,11 @@ impl Case {
         if self.udp { 17 } else { 6 }
     }
 
+    /// For how many ticks an open flow may be idle.
+    pub fn idle(self) -> u16 {
+        if self.udp { UDP_IDLE } else { TCP_IDLE }
+    }
+
     /// The VIP.
     pub fn vip(self) -> IpAddr {
         self.address([192, 0, 2, 11], 1)
@@ -270,7 +275,7 @@ impl World {
     /// Another way in for the service `number`.
     pub fn with_service(mut self, case: Case, at: SocketAddr, number: u32, forward: Forward) -> World {
         let key = ServiceKey::new(Address::from(at.ip()), at.port(), case.protocol());
-        let idle = if case.udp { UDP_IDLE } else { TCP_IDLE };
+        let idle = case.idle();
         self.image.services.insert(key, Service::new(number, forward, idle));
         for address in [at.ip(), case.nat()] {
             self.image.services.insert(ServiceKey::any(address.into()), Service::MARK);
@@ -293,8 +298,9 @@ impl World {
             service,
             port: BACKEND_PORT.to_be_bytes(),
             mtu: 0,
+            idle: case.idle(),
             flags: Backend::UP | Backend::ACCEPTS,
-            zero: [0; 7],
+            zero: [0; 5],
         };
         self.image.backends.insert(number, backend);
         self

@@ -52,9 +52,9 @@ fn image() -> Image {
             hop: hop(2),
             service: service_of(number),
             port: world::BACKEND_PORT.to_be_bytes(),
-            mtu: 0,
+            idle: world::TCP_IDLE,
             flags: Backend::UP | Backend::ACCEPTS,
-            zero: [0; 7],
+            ..Backend::default()
         };
         (number, backend)
     };

@@ -160,7 +160,11 @@ impl Planner {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let record = backend_record(address, backend, number, flags(service, backend, up), known);
+                let record = Backend {
+                    idle: ticks(service.flows.idle_timeout),
+                    flags: flags(service, backend, up),
+                    ..backend_record(address, backend, number, known)
+                };
                 if let (Some(id), Some(quic)) = (backend.quic_server_id, service.flows.quic) {
                     image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
                 }
@@ -242,7 +246,6 @@ fn backend_record(
     address: IpAddr,
     backend: &config::Backend,
     service: u32,
-    flags: u8,
     known: Option<&KnownHop>,
 ) -> Backend {
     Backend {
@@ -251,8 +254,7 @@ fn backend_record(
         service,
         port: backend.port.to_be_bytes(),
         mtu: known.map_or(0, |known| known.mtu),
-        flags,
-        zero: [0; 7],
+        ..Backend::default()
     }
 }
 

@@ -3,28 +3,54 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    panic::resume_unwind,
+    thread,
 };
 
 use lb_common::chunk::{self, FlowChunk};
 
 use super::sys::{self, Map};
 
-/// Maps put in by one system call. Each is an open file until then, and a process may usually have 1,024.
+/// Maps put in at a time. Each is an open file until then, and a process may usually have 1,024.
 const BATCH: usize = 256;
 
+/// Maps put in by one system call, as long as there are that many.
+const SHARE: usize = 8;
+
 /// Puts new maps into an array of maps, at these numbers.
-pub(super) fn put<T>(
+///
+/// The system calls of a batch are made at once: Linux before 6.8 waits with each map until every CPU has passed a quiet
+/// moment, 20 ms or so, and those who wait together wait once.
+pub(super) fn put<T: Sync>(
+    outer: BorrowedFd,
+    elements: &[(u32, T)],
+    make: impl Fn(&T) -> io::Result<OwnedFd> + Sync,
+) -> io::Result<()> {
+    let make = &make;
+    elements.chunks(BATCH).try_for_each(|batch| {
+        let mut shares = batch.chunks(SHARE);
+        let Some(first) = shares.next() else { return Ok(()) };
+        thread::scope(|scope| {
+            let others: Vec<_> =
+                shares.map(|share| scope.spawn(move || put_share(outer, share, make))).collect();
+            let first = put_share(outer, first, make);
+            others.into_iter().fold(first, |so_far, other| {
+                so_far.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            })
+        })
+    })
+}
+
+fn put_share<T>(
     outer: BorrowedFd,
     elements: &[(u32, T)],
     make: impl Fn(&T) -> io::Result<OwnedFd>,
 ) -> io::Result<()> {
-    elements.chunks(BATCH).try_for_each(|some| {
-        let inner = some.iter().map(|(_, element)| make(element)).collect::<io::Result<Vec<_>>>()?;
-        let numbers: Vec<u32> = some.iter().map(|(number, _)| *number).collect();
-        let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
-        // SAFETY: keys and values of an array of maps have 4 bytes.
-        unsafe { sys::update_batch(outer, &numbers, &fds) }
-    })
+    let inner = elements.iter().map(|(_, element)| make(element)).collect::<io::Result<Vec<_>>>()?;
+    let numbers: Vec<u32> = elements.iter().map(|(number, _)| *number).collect();
+    let fds: Vec<u32> = inner.iter().map(|map| map.as_raw_fd() as u32).collect();
+    // SAFETY: keys and values of an array of maps have 4 bytes.
+    unsafe { sys::update_batch(outer, &numbers, &fds) }
 }
 
 /// Gives a table so many empty chunks.

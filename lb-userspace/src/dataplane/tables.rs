@@ -22,18 +22,7 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(
-    Settings,
-    QuicKey,
-    Backend,
-    FragmentKey,
-    FragmentPath,
-    Trace,
-    Filter,
-    Plan,
-    Address,
-    DecapSettings
-);
+pod!(Settings, QuicKey, Backend, FragmentKey, FragmentPath, Trace, Filter, Plan, Address, DecapSettings);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.

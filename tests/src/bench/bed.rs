@@ -234,6 +234,7 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
             hop: Hop::new(FRONT, mac, NODE_FRONT),
             service: SERVICE,
             port: BACKEND_PORT.to_be_bytes(),
+            idle: IDLE,
             flags: Backend::UP,
             ..Backend::default()
         };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     packet::{Packet, flag},
-    world::{Case, Flow, TCP_IDLE, UDP_IDLE, World, backend, each_service, settings, settings_of},
+    world::{Case, Flow, UDP_IDLE, World, backend, each_service, settings, settings_of},
 };
 
 /// Ticks for which a client's backend is remembered.
@@ -129,7 +129,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             id: scenario(case, "C37 answers alone keep a NAT flow alive"),
             world: World::service(case, Forward::Nat),
             steps: {
-                let idle = if case.udp { UDP_IDLE } else { TCP_IDLE };
+                let idle = case.idle();
                 vec![
                     nat(&flow, flow.opens(), 1),
                     nat_reply(&flow, flow.answered_by(1)),
@@ -141,10 +141,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                     nat(&flow, flow.goes_on(), 1),
                 ]
             },
-            after: After {
-                idle: Some(if case.udp { UDP_IDLE } else { TCP_IDLE }),
-                ..nat_flows(&[(Proven, 1)])
-            },
+            after: After { idle: Some(case.idle()), ..nat_flows(&[(Proven, 1)]) },
         },
     ]
 }

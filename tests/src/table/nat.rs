@@ -15,8 +15,8 @@ use crate::{
     packet::{NatPorts, Packet, flag},
     run::nat_groups,
     world::{
-        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, TCP_IDLE, UDP_IDLE, World, addressed, backend, hop,
-        nat_sources, set_nat_groups, settings, settings_of,
+        BACKEND_PORT, CLOSING_IDLE, Case, Flow, PORT, TCP_IDLE, UDP_IDLE, World, addressed, backend,
+        each_service, hop, nat_sources, set_nat_groups, settings, settings_of,
     },
 };
 
@@ -313,22 +313,21 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             after: After { flows: vec![(New, 1); 17], nat: vec![(New, 1); 16], ..nothing() },
         },
         Scenario {
-            id: scenario(case, "NAT full: a flow that was idle for longer than any may be gives its port"),
+            id: scenario(
+                case,
+                "NAT full: a flow that was idle for longer than its service allows gives its port",
+            ),
             world: two_groups(case),
-            steps: {
-                let flows = flows_with_groups(case, 17);
-                steps(
-                    flows[..16].iter().flat_map(proves).collect(),
-                    [
-                        Step::Later(TCP_IDLE),
-                        refused(case, flows[16].opens(), Reason::NatFull),
-                        Step::Later(1),
-                        nat(&flows[16], flows[16].opens(), 1),
-                        // And its answers find nobody any more.
-                        nat_reply(&flows[16], flows[16].answered_by(1)),
-                    ],
-                )
-            },
+            steps: gives_its_port_after(case, UDP_IDLE),
+            after: After { idle: Some(UDP_IDLE), flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+        },
+        Scenario {
+            id: scenario(case, "NAT full: a flow of a service that allows longer keeps its port for longer"),
+            world: two_groups(case).with(|image| {
+                each_service(image, |service| service.idle = TCP_IDLE);
+                backend(image, 1).idle = TCP_IDLE;
+            }),
+            steps: gives_its_port_after(case, TCP_IDLE),
             after: After { idle: Some(UDP_IDLE), flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
         },
         Scenario {
@@ -409,4 +408,20 @@ fn sums_up_to_zero(flow: &Flow) -> Vec<u8> {
     let payload = checksum_of(&[0, 0]).to_vec();
     assert_eq!(checksum_of(&payload), [0xff, 0xff], "etherparse agrees");
     payload
+}
+
+/// Sixteen proven flows fill all records; another finds room only when they were idle for longer than this.
+fn gives_its_port_after(case: Case, idle: u16) -> Vec<Step> {
+    let flows = flows_with_groups(case, 17);
+    steps(
+        flows[..16].iter().flat_map(proves).collect(),
+        [
+            Step::Later(idle),
+            refused(case, flows[16].opens(), Reason::NatFull),
+            Step::Later(1),
+            nat(&flows[16], flows[16].opens(), 1),
+            // And its answers find nobody any more.
+            nat_reply(&flows[16], flows[16].answered_by(1)),
+        ],
+    )
 }

@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     packet::flag,
-    world::{CLOSING_IDLE, Case, Flow, TCP_IDLE, UDP_IDLE, World, backend, each_service},
+    world::{CLOSING_IDLE, Case, Flow, World, backend, each_service},
 };
 
 /// For every family and protocol.
 pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
     let again = Flow { index: 1, ..flow };
-    let idle = if case.udp { UDP_IDLE } else { TCP_IDLE };
+    let idle = case.idle();
     vec![
         Scenario {
             id: scenario(case, "direct return: a flow is proven by a packet in a later tick"),

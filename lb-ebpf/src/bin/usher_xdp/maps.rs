@@ -21,7 +21,11 @@ use lb_common::{
     program,
     service::{PROBES, ServicePlace},
 };
-use lb_ebpf::{Frame, Tables, flow_table::next, parse::Packet};
+use lb_ebpf::{
+    Frame, Tables,
+    flow_table::{Place, find_idle, next},
+    parse::Packet,
+};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::sum::sum_of_frame;
@@ -178,6 +182,11 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
+    fn find_idle(&self, bucket: &Bucket, now: u16, place: &mut Place) {
+        find_idle_entry(bucket, now as u32, place);
+    }
+
+    #[inline(always)]
     fn affinity_bucket(&self, index: u32) -> Option<&Bucket> {
         AFFINITY.get(index)
     }
@@ -282,6 +291,20 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     fn budget(&self, kind: Budget) -> Option<&Word> {
         BUDGETS.get(kind as u32)
     }
+}
+
+/// A global function, which the verifier walks once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_idle_entry(bucket: *const Bucket, now: u32, place: *mut Place) -> u32 {
+    // SAFETY: both come from references; the verifier wants to see that they are not null.
+    let (Some(bucket), Some(place)) = (unsafe { bucket.as_ref() }, unsafe { place.as_mut() }) else {
+        return 1;
+    };
+    let Some(settings) = SETTINGS.get(0) else { return 1 };
+    let backend = |number: u16| BACKENDS.get(number as u32);
+    find_idle(bucket, now as u16, settings.closing_idle, backend, place);
+    0
 }
 
 impl<const DRY_RUN: bool> Maps<'_, DRY_RUN> {
