@@ -18,11 +18,8 @@ use crate::{
 /// Ports of a group, and records of a set.
 pub const PORTS_PER_GROUP: u16 = WAYS as u16;
 
-/// Flows for which a chunk of 63 sets, hence 504 records, is provided: 130 bytes each. A flow has two sets to choose
-/// from. Measured, with 31,744 ports towards each of 100 backends: 1,000,000 flows find a port in 99.8 % of all cases;
-/// of 50 backends, whose ports are scarcer: 750,000 flows in 99.7 %, 1,000,000 in 94 %. (With five flows to a set, 19 %
-/// of the new flows beside 1,000,000 to 100 backends found none.)
-pub const FLOWS_PER_CHUNK: u32 = 4 * SETS as u32;
+/// Flows for which a chunk of 84 sets, hence 672 records, is provided: 109 bytes each. A flow has two sets to choose from.
+pub const FLOWS_PER_CHUNK: u32 = 300;
 
 /// The table where nothing is under NAT.
 pub const NONE: Shape = Shape::small(1);
@@ -34,106 +31,122 @@ pub const MIN_CHUNKS: u32 = 128;
 ///
 /// The words have the shape of flow [`Entry`](crate::Entry)s. A record whose word is proven but names
 /// backend 0 is being written by another CPU.
+///
+/// Six cache lines: the words; two flows on each of four lines, so that none lies across two; and in what room is left
+/// there and on the last line, where replies go, which most packets need not know.
 #[repr(C)]
 #[derive(Default)]
 pub struct NatSet {
     /// One word per record.
     pub words: Bucket,
-    /// The records.
-    pub records: [NatRecord; WAYS],
+    pairs: [Pair; WAYS / 2],
+    odd_hops: [[Word; 2]; WAYS / 2],
 }
 
-const _: () = assert!(size_of::<NatSet>() == 512);
-
-/// A NAT record in shared memory: seven words.
+/// What a cache line holds of two records.
 #[repr(C)]
 #[derive(Default)]
-pub struct NatRecord([Word; 7]);
+struct Pair {
+    tuples: [[Word; 3]; 2],
+    even_hop: [Word; 2],
+}
+
+const _: () = assert!(size_of::<Pair>() == 64);
+const _: () = assert!(size_of::<NatSet>() == 384);
+
+impl NatSet {
+    /// The record of a way.
+    #[inline(always)]
+    pub fn record(&self, way: usize) -> NatRecord<'_> {
+        let pair = (way / 2) & (WAYS / 2 - 1);
+        let hop = if way & 1 == 0 { &self.pairs[pair].even_hop } else { &self.odd_hops[pair] };
+        NatRecord { tuple: &self.pairs[pair].tuples[way & 1], hop }
+    }
+}
+
+/// A NAT record in shared memory.
+#[derive(Clone, Copy)]
+pub struct NatRecord<'a> {
+    tuple: &'a [Word; 3],
+    hop: &'a [Word; 2],
+}
 
 /// Whose packets a record translates: the client's side of the flow in full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatTuple {
     /// The client.
     pub client: Address,
-    /// The VIP it talks to; the flow hash does not know it.
-    pub vip: Address,
     /// The client's port.
     pub client_port: u16,
-    /// The service's port.
-    pub vip_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
     /// The group of its port: two groups of one endpoint may share a set.
     pub group: u16,
+    /// The VIP, port and protocol it talks to, by their place in the table of services; the flow hash does not know the
+    /// VIP.
+    pub service: u32,
 }
 
 impl NatTuple {
     #[inline(always)]
-    fn to_words(self) -> [u64; 5] {
-        let [c0, c1] = self.client.words();
-        let [v0, v1] = self.vip.words();
-        let ports =
-            (self.client_port as u64) << 48 | (self.vip_port as u64) << 32 | (self.group as u64) << 16;
-        [c0, c1, v0, v1, ports | self.protocol as u64]
+    fn to_words(self) -> [u64; 3] {
+        let [a, b] = self.client.words();
+        [a, b, (self.client_port as u64) << 48 | (self.group as u64) << 32 | self.service as u64]
     }
 }
 
-impl NatRecord {
-    /// Whether the record belongs to this flow. One comparison: the verifier would follow each of five,
+impl<'a> NatRecord<'a> {
+    /// Whether the record belongs to this flow. One comparison: the verifier would follow each of three,
     /// and all that comes after it.
     #[inline(always)]
     pub fn belongs_to(&self, tuple: &NatTuple) -> bool {
-        let w = tuple.to_words();
-        let r = &self.0;
-        let different = (r[0].load() ^ w[0])
-            | (r[1].load() ^ w[1])
-            | (r[2].load() ^ w[2])
-            | (r[3].load() ^ w[3])
-            | (r[4].load() ^ w[4]);
-        different == 0
+        let [a, b, c] = tuple.to_words();
+        (self.tuple[0].load() ^ a) | (self.tuple[1].load() ^ b) | (self.tuple[2].load() ^ c) == 0
     }
 
     /// The flow it belongs to.
     #[inline(always)]
     pub fn tuple(&self) -> NatTuple {
-        let r = &self.0;
-        let ports = r[4].load();
+        let rest = self.tuple[2].load();
         NatTuple {
-            client: Address::from_words([r[0].load(), r[1].load()]),
-            vip: Address::from_words([r[2].load(), r[3].load()]),
-            client_port: (ports >> 48) as u16,
-            vip_port: (ports >> 32) as u16,
-            protocol: ports as u8,
-            group: (ports >> 16) as u16,
+            client: Address::from_words([self.tuple[0].load(), self.tuple[1].load()]),
+            client_port: (rest >> 48) as u16,
+            group: (rest >> 32) as u16,
+            service: rest as u32,
         }
+    }
+
+    /// A word on the cache line that tells the flow.
+    #[inline(always)]
+    pub fn line(&self) -> &'a Word {
+        &self.tuple[0]
     }
 
     /// Where replies go.
     #[inline(always)]
     pub fn last_hop(&self) -> Hop {
-        Hop::from_words([self.0[5].load(), self.0[6].load()])
+        Hop::from_words([self.hop[0].load(), self.hop[1].load()])
     }
 
-    /// Writes the flow. The caller has claimed the record's word.
+    /// Writes it whole, without a look at what it was: most likely its lines are not in the cache. The caller has claimed
+    /// the record's word.
     #[inline(always)]
-    pub fn set_tuple(&self, tuple: &NatTuple) {
-        let w = tuple.to_words();
-        self.0[0].store(w[0]);
-        self.0[1].store(w[1]);
-        self.0[2].store(w[2]);
-        self.0[3].store(w[3]);
-        self.0[4].store(w[4]);
+    pub fn set(&self, tuple: &NatTuple, last_hop: &Hop) {
+        let ([a, b, c], [x, y]) = (tuple.to_words(), last_hop.words());
+        self.tuple[0].store(a);
+        self.tuple[1].store(b);
+        self.tuple[2].store(c);
+        self.hop[0].store(x);
+        self.hop[1].store(y);
     }
 
     /// Writes where replies go, if that differs from what is there.
     #[inline(always)]
     pub fn set_last_hop(&self, hop: &Hop) {
-        let [a, b] = hop.words();
-        if self.0[5].load() != a {
-            self.0[5].store(a);
+        let [x, y] = hop.words();
+        if self.hop[0].load() != x {
+            self.hop[0].store(x);
         }
-        if self.0[6].load() != b {
-            self.0[6].store(b);
+        if self.hop[1].load() != y {
+            self.hop[1].store(y);
         }
     }
 }
@@ -200,22 +213,24 @@ mod tests {
 
     #[test]
     fn a_record_keeps_its_parts() {
-        let tuple = NatTuple {
-            client: Address::v4([198, 51, 100, 7]),
-            vip: Address::v6([0x20; 16]),
+        let tuple = |way: usize| NatTuple {
+            client: Address::v6([way as u8; 16]),
             client_port: 0xfedc,
-            vip_port: 80,
-            protocol: 17,
             group: 3_967,
+            service: 0x12_3456,
         };
-        let hop = Hop::new(0x0001_0002, [1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
-        let record = NatRecord::default();
-        record.set_tuple(&tuple);
-        record.set_last_hop(&hop);
-        assert_eq!(record.tuple(), tuple);
-        assert_eq!(record.last_hop(), hop);
-        assert!(record.belongs_to(&tuple));
-        assert!(!record.belongs_to(&NatTuple { vip_port: 81, ..tuple }));
-        assert!(!record.belongs_to(&NatTuple { group: 3_966, ..tuple }));
+        let hop = |way: usize| Hop::new(0x0001_0002, [1, 2, 3, 4, 5, way as u8], [7, 8, 9, 10, 11, 12]);
+        let set = NatSet::default();
+        for way in 0..WAYS {
+            set.record(way).set(&tuple(way), &Hop::default());
+            set.record(way).set_last_hop(&hop(way));
+        }
+        for way in 0..WAYS {
+            let record = set.record(way);
+            assert_eq!((record.tuple(), record.last_hop()), (tuple(way), hop(way)));
+            assert!(record.belongs_to(&tuple(way)));
+            assert!(!record.belongs_to(&NatTuple { service: 81, ..tuple(way) }));
+            assert!(!record.belongs_to(&NatTuple { group: 3_966, ..tuple(way) }));
+        }
     }
 }

@@ -57,6 +57,18 @@ const SERVICE_WORDS: usize = size_of::<Service>() / 8;
 const REMOVED: u64 = u64::MAX;
 
 impl ServiceKey {
+    /// The port.
+    #[inline(always)]
+    pub fn port(&self) -> u16 {
+        self.port_and_protocol as u16
+    }
+
+    /// The IP protocol number.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        (self.port_and_protocol >> 16) as u8
+    }
+
     #[inline(always)]
     fn words(&self) -> [u64; KEY_WORDS] {
         let [a, b] = self.address.words();
@@ -78,6 +90,15 @@ impl ServicePlace {
     pub fn has(&self, key: &ServiceKey) -> bool {
         let [a, b, c] = key.words();
         (self.0[0].load() ^ a) | (self.0[1].load() ^ b) | (self.0[2].load() ^ c) == 0
+    }
+
+    /// The key that is here; nobody's if the place is unused.
+    #[inline(always)]
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey {
+            address: Address::from_words([self.0[0].load(), self.0[1].load()]),
+            port_and_protocol: self.0[2].load(),
+        }
     }
 
     /// Whether the place was never used.

@@ -60,7 +60,7 @@ pub fn remember<T: Tables>(tables: &T, place: u64, service: &Service, backend: u
     let way = if let Some(Found { way, .. }) = flow_table::find(bucket, tag, now, &limits) {
         way
     } else {
-        flow_table::victim_inlined(bucket, tag, now, &limits).found.way
+        flow_table::victim_inlined(bucket, tag, now, &limits).found().way
     };
     bucket.0[way & 7].store(Entry::new(tag, State::New, now, backend).0);
 }

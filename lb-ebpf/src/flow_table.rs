@@ -17,6 +17,12 @@ pub struct Found {
     pub entry: Entry,
 }
 
+impl Found {
+    /// No entry. Not `None` where the verifier must follow it: the compiler takes for what is in there a register that
+    /// nothing is known of.
+    pub const NOTHING: Found = Found { way: 0, entry: Entry::EMPTY };
+}
+
 /// In how willingly an entry gives way, the bits below the rank: its age and its way.
 const RANK_SHIFT: u32 = 19;
 
@@ -46,41 +52,70 @@ pub fn seen(packet: &Packet) -> Seen {
     }
 }
 
+/// The way that a new flow takes if it is free: where its packets look first, so most need not search.
+#[inline(always)]
+pub fn preferred_way(tag: u32) -> usize {
+    tag as usize & (WAYS - 1)
+}
+
 /// The live entry with this tag.
 #[inline(always)]
 pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<Found> {
+    let preferred = preferred_way(tag);
+    let entry = Entry(bucket.0[preferred].load());
+    if entry.tag() == tag && entry.is_live(now, limits) {
+        return Some(Found { way: preferred, entry });
+    }
+    let way = find_way(bucket, tag, now as u32, limits.to_word()) as usize;
+    // Read even if there is none: what is not found must be something too, or the compiler takes for it a register that
+    // the verifier knows nothing in.
+    let entry = Entry(bucket.0[way & (WAYS - 1)].load());
+    // Another CPU may have given it to another flow meanwhile.
+    (way < WAYS && entry.tag() == tag).then_some(Found { way: way & (WAYS - 1), entry })
+}
+
+/// The way of the live entry with this tag; [`WAYS`] if there is none. A global function in BPF: the verifier walks it
+/// once, and not again for each way that leads there and each of the nine that lead on.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find_way(bucket: *const Bucket, tag: u32, now: u32, limits: u64) -> u32 {
+    // SAFETY: it comes from a reference; the verifier wants to see that it is not null.
+    let Some(bucket) = (unsafe { bucket.as_ref() }) else { return WAYS as u32 };
+    let limits = IdleLimits::from_word(limits);
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
-        if entry.tag() == tag && entry.is_live(now, limits) {
-            return Some(Found { way: forget(way, entry), entry });
+        if entry.tag() == tag && entry.is_live(now as u16, &limits) {
+            return way as u32;
         }
         way = next(way);
     }
-    None
+    WAYS as u32
 }
 
-/// Notes that the flow is alive whose tag and backend the entry `own` has.
+/// Notes that the flow is alive whose tag and backend the entry `own` has; whether it is there and proven.
 #[inline(always)]
-pub fn touch(bucket: &Bucket, own: Entry, now: u16) {
+pub fn touch(bucket: &Bucket, own: Entry, now: u16) -> bool {
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
         if entry.is_same_flow(own) && entry.state() != State::Empty {
             bucket.0[way].store(entry.seen(now, Seen::Continues).0);
-            return;
+            return entry.state() == State::Proven;
         }
         way = next(way);
     }
+    false
 }
 
-/// An entry that gives way to a new flow.
+/// An entry that gives way to a new flow. In few bytes: there is little stack.
 #[derive(Debug, Clone, Copy)]
+#[repr(C)]
 pub struct Place {
-    /// The entry.
-    pub found: Found,
+    entry: Entry,
+    way: u16,
     /// How willingly it gives way: its [`rank`].
-    pub rank: u32,
+    pub rank: u16,
     /// Free entries of its bucket.
     pub free: u32,
 }
@@ -89,13 +124,31 @@ impl Place {
     /// To be filled in by [`victim`]. Written out, because the compiler makes of `Default` a call of memset,
     /// which is a loop over bytes.
     pub const UNKNOWN: Place =
-        Place { found: Found { way: 0, entry: Entry::EMPTY }, rank: rank::FREE, free: WAYS as u32 };
+        Place { entry: Entry::EMPTY, way: 0, rank: rank::FREE as u16, free: WAYS as u32 };
+
+    /// The entry.
+    #[inline(always)]
+    pub fn found(&self) -> Found {
+        Found { way: self.way as usize, entry: self.entry }
+    }
+
+    /// Whether it is the new flow's own, which another CPU may just have made.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.rank >= rank::OWN as u16
+    }
+
+    /// Whether it is a proven flow's.
+    #[inline(always)]
+    pub fn is_proven(&self) -> bool {
+        self.rank == rank::PROVEN as u16
+    }
 
     /// Whether a new flow should rather take this place: the entry gives way more willingly, or its bucket
     /// is emptier.
     #[inline(always)]
     pub fn is_better(&self, other: &Place) -> bool {
-        (self.rank << 8 | self.free) > (other.rank << 8 | other.free)
+        ((self.rank as u32) << 8 | self.free) > ((other.rank as u32) << 8 | other.free)
     }
 }
 
@@ -126,6 +179,8 @@ extern "C" fn find_victim(bucket: *const Bucket, tag: u32, now: u32, limits: u64
 /// The same for callers that are functions of their own.
 #[inline(always)]
 pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Place {
+    // In three bits, greatest for the preferred way: eight different numbers for the eight ways.
+    let likes = (WAYS - 1) ^ preferred_way(tag);
     let mut best = 0;
     let mut best_entry = 0;
     let mut taken = 0_u64;
@@ -135,9 +190,10 @@ pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) 
         let rank = entry.rank(now, limits) as u64;
         let live = all_ones_if_less(rank, rank::FREE as u64);
         let own = all_ones_if_less((entry.tag() ^ tag) as u64, 1) & live;
-        // Rank, then age; the way in the last three bits says whose it is.
-        let willing =
-            (rank | own & rank::OWN as u64) << RANK_SHIFT | (entry.age(now) as u64) << 3 | way as u64;
+        // Rank, then age, unless it is free; the last three bits say which way it is.
+        let willing = (rank | own & rank::OWN as u64) << RANK_SHIFT
+            | ((entry.age(now) as u64) << 3) & live
+            | (way ^ likes) as u64;
         let more = all_ones_if_less(best, willing);
         best ^= (best ^ willing) & more;
         best_entry ^= (best_entry ^ entry.0) & more;
@@ -146,8 +202,9 @@ pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) 
         way = next(way);
     }
     Place {
-        found: Found { way: forget(best as usize & (WAYS - 1), Entry(best_entry)), entry: Entry(best_entry) },
-        rank: (best >> RANK_SHIFT) as u32,
+        entry: Entry(best_entry),
+        way: forget((best as usize ^ likes) & (WAYS - 1), Entry(best_entry)) as u16,
+        rank: (best >> RANK_SHIFT) as u16,
         free: (WAYS as u64 - taken) as u32,
     }
 }
@@ -173,7 +230,7 @@ pub fn find_idle<'a>(
             && let Some(backend) = backend(entry.backend())
             && !entry.is_live(now, &IdleLimits::new(backend.idle, closing))
         {
-            *place = Place { found: Found { way, entry }, rank: rank::FREE, free: 1 };
+            *place = Place { entry, way: way as u16, rank: rank::FREE as u16, free: 1 };
             return;
         }
         way = next(way);

@@ -12,7 +12,7 @@ use crate::{
     checksum::Change,
     nat,
     parse::{self, ICMP_HEADER, Packet, TCP, TcpFlags, UDP},
-    select::{self, Choice},
+    select::{self, Choice, Flow},
     send,
     tables::Tables,
     translate::Translation,
@@ -106,8 +106,8 @@ fn error<T: Tables>(
         return Err(Reason::NotTcpUdp);
     }
     let key = ServiceKey::new(flow.destination, flow.destination_port, flow.protocol);
-    if let Some(service) = tables.service(&key) {
-        return to_backend(frame, packet, &quote, service, tables, outcome);
+    if let Some((place, service)) = tables.service(&key) {
+        return to_backend(frame, packet, &quote, (place, service), tables, outcome);
     }
     if !tables.features().has(Features::NAT) {
         return Err(Reason::NotTcpUdp);
@@ -152,12 +152,14 @@ fn to_backend<T: Tables>(
     frame: &mut Frame,
     packet: &Packet,
     quote: &Quote,
-    service: &Service,
+    (place, service): (u32, &Service),
     tables: &T,
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
     outcome.service = service.number;
-    let choice = select::select(None, &quote.flow, service, tables, outcome).or(Err(Reason::NotTcpUdp))?;
+    let flow = Flow::of(&quote.flow, place, service, tables)?;
+    let choice =
+        select::select(None, &quote.flow, service, flow, tables, outcome).or(Err(Reason::NotTcpUdp))?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
     let hop = if by(Forward::Nat, Features::NAT) {
@@ -214,15 +216,15 @@ fn to_client<T: Tables>(
         return Err(Reason::NotTcpUdp);
     }
     allowed(Budget::Related, tables)?;
-    let tuple = flow.tuple;
+    let (tuple, vip) = (flow.tuple, flow.vip);
     let sent = Translation {
         source: tuple.client,
-        destination: tuple.vip,
+        destination: vip.address,
         source_port: tuple.client_port,
-        destination_port: tuple.vip_port,
+        destination_port: vip.port(),
     };
     // The client knows the backend as the service.
-    let from = if packet.source == quote.flow.source { tuple.vip } else { packet.source };
+    let from = if packet.source == quote.flow.source { vip.address } else { packet.source };
     rewrite(frame, packet, quote, &sent, &from, &tuple.client)?;
     let hop = if flow.hop.is_known() { flow.hop } else { tables.route(frame, packet.l3()) };
     send(frame, &hop, Reason::IcmpToClient, outcome)

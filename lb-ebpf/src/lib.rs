@@ -39,6 +39,7 @@ use lb_common::{Address, Fate, Features, Forward, Handoff, Hop, Reason, ServiceK
 pub use answer::answer;
 pub use frame::Frame;
 use parse::{Packet, Part, TAG};
+use select::Flow;
 pub use tables::Tables;
 
 /// What became of a packet.
@@ -199,7 +200,7 @@ fn treat<T: Tables, const ODD: bool>(
     outcome: &mut Outcome,
 ) -> Result<(Hop, Reason), Reason> {
     let key = ServiceKey::new(packet.destination, packet.destination_port, packet.protocol);
-    let Some(service) = tables.service(&key) else {
+    let Some((place, service)) = tables.service(&key) else {
         if !tables.features().has(Features::NAT) {
             return Err(Reason::NotService);
         }
@@ -213,9 +214,17 @@ fn treat<T: Tables, const ODD: bool>(
             return Err(Reason::Denied);
         }
     }
-    let choice = select::select(Some(frame), packet, service, tables, outcome)?;
-    outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
+    let flow = Flow::of(packet, place, service, tables)?;
+    if !ODD
+        && by(Forward::Nat, Features::NAT)
+        && let Some(known) = nat::known_at_once(packet, service, &flow, tables)
+    {
+        let hop = nat::forward_known(frame, packet, &known, &flow, tables, outcome)?;
+        return Ok((tags::on_link(hop, packet, ingress), Reason::Nat));
+    }
+    let choice = select::select(Some(frame), packet, service, flow, tables, outcome)?;
+    outcome.backend = choice.number;
     if by(Forward::Nat, Features::NAT) {
         if packet.tags() > TAG && choice.backend.hop.interface() != ingress {
             return Err(Reason::TwoTags);

@@ -2,9 +2,9 @@
 //! of its record, so the backend's answer finds it at once. See [`lb_common::nat`].
 
 use lb_common::{
-    Address, Entry, Features, Hop, MAX_NAT_SOURCES, NatRecord, NatSet, NatTuple, Reason, Settings, State,
-    Word,
-    flow::{IdleLimits, Seen, WAYS, rank},
+    Address, Backend, Entry, Features, Hop, MAX_NAT_SOURCES, NatSet, NatTuple, Reason, SLOTS, Service,
+    ServiceKey, Settings, State, Word,
+    flow::{self, Seen},
     nat::{self, PORTS_PER_GROUP},
 };
 
@@ -12,7 +12,7 @@ use crate::{
     Frame, Outcome,
     flow_table::{self, Found, Place},
     parse::{Packet, TCP, TcpFlags},
-    select::{Choice, is_lost},
+    select::{Choice, Flow, is_lost},
     tables::Tables,
     tags,
     translate::{Translation, translate},
@@ -20,9 +20,6 @@ use crate::{
 
 /// The backend number in the word of a record that is being written.
 const BEING_WRITTEN: u16 = 0;
-
-/// Half of a set.
-const HALF: u32 = WAYS as u32 / 2;
 
 /// Rewrites a client's packet towards its backend; where it goes next.
 #[inline(always)]
@@ -33,7 +30,7 @@ pub fn forward<T: Tables>(
     ingress: u32,
     tables: &T,
 ) -> Result<Hop, Reason> {
-    if choice.settings.nat_sources[packet.family()][0] == Address::NONE {
+    if choice.flow.settings.nat_sources[packet.family()][0] == Address::NONE {
         return Err(Reason::NoNatSource);
     }
     if packet.hops <= 1 {
@@ -46,14 +43,116 @@ pub fn forward<T: Tables>(
     }
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
+    send(
+        frame,
+        packet,
+        &translation(packet, choice.backend, &choice.flow, &seat, tables),
+        choice.backend,
+        tables,
+    )
+}
 
-    translate(frame, packet, &translation(packet, choice, &seat, tables.features()))?;
-    let hop = choice.backend.hop;
+#[inline(always)]
+fn send<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    to: &Translation,
+    backend: &Backend,
+    tables: &T,
+) -> Result<Hop, Reason> {
+    translate(frame, packet, to)?;
+    let hop = backend.hop;
     Ok(if hop.is_known() { hop } else { tables.route(frame, packet.l3()) })
+}
+
+/// A flow that needs no look at the flow table.
+pub struct Known<'a> {
+    number: u16,
+    backend: &'a Backend,
+    seat: Seat<'a>,
+}
+
+/// The record of a flow that goes to the backend in its Maglev slot, if the flow table has confirmed it in this tick:
+/// then the record's tick is the clock's (see [`reply`]). Most packets of most flows: they save a cache line that is
+/// seldom in the cache.
+#[inline(always)]
+pub fn known_at_once<'a, T: Tables>(
+    packet: &Packet,
+    service: &Service,
+    flow: &Flow<'a>,
+    tables: &'a T,
+) -> Option<Known<'a>> {
+    if service.quic_id_length != 0 || service.flags & Service::CLIENT_HASH != 0 {
+        return None;
+    }
+    let slot = flow::scale(flow.hash.place, SLOTS as u32);
+    let number = tables.slot(service.number, slot)?;
+    let backend = tables.backend(number)?;
+    if backend.service != service.number || !backend.is_up() {
+        return None;
+    }
+    let settings = flow.settings;
+    let groups = settings.nat_groups_of_all[packet.family()];
+    if groups == 0 {
+        return None;
+    }
+    let endpoint = endpoint(backend, packet, settings);
+    let [first, second] = nat::groups(flow.hash, groups);
+    let set = tables.nat_set(nat::set_of(endpoint, first, &settings.nat_table))?;
+    fetch(&set.words.0[0]);
+    fetch(set.record(flow_table::preferred_way(flow.tag)).line());
+    if packet.flags.starts() || packet.flags.ends() {
+        if let Some(other) = tables.nat_set(nat::set_of(endpoint, second, &settings.nat_table)) {
+            fetch(&other.words.0[0]);
+        }
+        return None;
+    }
+    let confirmed = |found: Found| found.entry.state() == State::Proven && found.entry.tick() == flow.now;
+    if let Ok(Some(found)) = own(set, flow, number, &tuple(packet, flow, first)) {
+        let seat = Seat { set, group: first, found, own: true };
+        return confirmed(found).then_some(Known { number, backend, seat });
+    }
+    let set = tables.nat_set(nat::set_of(endpoint, second, &settings.nat_table))?;
+    let found = own(set, flow, number, &tuple(packet, flow, second)).ok()??;
+    let seat = Seat { set, group: second, found, own: true };
+    confirmed(found).then_some(Known { number, backend, seat })
+}
+
+/// Rewrites a packet of such a flow; where it goes next.
+#[inline(always)]
+pub fn forward_known<T: Tables>(
+    frame: &mut Frame,
+    packet: &Packet,
+    known: &Known,
+    flow: &Flow,
+    tables: &T,
+    outcome: &mut Outcome,
+) -> Result<Hop, Reason> {
+    let Known { number, backend, seat } = known;
+    (outcome.backend, outcome.known) = (*number, true);
+    if packet.hops <= 1 {
+        return Err(Reason::HopLimit);
+    }
+    send(frame, packet, &translation(packet, backend, flow, seat, tables), backend, tables)
+}
+
+/// Lets the CPU fetch a cache line while it does something else.
+#[inline(always)]
+fn fetch(word: &Word) {
+    #[cfg(target_arch = "bpf")]
+    {
+        // SAFETY: reads a word and forgets it.
+        unsafe { core::arch::asm!("{word} = *(u64 *)({line} + 0)", line = in(reg) word, word = out(reg) _) };
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = word;
 }
 
 /// Translates a backend's answer back; where it goes next. Anything else that comes to the node's NAT
 /// address is the host's own.
+///
+/// It leaves the record's tick behind the clock as long as the flow table does not know the flow with this backend as
+/// proven: so the client's next packet goes by way of the flow table.
 #[inline(always)]
 pub fn reply<T: Tables, const ODD: bool>(
     frame: &mut Frame,
@@ -62,7 +161,7 @@ pub fn reply<T: Tables, const ODD: bool>(
     tables: &T,
     outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
-    let Waiting { word, record, entry, service, is_lost, tuple, hop } = waiting(packet, tables)?;
+    let Waiting { word, entry, service, is_lost, tuple, vip, hop } = waiting(packet, tables)?;
     if !ODD && hop.vlan() != 0 {
         return Err(Reason::Odd);
     }
@@ -77,17 +176,21 @@ pub fn reply<T: Tables, const ODD: bool>(
         return Err(Reason::FlowLost);
     }
     let to = Translation {
-        source: tuple.vip,
+        source: vip.address,
         destination: tuple.client,
-        source_port: tuple.vip_port,
+        source_port: vip.port(),
         destination_port: tuple.client_port,
     };
     if !T::DRY_RUN {
         let now = tables.tick();
-        touch(word, entry, now, answer(packet, entry.tick() != now));
-        if entry.tick() != now {
-            refresh(tables, record, entry.0);
-        }
+        let seen = answer(packet, entry.tick() != now);
+        let confirmed = entry.tick() == now || {
+            let settings = tables.settings().ok_or(Reason::NotReady)?;
+            let hash = settings.hash_key.flow(&tuple.client, tuple.client_port, vip.port(), packet.protocol);
+            refresh(tables, hash.place, entry.0)
+        };
+        let confirmed = confirmed && (seen != Seen::Proves || entry.state() == State::Proven);
+        touch(word, entry, if confirmed { now } else { now.wrapping_sub(1) }, seen);
     }
     translate(frame, packet, &to)?;
     if hop.is_known() {
@@ -99,7 +202,6 @@ pub fn reply<T: Tables, const ODD: bool>(
 /// A flow whose record waits for a backend's answers.
 pub struct Waiting<'a> {
     word: &'a Word,
-    record: &'a NatRecord,
     entry: Entry,
     /// Number of the service.
     service: u32,
@@ -107,6 +209,8 @@ pub struct Waiting<'a> {
     is_lost: bool,
     /// The client's side of it.
     pub tuple: NatTuple,
+    /// The service's side.
+    pub vip: ServiceKey,
     /// The way to the client; not known when it is to be found by route.
     pub hop: Hop,
 }
@@ -125,7 +229,7 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
     let group = source * settings.nat_groups + group;
     let endpoint = settings.hash_key.endpoint(&packet.source, packet.source_port, packet.protocol);
     let set = tables.nat_set(nat::set_of(endpoint, group, &settings.nat_table)).ok_or(Reason::NotService)?;
-    let (word, record) = (&set.words.0[way & 7], &set.records[way & 7]);
+    let (word, record) = (&set.words.0[way & 7], set.record(way));
     let entry = Entry(word.load());
     let backend = tables.backend(entry.backend()).ok_or(Reason::NotService)?;
     let tuple = record.tuple();
@@ -134,10 +238,11 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
     if !Entry(word.load()).is_same_flow(entry) {
         return Err(Reason::NatBusy);
     }
+    let vip = tables.service_key(tuple.service).ok_or(Reason::NotService)?;
     let is_answer = entry.state() != State::Empty
         && backend.address == packet.source
         && u16::from_be_bytes(backend.port) == packet.source_port
-        && tuple.protocol == packet.protocol
+        && vip.protocol() == packet.protocol
         && tuple.group == group
         && tuple.client.is_mapped() != packet.v6();
     if !is_answer {
@@ -145,7 +250,7 @@ pub fn waiting<'a, T: Tables>(packet: &Packet, tables: &'a T) -> Result<Waiting<
     }
     let hop = if settings.reply_by_route != 0 { Hop::default() } else { last_hop };
     let is_lost = tables.features().has(Features::RESET_LOST) && is_lost(backend, packet);
-    Ok(Waiting { word, record, entry, service: backend.service, is_lost, tuple, hop })
+    Ok(Waiting { word, entry, service: backend.service, is_lost, tuple, vip, hop })
 }
 
 /// How a flow's packets look between the node and its backend, if they are translated already.
@@ -155,20 +260,32 @@ pub fn known<T: Tables>(packet: &Packet, choice: &Choice, tables: &T) -> Result<
     if !seat.own {
         return Err(Reason::NotService);
     }
-    Ok(translation(packet, choice, &seat, tables.features()))
+    Ok(translation(packet, choice.backend, &choice.flow, &seat, tables))
 }
 
 /// How a packet of the client's looks between the node and the backend.
 #[inline(always)]
-fn translation(packet: &Packet, choice: &Choice, seat: &Seat, features: Features) -> Translation {
-    let settings = choice.settings;
-    let (source, group) = source_of(seat.group, settings, features);
+fn translation<T: Tables>(
+    packet: &Packet,
+    backend: &Backend,
+    flow: &Flow,
+    seat: &Seat,
+    tables: &T,
+) -> Translation {
+    let settings = flow.settings;
+    let (source, group) = source_of(seat.group, settings, tables.features());
     Translation {
         source: settings.nat_sources[packet.family()][source & (MAX_NAT_SOURCES - 1)],
-        destination: choice.backend.address,
+        destination: backend.address,
         source_port: settings.nat_port_first + group * PORTS_PER_GROUP + seat.found.way as u16,
-        destination_port: u16::from_be_bytes(choice.backend.port),
+        destination_port: u16::from_be_bytes(backend.port),
     }
+}
+
+/// The hash of the backend's address and port.
+#[inline(always)]
+fn endpoint(backend: &Backend, packet: &Packet, settings: &Settings) -> u32 {
+    settings.hash_key.endpoint(&backend.address, u16::from_be_bytes(backend.port), packet.protocol)
 }
 
 /// The source address that a group of ports belongs to, by its index, and which of the address's groups it is.
@@ -204,77 +321,67 @@ struct Seat<'a> {
 /// of a flow that has ended or was never answered. A proven flow never loses its record.
 #[inline(always)]
 fn seat<'a, T: Tables>(packet: &Packet, choice: &Choice, tables: &'a T) -> Result<Seat<'a>, Reason> {
-    let settings = choice.settings;
-    let limits = choice.limits;
-    let backend = choice.backend;
-    let port = u16::from_be_bytes(backend.port);
-    let endpoint = settings.hash_key.endpoint(&backend.address, port, packet.protocol);
-    let [first, second] = nat::groups(choice.hash, settings.nat_groups_of_all[packet.family()]);
+    let (flow, settings) = (&choice.flow, choice.flow.settings);
+    let endpoint = endpoint(choice.backend, packet, settings);
+    let [first, second] = nat::groups(flow.hash, settings.nat_groups_of_all[packet.family()]);
 
     let set = tables.nat_set(nat::set_of(endpoint, first, &settings.nat_table)).ok_or(Reason::NatFull)?;
-    if let Some(found) = own(set, choice, &tuple(packet, first), &limits)? {
-        return Ok(Seat { set, group: first, found, own: true });
-    }
+    let longest = flow_table::longest(settings);
     let other = tables.nat_set(nat::set_of(endpoint, second, &settings.nat_table)).ok_or(Reason::NatFull)?;
-    if let Some(found) = own(other, choice, &tuple(packet, second), &limits)? {
-        return Ok(Seat { set: other, group: second, found, own: true });
-    }
-
     // Not `&mut seat.found`: a seat whose address is taken is in memory, and with it the byte that tells
     // the error from the seat, which the verifier of 6.1 does not follow there.
-    let longest = flow_table::longest(settings);
-    let mut place = Place::UNKNOWN;
-    flow_table::victim(&set.words, choice.tag, choice.now, &longest, &mut place);
-    // Most flows are found in their first group then, at one cache line.
-    if place.rank == rank::FREE && place.free >= HALF {
-        return Ok(Seat { set, group: first, found: place.found, own: false });
+    let (mut place, mut other_place) = (Place::UNKNOWN, Place::UNKNOWN);
+    let is_known = choice.is_known();
+    if !is_known {
+        flow_table::victim(&set.words, flow.tag, flow.now, &longest, &mut place);
+        flow_table::victim(&other.words, flow.tag, flow.now, &longest, &mut other_place);
     }
-    let mut other_place = Place::UNKNOWN;
-    flow_table::victim(&other.words, choice.tag, choice.now, &longest, &mut other_place);
+    if is_known || place.is_own() || other_place.is_own() {
+        if let Some(found) = own(set, flow, choice.number, &tuple(packet, flow, first))? {
+            return Ok(Seat { set, group: first, found, own: true });
+        }
+        if let Some(found) = own(other, flow, choice.number, &tuple(packet, flow, second))? {
+            return Ok(Seat { set: other, group: second, found, own: true });
+        }
+    }
+    if is_known {
+        flow_table::victim(&set.words, flow.tag, flow.now, &longest, &mut place);
+        flow_table::victim(&other.words, flow.tag, flow.now, &longest, &mut other_place);
+    }
     // What is proven gives way to nothing; but if all are, some may be none any more.
-    if place.rank == rank::PROVEN && other_place.rank == rank::PROVEN {
-        tables.find_idle(&set.words, choice.now, &mut place);
-        tables.find_idle(&other.words, choice.now, &mut other_place);
+    if place.is_proven() && other_place.is_proven() {
+        tables.find_idle(&set.words, flow.now, &mut place);
+        tables.find_idle(&other.words, flow.now, &mut other_place);
     }
-    if other_place.is_better(&place) {
-        taken(
-            other_place.rank,
-            Seat { set: other, group: second, found: other_place.found, own: false },
-            choice,
-        )
-    } else {
-        taken(place.rank, Seat { set, group: first, found: place.found, own: false }, choice)
+    let (place, set, group) = match other_place.is_better(&place) {
+        true => (other_place, other, second),
+        false => (place, set, first),
+    };
+    if place.is_proven() {
+        return Err(Reason::NatFull);
     }
-}
-
-/// The seat, if whoever has it can be asked to leave.
-#[inline(always)]
-fn taken<'a>(rank: u32, seat: Seat<'a>, choice: &Choice) -> Result<Seat<'a>, Reason> {
-    // Another CPU has just taken it for this very flow. (A record that the flow has left behind, when its
-    // backend was given another number, is a good seat.)
-    let taker = seat.found.entry.backend();
-    if rank >= rank::OWN && (taker == BEING_WRITTEN || taker == choice.number) {
+    // Another CPU has just taken it for this very flow. (A record that the flow has left behind, when its backend or its
+    // service's address was removed and came back, is a good seat.)
+    let found = place.found();
+    let taker = found.entry.backend();
+    let is_this = || taker == choice.number && set.record(found.way).belongs_to(&tuple(packet, flow, group));
+    if place.is_own() && (taker == BEING_WRITTEN || is_this()) {
         return Err(Reason::NatBusy);
     }
-    if rank == rank::PROVEN { Err(Reason::NatFull) } else { Ok(seat) }
+    Ok(Seat { set, group, found, own: false })
 }
 
 /// The flow's own record in a set. A record that is just being written for the same tag is most likely
 /// this flow's, on another CPU: better lose one packet than give one flow two ports.
 #[inline(always)]
-fn own(
-    set: &NatSet,
-    choice: &Choice,
-    tuple: &NatTuple,
-    limits: &IdleLimits,
-) -> Result<Option<Found>, Reason> {
-    let Some(found) = flow_table::find(&set.words, choice.tag, choice.now, limits) else {
+fn own(set: &NatSet, flow: &Flow, backend: u16, tuple: &NatTuple) -> Result<Option<Found>, Reason> {
+    let Some(found) = flow_table::find(&set.words, flow.tag, flow.now, &flow.limits) else {
         return Ok(None);
     };
     if found.entry.backend() == BEING_WRITTEN {
         return Err(Reason::NatBusy);
     }
-    let own = found.entry.backend() == choice.number && set.records[found.way & 7].belongs_to(tuple);
+    let own = found.entry.backend() == backend && set.record(found.way).belongs_to(tuple);
     Ok(own.then_some(found))
 }
 
@@ -292,18 +399,17 @@ fn keep<T: Tables>(
     }
     let came_from = last_hop(frame, packet, ingress)?;
     let way = seat.found.way & 7;
-    let (word, record) = (&seat.set.words.0[way], &seat.set.records[way]);
+    let (word, record) = (&seat.set.words.0[way], seat.set.record(way));
     if seat.own {
         let entry = seat.found.entry;
         record.set_last_hop(&came_from);
-        touch(word, entry, choice.now, flow_table::seen(packet));
+        touch(word, entry, choice.flow.now, flow_table::seen(packet));
         return Ok(());
     }
     claim(word, seat.found.entry, choice)?;
-    record.set_tuple(&tuple(packet, seat.group));
-    record.set_last_hop(&came_from);
+    record.set(&tuple(packet, &choice.flow, seat.group), &came_from);
     let state = if packet.flags.ends() { State::Closing } else { State::New };
-    word.store(Entry::new(choice.tag, state, choice.now, choice.number).0);
+    word.store(Entry::new(choice.flow.tag, state, choice.flow.now, choice.number).0);
     Ok(())
 }
 
@@ -312,28 +418,26 @@ fn keep<T: Tables>(
 fn give_up<T: Tables>(choice: &Choice, seat: &Seat) {
     choice.close::<T>();
     if !T::DRY_RUN && seat.own {
-        touch(&seat.set.words.0[seat.found.way & 7], seat.found.entry, choice.now, Seen::Ends);
+        touch(&seat.set.words.0[seat.found.way & 7], seat.found.entry, choice.flow.now, Seen::Ends);
     }
 }
 
 /// Lets a flow's entry in the flow table live on because its backend has answered: a client may be silent
-/// for longer than the idle limit, and the answers flow on. Once per tick.
+/// for longer than the idle limit, and the answers flow on. Once per tick. Whether the entry is there, and proven.
 ///
 /// A function of its own in BPF, because it is rare and the stack is short.
 #[inline(never)]
-fn refresh<T: Tables>(tables: &T, record: &NatRecord, word: u64) {
-    let Some(settings) = tables.settings() else { return };
-    let (flow, own) = (record.tuple(), Entry(word));
-    let hash = settings.hash_key.flow(&flow.client, flow.client_port, flow.vip_port, flow.protocol);
-    let Some(bucket) = tables.bucket(settings.flow_table.place(hash.place)) else { return };
-    flow_table::touch(bucket, own, tables.tick());
+fn refresh<T: Tables>(tables: &T, hash: u32, word: u64) -> bool {
+    let Some(settings) = tables.settings() else { return false };
+    let Some(bucket) = tables.bucket(settings.flow_table.place(hash)) else { return false };
+    flow_table::touch(bucket, Entry(word), tables.tick())
 }
 
 /// Takes a record to write it: its word says so until the record is complete.
 #[inline(always)]
 fn claim(word: &Word, old: Entry, choice: &Choice) -> Result<(), Reason> {
     // Proven, so that no other CPU takes it for a victim.
-    let being_written = Entry::new(choice.tag, State::Proven, choice.now, BEING_WRITTEN);
+    let being_written = Entry::new(choice.flow.tag, State::Proven, choice.flow.now, BEING_WRITTEN);
     if word.compare_exchange(old.0, being_written.0) { Ok(()) } else { Err(Reason::NatBusy) }
 }
 
@@ -367,13 +471,6 @@ fn answer(packet: &Packet, later_tick: bool) -> Seen {
 }
 
 #[inline(always)]
-fn tuple(packet: &Packet, group: u16) -> NatTuple {
-    NatTuple {
-        client: packet.source,
-        vip: packet.destination,
-        client_port: packet.source_port,
-        vip_port: packet.destination_port,
-        protocol: packet.protocol,
-        group,
-    }
+fn tuple(packet: &Packet, flow: &Flow, group: u16) -> NatTuple {
+    NatTuple { client: packet.source, client_port: packet.source_port, group, service: flow.place }
 }

@@ -13,22 +13,53 @@ use crate::{
     tables::Tables,
 };
 
+/// What the tables know a packet's flow by.
+#[derive(Clone, Copy)]
+pub struct Flow<'a> {
+    /// Its hash.
+    pub hash: FlowHash,
+    /// Its tag.
+    pub tag: u32,
+    /// The clock.
+    pub now: u16,
+    /// Its idle limits.
+    pub limits: IdleLimits,
+    /// The settings.
+    pub settings: &'a Settings,
+    /// The place of its service's address and port.
+    pub place: u32,
+}
+
+impl<'a> Flow<'a> {
+    /// The flow of a packet for `service`, which has this place.
+    #[inline(always)]
+    pub fn of<T: Tables>(
+        packet: &Packet,
+        place: u32,
+        service: &Service,
+        tables: &'a T,
+    ) -> Result<Flow<'a>, Reason> {
+        let settings = tables.settings().ok_or(Reason::NotReady)?;
+        let hash = settings.hash_key.flow(
+            &packet.source,
+            packet.source_port,
+            packet.destination_port,
+            packet.protocol,
+        );
+        let tag = flow::tag(hash.identity, service.number, &packet.destination);
+        let limits = flow_table::limits(settings, service);
+        Ok(Flow { hash, tag, now: tables.tick(), limits, settings, place })
+    }
+}
+
 /// A flow's backend, and the entry of the flow table that remembers it.
 pub struct Choice<'a> {
     /// The backend's number.
     pub number: u16,
     /// The backend.
     pub backend: &'a Backend,
-    /// The flow's hash.
-    pub hash: FlowHash,
-    /// The flow's tag.
-    pub tag: u32,
-    /// The clock.
-    pub now: u16,
-    /// The idle limits of the flow.
-    pub limits: IdleLimits,
-    /// The settings.
-    pub settings: &'a Settings,
+    /// The flow.
+    pub flow: Flow<'a>,
     bucket: &'a Bucket,
     /// Where the flow is, or will be; the entry is the flow's own, or `None` for one yet to be made.
     way: usize,
@@ -55,17 +86,23 @@ pub fn select<'a, T: Tables>(
     frame: Option<&mut Frame>,
     packet: &Packet,
     service: &Service,
+    flow: Flow<'a>,
     tables: &'a T,
     outcome: &mut Outcome,
 ) -> Result<Choice<'a>, Reason> {
-    let settings = tables.settings().ok_or(Reason::NotReady)?;
-    let hash =
-        settings.hash_key.flow(&packet.source, packet.source_port, packet.destination_port, packet.protocol);
-    let tag = flow::tag(hash.identity, service.number, &packet.destination);
+    let Flow { hash, tag, now, limits, settings, .. } = flow;
     let bucket = tables.bucket(settings.flow_table.place(hash.place)).ok_or(Reason::NotReady)?;
-    let now = tables.tick();
-    let limits = flow_table::limits(settings, service);
-    let known = flow_table::find(bucket, tag, now, &limits);
+    // One search for both: whether a connection that is just opened is known, and which place it takes if not.
+    let opening = packet.flags.starts();
+    let mut place = Place::UNKNOWN;
+    let known = if opening {
+        flow_table::victim(bucket, tag, now, &flow_table::longest(settings), &mut place);
+        let found = place.found();
+        if place.is_own() && found.entry.is_live(now, &limits) { found } else { Found::NOTHING }
+    } else {
+        flow_table::find(bucket, tag, now, &limits).unwrap_or(Found::NOTHING)
+    };
+    let is_known = known.entry != Entry::EMPTY;
 
     let features = tables.features();
     // The backend that the packet itself names, if any.
@@ -77,7 +114,8 @@ pub fn select<'a, T: Tables>(
         _ => 0,
     };
 
-    if let Some(Found { way, entry }) = known
+    let Found { way, entry } = known;
+    if is_known
         && let Some(backend) = tables.backend(entry.backend())
         && backend.service == service.number
         && (backend.is_up() || packet.is_mid_stream())
@@ -88,20 +126,7 @@ pub fn select<'a, T: Tables>(
         let entry = Some(entry);
         let is_lost = features.has(Features::RESET_LOST) && is_lost(backend, packet);
         let stored = true;
-        return Ok(Choice {
-            number,
-            backend,
-            hash,
-            tag,
-            now,
-            limits,
-            settings,
-            bucket,
-            way,
-            entry,
-            stored,
-            is_lost,
-        });
+        return Ok(Choice { number, backend, flow, bucket, way, entry, stored, is_lost });
     }
     if packet.flags.is_syn_ack() {
         return Err(Reason::StraySynAck);
@@ -115,18 +140,19 @@ pub fn select<'a, T: Tables>(
     }
     // A flow that leaves a dead backend keeps its place; a new one takes the place of another.
     let mut stored = true;
-    let way = if let Some(Found { way, .. }) = known {
+    let way = if is_known {
         way
     } else {
         if features.has(Features::NEW_FLOW_LIMIT) && !T::DRY_RUN {
             stored = tables.stores_new(now, settings.new_per_tick);
         }
-        let mut place = Place::UNKNOWN;
-        flow_table::victim(bucket, tag, now, &flow_table::longest(settings), &mut place);
-        place.found.way
+        if !opening {
+            flow_table::victim(bucket, tag, now, &flow_table::longest(settings), &mut place);
+        }
+        place.found().way
     };
     let (entry, is_lost) = (None, false);
-    Ok(Choice { number, backend, hash, tag, now, limits, settings, bucket, way, entry, stored, is_lost })
+    Ok(Choice { number, backend, flow, bucket, way, entry, stored, is_lost })
 }
 
 /// Whether the client may open another flow. A function of its own in BPF for the stack's sake.
@@ -192,14 +218,14 @@ impl Choice<'_> {
                 return;
             }
             let state = if packet.flags.ends() { State::Closing } else { State::New };
-            word.store(Entry::new(self.tag, state, self.now, self.number).0);
+            word.store(Entry::new(self.flow.tag, state, self.flow.now, self.number).0);
             return;
         };
         let seen = match flow_table::seen(packet) {
             Seen::Continues if proves => Seen::Proves,
             seen => seen,
         };
-        let new = old.seen(self.now, seen);
+        let new = old.seen(self.flow.now, seen);
         // A flow writes its line once per tick, not once per packet.
         if new != old {
             word.store(new.0);
@@ -210,13 +236,19 @@ impl Choice<'_> {
     #[inline(always)]
     pub fn close<T: Tables>(&self) {
         if let (false, Some(old)) = (T::DRY_RUN, self.entry) {
-            self.bucket.0[self.way & 7].store(old.seen(self.now, Seen::Ends).0);
+            self.bucket.0[self.way & 7].store(old.seen(self.flow.now, Seen::Ends).0);
         }
+    }
+
+    /// Whether the flow table knew the flow.
+    #[inline(always)]
+    pub fn is_known(&self) -> bool {
+        self.entry.is_some()
     }
 
     /// Whether the flow's entry was made in an earlier tick.
     #[inline(always)]
     pub fn is_from_earlier_tick(&self) -> bool {
-        self.entry.is_some_and(|entry| entry.tick() != self.now)
+        self.entry.is_some_and(|entry| entry.tick() != self.flow.now)
     }
 }

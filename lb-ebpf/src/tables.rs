@@ -18,8 +18,11 @@ pub trait Tables {
     /// The settings.
     fn settings(&self) -> Option<&Settings>;
 
-    /// The service with this address, port and protocol.
-    fn service(&self, key: &ServiceKey) -> Option<&Service>;
+    /// The service with this address, port and protocol, and its place in the table of services.
+    fn service(&self, key: &ServiceKey) -> Option<(u32, &Service)>;
+
+    /// The address, port and protocol that have this place.
+    fn service_key(&self, place: u32) -> Option<ServiceKey>;
 
     /// The backend's number in this slot of a service's Maglev table: 0 when the service has no
     /// backend, `None` when it has no table.

@@ -96,9 +96,9 @@ pub fn carry<T: Tables>(
         return Err(Reason::TooBig);
     }
     if !T::DRY_RUN {
-        let from = source(choice.settings, &choice.hash, &backend.address, tunnel);
-        let outer = Outer { from, to: backend.address, mark: choice.hash.identity };
-        encapsulate(frame, packet, &outer, choice.settings, tables, tunnel)?;
+        let from = source(choice.flow.settings, &choice.flow.hash, &backend.address, tunnel);
+        let outer = Outer { from, to: backend.address, mark: choice.flow.hash.identity };
+        encapsulate(frame, packet, &outer, choice.flow.settings, tables, tunnel)?;
     }
     Ok(hop)
 }

@@ -34,8 +34,10 @@ use crate::{
 pub struct HostTables {
     /// The settings.
     pub settings: Settings,
-    /// Services by address, port and protocol.
-    pub services: BTreeMap<ServiceKey, Service>,
+    /// Services by address, port and protocol, with the places of these.
+    pub services: BTreeMap<ServiceKey, (u32, Service)>,
+    /// Every address, port and protocol that was ever there.
+    pub service_keys: Vec<ServiceKey>,
     /// Maglev tables by service number.
     pub slots: BTreeMap<u32, Arc<[u16]>>,
     /// Backends by number.
@@ -74,6 +76,7 @@ impl HostTables {
         let mut tables = HostTables {
             settings,
             services: BTreeMap::new(),
+            service_keys: Vec::new(),
             slots: BTreeMap::new(),
             backends: vec![],
             buckets: (0..settings.flow_table.count()).map(|_| Bucket::default()).collect(),
@@ -98,7 +101,14 @@ impl HostTables {
     /// When the image has no settings.
     pub fn configure(&mut self, image: &Image) -> Result<()> {
         self.settings = **image.settings.as_ref().context("an image without settings")?;
-        self.services.clone_from(&image.services);
+        self.services.clear();
+        for (key, service) in &image.services {
+            let place = self.service_keys.iter().position(|known| known == key).unwrap_or_else(|| {
+                self.service_keys.push(*key);
+                self.service_keys.len() - 1
+            });
+            self.services.insert(*key, (place as u32, *service));
+        }
         self.slots.clone_from(&image.tables);
         self.quic_ids.clone_from(&image.quic_ids);
         // As in the kernel's array, a backend that was never written is all zeros.
@@ -230,8 +240,13 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         Some(&self.tables.settings)
     }
 
-    fn service(&self, key: &ServiceKey) -> Option<&Service> {
-        self.tables.services.get(key)
+    fn service(&self, key: &ServiceKey) -> Option<(u32, &Service)> {
+        self.tables.services.get(key).map(|(place, service)| (*place, service))
+    }
+
+    fn service_key(&self, place: u32) -> Option<ServiceKey> {
+        let key = self.tables.service_keys.get(place as usize)?;
+        self.tables.services.contains_key(key).then_some(*key)
     }
 
     fn slot(&self, service: u32, slot: u32) -> Option<u16> {

@@ -49,7 +49,7 @@ fn sixteen_million_flows_load_run_and_show_their_memory() {
     let limits = IdleLimits::new(1_000, 1_000);
     assert_eq!(dataplane.count_flows(&limits).unwrap().new, u64::from(CLIENTS));
     let mut records = 0;
-    dataplane.shared_tables().each_nat(&limits, |_, _, _| records += 1).unwrap();
+    dataplane.shared_tables().each_nat(&limits, |_| records += 1).unwrap();
     assert_eq!(records, CLIENTS);
 
     let memory = dataplane.memory(1).unwrap();

@@ -272,10 +272,8 @@ fn settings(config: &Config, hash_key: HashKey, cpus: u32) -> Settings {
         sources.iter_mut().zip(configured).for_each(|(source, address)| *source = address);
         sources
     };
-    let ports = &config.nat.ports;
-    let groups = (u32::from(*ports.end()) + 1 - u32::from(*ports.start())) / u32::from(PORTS_PER_GROUP);
     let nat = features(config).has(Features::NAT);
-    let nat_groups = if nat { groups as u16 } else { 0 };
+    let nat_groups = if nat { nat_groups(config) } else { 0 };
     Settings {
         hash_key,
         nat_sources: Family::ALL.map(sources),
@@ -284,7 +282,7 @@ fn settings(config: &Config, hash_key: HashKey, cpus: u32) -> Settings {
         longest_idle: ticks(longest_idle(config)),
         flow_table: flow::shape_for(config.flows.max),
         nat_table: if nat { nat::shape_for(config.flows.max) } else { nat::NONE },
-        nat_port_first: *ports.start(),
+        nat_port_first: *config.nat.ports.start(),
         nat_groups,
         // 8 addresses of 8,064 groups at the most.
         nat_groups_of_all: Family::ALL.map(|family| nat_groups * nat_sources(config, family).count() as u16),
@@ -369,6 +367,18 @@ pub fn idle_limits(config: &Config) -> IdleLimits {
 
 fn longest_idle(config: &Config) -> Duration {
     config.services.iter().map(|service| service.flows.idle_timeout).max().unwrap_or_default()
+}
+
+/// Groups of NAT ports of each source address.
+fn nat_groups(config: &Config) -> u16 {
+    let ports = &config.nat.ports;
+    ((u32::from(*ports.end()) + 1 - u32::from(*ports.start())) / u32::from(PORTS_PER_GROUP)) as u16
+}
+
+/// The port that a flow has as the data path numbers them: by its group, among those of all source addresses, and its way
+/// in there.
+pub fn nat_port(config: &Config, group: u16, way: u16) -> u16 {
+    config.nat.ports.start() + group % nat_groups(config).max(1) * PORTS_PER_GROUP + way
 }
 
 /// A rate per second as one per tick, rounded up.
@@ -526,6 +536,8 @@ address = "203.0.113.21"
         let config = config();
         let settings = image(&mut planner(&config), &config, &[]).settings.unwrap();
         assert_eq!((settings.nat_port_first, settings.nat_groups), (1024, 31_744 / 8));
+        assert_eq!((nat_port(&config, 0, 0), nat_port(&config, 3_967, 7)), (1024, 32_767));
+        assert_eq!(nat_port(&config, 3_968, 1), 1025, "of the second source address");
         assert_eq!(
             settings.flow_table,
             Shape { chunks: 489, items: 504 },

@@ -10,20 +10,19 @@ use std::{
 };
 
 use lb_common::{
-    Address, Entry, FlowHash, NatTuple, State as EntryState,
+    Address, Entry, FlowHash, State as EntryState,
     flow::{self, IdleLimits, TICK_SHIFT},
-    nat::PORTS_PER_GROUP,
 };
 
 use super::state::State;
 use crate::{
     api::Refusal,
-    config::{Forward, Protocol, Service},
+    config::{Config, Forward, Protocol, Service},
     core::{
         ids::{BackendId, Family},
         plan,
     },
-    dataplane::{DataplaneError, SharedTables},
+    dataplane::{DataplaneError, NatFlow, SharedTables},
     flows::{Clients, Counts, Flow, Flows, FlowsQuery, MOST_FLOWS, Stage},
 };
 
@@ -40,7 +39,7 @@ pub(super) struct Search {
     places: Vec<Place>,
     stage: Option<Stage>,
     limit: usize,
-    nat_port_first: u16,
+    config: Arc<Config>,
 }
 
 /// What the kernel said, as the answer to a question.
@@ -94,7 +93,7 @@ impl Search {
             places,
             stage: query.state,
             limit: query.limit.min(MOST_FLOWS) as usize,
-            nat_port_first: *state.config.nat.ports.start(),
+            config: state.config.clone(),
         })
     }
 
@@ -106,14 +105,14 @@ impl Search {
         let now = self.now;
         let mut answer =
             Flows { flow_table: None, nat: Counts::default(), flows: Vec::new(), truncated: false };
-        self.tables.each_nat(&self.limits, |entry, tuple, way| {
-            let client = SocketAddr::new(tuple.client.into(), tuple.client_port);
+        self.tables.each_nat(&self.limits, |flow| {
+            let client = socket(flow.client);
             if self.clients.is_some_and(|clients| !clients.contain(client)) {
                 return;
             }
-            let Some((stage, found)) = self.wants(entry) else { return };
+            let Some((stage, found)) = self.wants(flow.entry) else { return };
             answer.nat.add(stage);
-            self.list(&mut answer, || self.under_nat(entry, stage, found, &tuple, way, now));
+            self.list(&mut answer, || self.under_nat(&flow, stage, found, now));
         })?;
         match self.clients {
             None => {
@@ -169,20 +168,15 @@ impl Search {
         }
     }
 
-    fn under_nat(
-        &self,
-        entry: Entry,
-        stage: Stage,
-        found: &Found,
-        tuple: &NatTuple,
-        way: u16,
-        now: u16,
-    ) -> Flow {
-        let socket = |address: Address, port| SocketAddr::new(IpAddr::from(address), port);
-        let ends = (socket(tuple.client, tuple.client_port), socket(tuple.vip, tuple.vip_port));
-        let port = self.nat_port_first + tuple.group * PORTS_PER_GROUP + way;
-        row(entry, stage, found, Some(ends), Some(port), now)
+    fn under_nat(&self, flow: &NatFlow, stage: Stage, found: &Found, now: u16) -> Flow {
+        let ends = (socket(flow.client), socket(flow.vip));
+        let port = plan::nat_port(&self.config, flow.group, flow.way);
+        row(flow.entry, stage, found, Some(ends), Some(port), now)
     }
+}
+
+fn socket((address, port): (Address, u16)) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(address), port)
 }
 
 fn row(

@@ -9,7 +9,7 @@ use std::{
 
 use aya::maps::Map;
 use lb_common::{
-    Entry, FlowHash, NatTuple, Shape, State,
+    Address, Entry, FlowHash, Shape, State,
     chunk::{Reading, Request, split},
     flow::IdleLimits,
     map, program,
@@ -18,6 +18,7 @@ use lb_common::{
 use super::{
     Dataplane, DataplaneError, Sizes,
     object::{Maps, Programs},
+    services::ServiceTable,
     sys::{self, Mapped},
 };
 
@@ -39,6 +40,22 @@ pub struct SharedTables {
     reader: Mutex<Reader>,
     flow_table: Shape,
     nat_table: Shape,
+    services: Arc<ServiceTable>,
+}
+
+/// A flow under NAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NatFlow {
+    /// What the flow table would hold.
+    pub entry: Entry,
+    /// The client's address and port.
+    pub client: (Address, u16),
+    /// The service's.
+    pub vip: (Address, u16),
+    /// The group of its NAT port, among those of all source addresses.
+    pub group: u16,
+    /// Which port of the group.
+    pub way: u16,
 }
 
 struct Reader {
@@ -64,6 +81,7 @@ impl SharedTables {
         programs: &Programs,
         maps: &Maps,
         sizes: Sizes,
+        services: Arc<ServiceTable>,
     ) -> Result<SharedTables, DataplaneError> {
         let name = program::READ;
         let fd = programs.get(name)?.fd().map_err(|source| DataplaneError::Program { name, source })?;
@@ -76,7 +94,7 @@ impl SharedTables {
         // only used atomically.
         let reading = unsafe { mapped(maps, map::READING, 1)? };
         let reader = Mutex::new(Reader { program, reading });
-        Ok(SharedTables { reader, flow_table: sizes.flow_table, nat_table: sizes.nat_table })
+        Ok(SharedTables { reader, flow_table: sizes.flow_table, nat_table: sizes.nat_table, services })
     }
 
     pub(super) fn flow_chunks(&self) -> u32 {
@@ -116,22 +134,26 @@ impl SharedTables {
         Ok(entries.find(|entry| entry.tag() == tag && is_held(*entry, now, limits)))
     }
 
-    /// Shows each live NAT record, with the way within its set: the last three bits of its port.
+    /// Shows each live NAT record.
     ///
     /// # Errors
     /// As for [`SharedTables::each_flow`].
-    pub fn each_nat(
-        &self,
-        limits: &IdleLimits,
-        mut show: impl FnMut(Entry, NatTuple, u16),
-    ) -> Result<(), DataplaneError> {
+    pub fn each_nat(&self, limits: &IdleLimits, mut show: impl FnMut(NatFlow)) -> Result<(), DataplaneError> {
         self.each_chunk(true, None, |reading, now| {
             for set in reading.nat_sets() {
-                for (way, (word, record)) in (0..).zip(set.words.0.iter().zip(&set.records)) {
+                for (way, word) in (0_u16..).zip(&set.words.0) {
                     let entry = Entry(word.load());
                     // Backend 0 has a record that is just being written.
                     if entry.backend() != 0 && is_held(entry, now, limits) {
-                        show(entry, record.tuple(), way);
+                        let tuple = set.record(way.into()).tuple();
+                        let vip = self.services.key(tuple.service);
+                        show(NatFlow {
+                            entry,
+                            client: (tuple.client, tuple.client_port),
+                            vip: (vip.address, vip.port()),
+                            group: tuple.group,
+                            way,
+                        });
                     }
                 }
             }
@@ -218,7 +240,7 @@ impl Dataplane {
     /// As for [`Dataplane::count_flows`].
     pub fn count_nat(&self, limits: &IdleLimits) -> Result<BTreeMap<u16, u64>, DataplaneError> {
         let mut counts = BTreeMap::new();
-        self.shared.each_nat(limits, |entry, _, _| *counts.entry(entry.backend()).or_default() += 1)?;
+        self.shared.each_nat(limits, |flow| *counts.entry(flow.entry.backend()).or_default() += 1)?;
         Ok(counts)
     }
 

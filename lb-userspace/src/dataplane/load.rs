@@ -63,7 +63,7 @@ pub struct Dataplane {
     pub(super) shared: Arc<SharedTables>,
     /// Highest service number plus one.
     pub(super) service_count: u32,
-    pub(super) services: ServiceTable,
+    pub(super) services: Arc<ServiceTable>,
 }
 
 impl Dataplane {
@@ -79,10 +79,10 @@ impl Dataplane {
 
     fn load_with_clock(sizes: Sizes, features: Features, jiffy: u64) -> Result<Dataplane, DataplaneError> {
         let (programs, maps) = object::load(sizes, features, jiffy)?;
-        let shared = Arc::new(SharedTables::new(&programs, &maps, sizes)?);
         // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
         let places = unsafe { mapped(&maps, map::SERVICES, places_for(sizes.service_bits)) }?;
-        let services = ServiceTable::new(places, sizes.service_bits);
+        let services = Arc::new(ServiceTable::new(places, sizes.service_bits));
+        let shared = Arc::new(SharedTables::new(&programs, &maps, sizes, services.clone())?);
         let service_count = sizes.services;
         Ok(Dataplane { maps, programs, links: Vec::new(), features, shared, service_count, services })
     }

@@ -29,7 +29,7 @@ pub use attach::{Attached, AttachedMode};
 pub use capture::{Capture, Captured};
 pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
-pub use flows::{FlowCounts, SharedTables};
+pub use flows::{FlowCounts, NatFlow, SharedTables};
 pub use kernel::kernel;
 pub use load::{Dataplane, Sizes};
 pub use memory::Memory;

@@ -1,7 +1,7 @@
 //! The table of services, in memory that the program shares.
 
 use lb_common::{
-    Service, ServiceKey, map,
+    Address, Service, ServiceKey, map,
     service::{PROBES, ServicePlace},
 };
 
@@ -46,6 +46,12 @@ impl ServiceTable {
         if let Some(place) = self.places_of(key).iter().find(|place| place.has(key)) {
             place.remove();
         }
+    }
+
+    /// The key at a place; nobody's where none is.
+    pub(super) fn key(&self, place: u32) -> ServiceKey {
+        let nobody = ServiceKey::any(Address::NONE);
+        self.places.as_slice().get(place as usize).map_or(nobody, ServicePlace::key)
     }
 
     fn places_of(&self, key: &ServiceKey) -> &[ServicePlace] {

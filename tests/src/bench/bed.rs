@@ -142,7 +142,7 @@ impl Bed {
         for set in self.nat_table()?.items() {
             for way in 0..WAYS {
                 let entry = Entry(set.words.0[way].load());
-                let tuple = set.records[way].tuple();
+                let tuple = set.record(way).tuple();
                 let client = (tuple.client.words32()[3].swap_bytes(), tuple.client_port);
                 if entry.state() == State::Proven && known.contains(&client) {
                     let port = world::settings().nat_port_first + tuple.group * PORTS_PER_GROUP + way as u16;

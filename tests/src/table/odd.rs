@@ -76,6 +76,10 @@ fn tags(case: Case) -> Vec<Scenario> {
                 // The client has moved.
                 nat_leaving(&flow, tagged(flow.goes_on(), &[(TAG, 4_094)]), 1, &[]),
                 reply_leaving(&flow, flow.answered_by(1), &[(TAG, 4_094)]),
+                // Where answers go is looked at once a tick.
+                nat(&flow, flow.goes_on(), 1),
+                reply_leaving(&flow, flow.answered_by(1), &[(TAG, 4_094)]),
+                Step::Later(1),
                 nat(&flow, flow.goes_on(), 1),
                 nat_reply(&flow, flow.answered_by(1)),
                 reply_leaving(&flow, tagged(flow.answered_by(1), &one), &[]),

@@ -141,13 +141,13 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
-    fn service(&self, key: &ServiceKey) -> Option<&Service> {
+    fn service(&self, key: &ServiceKey) -> Option<(u32, &Service)> {
         let mut place = key.place(constant(&raw const SERVICE_BITS));
         let mut probe = 0;
         while probe < PROBES {
             let found = SERVICES.get(place)?;
             if found.has(key) {
-                return Some(found.service());
+                return Some((place, found.service()));
             }
             if found.is_unused() {
                 return None;
@@ -156,6 +156,11 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
             probe = next(probe);
         }
         None
+    }
+
+    #[inline(always)]
+    fn service_key(&self, place: u32) -> Option<ServiceKey> {
+        Some(SERVICES.get(place)?.key())
     }
 
     #[inline(always)]
