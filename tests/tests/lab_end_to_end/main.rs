@@ -144,7 +144,9 @@ fn run(arguments: &Arguments) -> Conclusion {
         lab("dsr_l2", QUIC, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
         lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),
+        lab("dsr_ipip", SMALL, &small(&dsr_ipip)),
         lab("dsr_gue", BOTH_WAYS, &dsr_gue),
+        lab("dsr_gue", SMALL, &small(&dsr_gue)),
         lab("bare", BARE, &bare),
         crash::trials(),
     ];
