@@ -30,7 +30,7 @@ const PASS: u32 = 2;
 const TX: u32 = 3;
 
 /// Percent of the packets that must end as their row wants it. Not all: where the tables hold as many proven
-/// flows as they were made for, 3 % of the new ones find no NAT port.
+/// flows as they were made for, some of the new ones find no NAT port.
 const AT_LEAST: u64 = 95;
 
 /// Measures the rows. `None`, with a word to the reader, when that needs a privilege which is not there.
