@@ -15,6 +15,7 @@ use crate::{
     select::{self, Choice, Flow},
     send,
     tables::Tables,
+    tags,
     translate::Translation,
     tunnel,
 };
@@ -45,13 +46,13 @@ pub fn steps<T: Tables>(
     tables: &T,
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
-    let packet = parse::icmp(frame)?;
+    let packet = tables.keep(parse::icmp(frame)?).ok_or(Reason::NotReady)?;
     outcome.length = packet.length;
     let [kind, _] = *frame.at_variable::<[u8; 2]>(packet.l4())?;
     match (packet.v6(), kind) {
-        (false, ECHO) | (true, ECHO_V6) => echo(frame, &packet, kind, ingress, tables, outcome),
+        (false, ECHO) | (true, ECHO_V6) => echo(frame, packet, kind, ingress, tables, outcome),
         // Unreachable, time exceeded, parameter problem; ICMPv6 also too big.
-        (false, 3 | 11 | 12) | (true, 1..=4) => error(frame, &packet, tables, outcome),
+        (false, 3 | 11 | 12) | (true, 1..=4) => error(frame, packet, ingress, tables, outcome),
         _ => Err(Reason::NotTcpUdp),
     }
 }
@@ -96,6 +97,7 @@ struct Quote {
 fn error<T: Tables>(
     frame: &mut Frame,
     packet: &Packet,
+    ingress: u32,
     tables: &T,
     outcome: &mut Outcome,
 ) -> Result<Reason, Reason> {
@@ -106,13 +108,18 @@ fn error<T: Tables>(
         return Err(Reason::NotTcpUdp);
     }
     let key = ServiceKey::new(flow.destination, flow.destination_port, flow.protocol);
-    if let Some((place, service)) = tables.service(&key) {
-        return to_backend(frame, packet, &quote, (place, service), tables, outcome);
-    }
-    if !tables.features().has(Features::NAT) {
+    let (hop, reason) = if let Some((place, service)) = tables.service(&key) {
+        let hop = to_backend(frame, packet, &quote, (place, service), tables, outcome)?;
+        (tags::on_link(hop, packet, ingress), Reason::IcmpToBackend)
+    } else if tables.features().has(Features::NAT) {
+        (to_client(frame, packet, &quote, ingress, tables)?, Reason::IcmpToClient)
+    } else {
         return Err(Reason::NotTcpUdp);
+    };
+    if hop.is_known() {
+        tags::set(frame, packet, &hop, ingress, tables)?;
     }
-    to_client(frame, packet, &quote, tables, outcome)
+    send(frame, &hop, reason, outcome)
 }
 
 /// The packet that is quoted, as far as it is there. What it says of its own length is not asked.
@@ -155,28 +162,26 @@ fn to_backend<T: Tables>(
     (place, service): (u32, &Service),
     tables: &T,
     outcome: &mut Outcome,
-) -> Result<Reason, Reason> {
+) -> Result<Hop, Reason> {
     outcome.service = service.number;
     let flow = Flow::of(&quote.flow, place, service, tables)?;
     let choice =
         select::select(None, &quote.flow, service, flow, tables, outcome).or(Err(Reason::NotTcpUdp))?;
     outcome.backend = choice.number;
     let by = |forward: Forward, feature| tables.features().has(feature) && service.forward == forward as u8;
-    let hop = if by(Forward::Nat, Features::NAT) {
-        rewritten(frame, packet, quote, &choice, tables)?
+    if by(Forward::Nat, Features::NAT) {
+        return rewritten(frame, packet, quote, &choice, tables);
+    }
+    allowed(Budget::Related, tables)?;
+    if by(Forward::DsrIpip, Features::DSR_IPIP) {
+        tunnel::carry(frame, packet, &choice, tables, &tunnel::IPIP, outcome)
+    } else if by(Forward::DsrGue, Features::DSR_GUE) {
+        tunnel::carry(frame, packet, &choice, tables, &tunnel::GUE, outcome)
+    } else if choice.backend.hop.is_known() {
+        Ok(choice.backend.hop)
     } else {
-        allowed(Budget::Related, tables)?;
-        if by(Forward::DsrIpip, Features::DSR_IPIP) {
-            tunnel::carry(frame, packet, &choice, tables, &tunnel::IPIP, outcome)?
-        } else if by(Forward::DsrGue, Features::DSR_GUE) {
-            tunnel::carry(frame, packet, &choice, tables, &tunnel::GUE, outcome)?
-        } else if choice.backend.hop.is_known() {
-            choice.backend.hop
-        } else {
-            return Err(Reason::NoNextHop);
-        }
-    };
-    send(frame, &hop, Reason::IcmpToBackend, outcome)
+        Err(Reason::NoNextHop)
+    }
 }
 
 #[inline(always)]
@@ -207,14 +212,10 @@ fn to_client<T: Tables>(
     frame: &mut Frame,
     packet: &Packet,
     quote: &Quote,
+    ingress: u32,
     tables: &T,
-    outcome: &mut Outcome,
-) -> Result<Reason, Reason> {
+) -> Result<Hop, Reason> {
     let flow = nat::waiting(&quote.flow, tables).or(Err(Reason::NotTcpUdp))?;
-    // The frame would need a tag.
-    if flow.hop.vlan() != 0 {
-        return Err(Reason::NotTcpUdp);
-    }
     allowed(Budget::Related, tables)?;
     let (tuple, vip) = (flow.tuple, flow.vip);
     let sent = Translation {
@@ -226,8 +227,10 @@ fn to_client<T: Tables>(
     // The client knows the backend as the service.
     let from = if packet.source == quote.flow.source { vip.address } else { packet.source };
     rewrite(frame, packet, quote, &sent, &from, &tuple.client)?;
-    let hop = if flow.hop.is_known() { flow.hop } else { tables.route(frame, packet.l3()) };
-    send(frame, &hop, Reason::IcmpToClient, outcome)
+    if flow.hop.is_known() {
+        return Ok(flow.hop);
+    }
+    Ok(tags::on_link(tables.route(frame, packet.l3()), packet, ingress))
 }
 
 /// Gives the quoted packet the addresses and ports that it had when its sender sent it, and the error new

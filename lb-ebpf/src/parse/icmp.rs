@@ -1,14 +1,12 @@
-//! ICMP packets: IP headers with options, but no tags and no extension headers.
+//! ICMP packets: tags and IP headers with options, but no extension headers.
 
 use lb_common::{Address, Reason};
-use network_types::{
-    eth::EthHdr,
-    ip::{Ipv4Hdr, Ipv6Hdr},
-};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use super::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT_OFFSET, ICMP, ICMPV6, L3, MORE_FRAGMENTS, Packet, Part,
-    TcpFlags, addresses_v6, length_v6,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT_OFFSET, ICMP, ICMPV6, MORE_FRAGMENTS, Packet, Part, TcpFlags,
+    addresses_v6, length_v6,
+    odd::{Link, link},
 };
 use crate::Frame;
 
@@ -18,12 +16,12 @@ pub const ICMP_HEADER: usize = 8;
 /// Reads the headers of an ICMP packet, which has no flags and no ports.
 #[inline(always)]
 pub fn icmp(frame: &mut Frame) -> Result<Packet, Reason> {
-    let packet = match frame.at::<EthHdr>(0)?.ether_type {
-        ETHERTYPE_IPV4 => v4(frame)?,
-        ETHERTYPE_IPV6 => v6(frame)?,
+    let link = link(frame)?;
+    let (header, packet) = match link.ether_type {
+        ETHERTYPE_IPV4 => v4(frame, &link)?,
+        ETHERTYPE_IPV6 => v6(frame, &link)?,
         _ => return Err(Reason::NotIp),
     };
-    let header = packet.l4() - packet.l3();
     if (packet.length as usize) < header + ICMP_HEADER {
         return Err(Reason::Malformed);
     }
@@ -31,8 +29,8 @@ pub fn icmp(frame: &mut Frame) -> Result<Packet, Reason> {
 }
 
 #[inline(always)]
-fn v4(frame: &mut Frame) -> Result<Packet, Reason> {
-    let ip = frame.at::<Ipv4Hdr>(L3)?;
+fn v4(frame: &mut Frame, link: &Link) -> Result<(usize, Packet), Reason> {
+    let ip = frame.at::<Ipv4Hdr>(link.l3)?;
     let header = ((ip.vihl & 0x0f) as usize) * 4;
     if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN {
         return Err(Reason::Malformed);
@@ -41,21 +39,22 @@ fn v4(frame: &mut Frame) -> Result<Packet, Reason> {
         return Err(Reason::NotTcpUdp);
     }
     let ends = (Address::v4(ip.src_addr), Address::v4(ip.dst_addr));
-    Ok(packet(false, ip.ttl, u16::from_be_bytes(ip.tot_len), header, ends))
+    Ok((header, packet(link, ip.ttl, u16::from_be_bytes(ip.tot_len), header, ends)))
 }
 
 #[inline(always)]
-fn v6(frame: &mut Frame) -> Result<Packet, Reason> {
-    let ip = frame.at::<Ipv6Hdr>(L3)?;
+fn v6(frame: &mut Frame, link: &Link) -> Result<(usize, Packet), Reason> {
+    let ip = frame.at::<Ipv6Hdr>(link.l3)?;
     if ip.next_hdr != ICMPV6 {
         return Err(Reason::NotTcpUdp);
     }
     let ends = addresses_v6(ip)?;
-    Ok(packet(true, ip.hop_limit, length_v6(ip), Ipv6Hdr::LEN, ends))
+    Ok((Ipv6Hdr::LEN, packet(link, ip.hop_limit, length_v6(ip), Ipv6Hdr::LEN, ends)))
 }
 
 #[inline(always)]
-fn packet(v6: bool, hops: u8, length: u16, header: usize, ends: (Address, Address)) -> Packet {
+fn packet(link: &Link, hops: u8, length: u16, header: usize, ends: (Address, Address)) -> Packet {
+    let v6 = link.ether_type == ETHERTYPE_IPV6;
     Packet {
         family: v6 as u8,
         protocol: if v6 { ICMPV6 } else { ICMP },
@@ -63,10 +62,10 @@ fn packet(v6: bool, hops: u8, length: u16, header: usize, ends: (Address, Addres
         hops,
         part: Part::Whole,
         length,
-        vlan: 0,
+        vlan: link.vlan,
         id: 0,
-        l3: L3,
-        l4: L3 + header,
+        l3: link.l3,
+        l4: link.l3 + header,
         source: ends.0,
         destination: ends.1,
         source_port: 0,

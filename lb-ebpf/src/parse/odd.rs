@@ -41,17 +41,8 @@ struct Payload {
 /// Reads the headers of any packet. Everything is checked against the IP packet's own length too.
 #[inline(always)]
 pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
-    let (mut l3, mut vlan) = (L3, 0);
-    let mut ether_type = *frame.at::<[u8; 2]>(L3 - 2)?;
-    let mut tags = 0;
-    while tags < 2 && is_tag(ether_type) {
-        let tag = *frame.at::<[u8; TAG]>(l3)?;
-        vlan = u16::from_be_bytes([tag[0], tag[1]]) & VLAN_BITS;
-        ether_type = [tag[2], tag[3]];
-        l3 += TAG;
-        tags += 1;
-    }
-    let ip = match u16::from_ne_bytes(ether_type) {
+    let Link { l3, vlan, ether_type } = link(frame)?;
+    let ip = match ether_type {
         ETHERTYPE_IPV4 => ipv4(frame, l3)?,
         ETHERTYPE_IPV6 => ipv6(frame, l3)?,
         _ => return Err(Reason::NotIp),
@@ -59,7 +50,7 @@ pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
     let what = ip.what;
     if !matches!(what.protocol, TCP | UDP) {
         let icmp = if ip.v6 { ICMPV6 } else { ICMP };
-        let whole = tags == 0 && what.part == Part::Whole;
+        let whole = what.part == Part::Whole;
         return Err(if whole && what.protocol == icmp { Reason::Icmp } else { Reason::NotTcpUdp });
     }
     let header = what.at - l3;
@@ -93,6 +84,31 @@ pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
         source_port: u16::from_be_bytes([ports[0], ports[1]]),
         destination_port: u16::from_be_bytes([ports[2], ports[3]]),
     })
+}
+
+/// What the Ethernet header and up to two tags say.
+pub(super) struct Link {
+    /// Where the IP header begins.
+    pub(super) l3: usize,
+    /// The number of the (inner) VLAN; 0 without a tag.
+    pub(super) vlan: u16,
+    /// What follows, in memory order.
+    pub(super) ether_type: u16,
+}
+
+#[inline(always)]
+pub(super) fn link(frame: &mut Frame) -> Result<Link, Reason> {
+    let (mut l3, mut vlan) = (L3, 0);
+    let mut ether_type = *frame.at::<[u8; 2]>(L3 - 2)?;
+    let mut tags = 0;
+    while tags < 2 && is_tag(ether_type) {
+        let tag = *frame.at::<[u8; TAG]>(l3)?;
+        vlan = u16::from_be_bytes([tag[0], tag[1]]) & VLAN_BITS;
+        ether_type = [tag[2], tag[3]];
+        l3 += TAG;
+        tags += 1;
+    }
+    Ok(Link { l3, vlan, ether_type: u16::from_ne_bytes(ether_type) })
 }
 
 #[inline(always)]

@@ -12,7 +12,8 @@ use lb_common::{
 };
 
 use super::{
-    Scenario, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed, scenario,
+    Scenario, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, out_of, passed,
+    scenario, sent,
 };
 use crate::{
     packet::{NatPorts, Packet},
@@ -56,18 +57,49 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nothing(),
         },
         Scenario {
-            id: scenario(case, "A14 tagged ICMP is the host's, errors about a flow too"),
-            world: World::service(case, Forward::Nat).with_vip(case),
-            steps: {
-                let Frame::Bytes(error) = error_frame(&flow, 0, &about(&flow)) else { unreachable!("bytes") };
-                let request = echo(NODE_FRONT, ROUTER, case.client(0), case.vip(), 57, false);
-                let tagged = [error, request].into_iter().flat_map(|frame| {
-                    [&[0x81, 0, 0, 5][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 5]]
-                        .map(|tags| [&frame[..12], tags, &frame[12..]].concat())
-                });
-                let passed = tagged.map(|frame| passed(Frame::Bytes(frame), Reason::NotTcpUdp));
-                std::iter::once(nat(&flow, flow.opens(), 1)).chain(passed).collect()
-            },
+            id: scenario(
+                case,
+                "A14 E53 direct return: a tagged error leaves by another interface without its tags",
+            ),
+            world: World::service(case, Forward::DsrL2),
+            steps: [
+                vec![direct(flow.opens(), 1), new_flows_go_to(2)],
+                [ONE, TWO].into_iter().flat_map(|tags| tagged(errors(&flow, false), tags, &[])).collect(),
+            ]
+            .concat_steps(),
+            after: flows(&[(New, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "A14 E53 NAT: a tagged error goes to the flow's backend without its tags"),
+            world: World::service(case, Forward::Nat),
+            steps: [
+                vec![nat(&flow, flow.opens(), 1), nat_reply(&flow, flow.answered_by(1)), new_flows_go_to(2)],
+                [ONE, TWO].into_iter().flat_map(|tags| tagged(errors(&flow, true), tags, &[])).collect(),
+            ]
+            .concat_steps(),
+            after: nat_flows(&[(New, 1)]).with_nat(Proven),
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "A14 E53 NAT: an error about a packet to a backend goes to the client in its VLAN",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: [
+                vec![sent(
+                    Reason::Nat,
+                    out_of(1),
+                    flow.translated(&flow.opens(), 1),
+                    Packet { tags: vec![(0x8100, 5)], ..flow.opens() },
+                )],
+                [&[], ONE, TWO]
+                    .into_iter()
+                    .flat_map(|tags| {
+                        tagged(errors_of_backends(&flow), tags, if tags == TWO { TWO } else { ONE })
+                    })
+                    .collect(),
+            ]
+            .concat_steps(),
             after: nat_flows(&[(New, 1)]),
         },
         Scenario {
@@ -81,6 +113,29 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         all.extend(echoes(case));
     }
     all
+}
+
+/// A customer's tag, and with a provider's around it.
+const ONE: &[u8] = &[0x81, 0, 0, 5];
+const TWO: &[u8] = &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 5];
+
+/// The same steps with frames that bear tags when they come and when they leave.
+fn tagged(steps: Vec<Step>, come: &'static [u8], leave: &'static [u8]) -> Vec<Step> {
+    let with = |frame: Vec<u8>, tags: &[u8]| [&frame[..12], tags, &frame[12..]].concat();
+    let step = move |step| match step {
+        Step::Packet { frame, verdict, reason, out } => {
+            let frame = match frame {
+                Frame::Packet(_) => panic!("packets have tags of their own"),
+                Frame::Bytes(bytes) => Frame::Bytes(with(bytes, come)),
+                Frame::Made(made) => Frame::Made(Made::by(move |ports| with(made.bytes(ports), come))),
+            };
+            let Out::Made(made) = out else { panic!("a step with another frame") };
+            let out = Out::Made(Made::by(move |ports| with(made.bytes(ports), leave)));
+            Step::Packet { frame, verdict, reason, out }
+        }
+        other => other,
+    };
+    steps.into_iter().map(step).collect()
 }
 
 trait Concat {
@@ -97,16 +152,26 @@ fn echoes(case: Case) -> Vec<Scenario> {
     let to_vip = || World::service(case, Forward::Nat).with_vip(case);
     let (client, vip, other) = (case.client(0), case.vip(), case.other_vip());
     let reply = Made::by(move |_| echo(ROUTER, NODE_FRONT, vip, client, 64, true));
+    let answered = |reply| Step::Packet {
+        frame: Frame::Bytes(echo(NODE_FRONT, ROUTER, client, vip, 57, false)),
+        verdict: Verdict::Tx,
+        reason: Reason::Echo,
+        out: Out::Made(reply),
+    };
     vec![
         Scenario {
             id: scenario(case, "E56 an echo request to a VIP is answered"),
             world: to_vip(),
-            steps: vec![Step::Packet {
-                frame: Frame::Bytes(echo(NODE_FRONT, ROUTER, client, vip, 57, false)),
-                verdict: Verdict::Tx,
-                reason: Reason::Echo,
-                out: Out::Made(reply),
-            }],
+            steps: vec![answered(reply.clone())],
+            after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A14 E56 an echo request to a VIP is answered with its tags"),
+            world: to_vip(),
+            steps: [ONE, TWO]
+                .into_iter()
+                .flat_map(|tags| tagged(vec![answered(reply.clone())], tags, tags))
+                .collect(),
             after: nothing(),
         },
         Scenario {
