@@ -6,7 +6,7 @@ use lb_common::{
     flow::{IdleLimits, Seen, WAYS, rank},
 };
 
-use crate::parse::Packet;
+use crate::{frame::forgotten, parse::Packet};
 
 /// An entry and its place in the bucket.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,6 +66,12 @@ pub fn find(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<
     if entry.tag() == tag && entry.is_live(now, limits) {
         return Some(Found { way: preferred, entry });
     }
+    search(bucket, tag, now, limits)
+}
+
+/// The same without a look at the preferred way first: slower, and less for the verifier to follow.
+#[inline(always)]
+pub fn search(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Option<Found> {
     let way = find_way(bucket, tag, now as u32, limits.to_word()) as usize;
     // Read even if there is none: what is not found must be something too, or the compiler takes for it a register that
     // the verifier knows nothing in.
@@ -203,7 +209,7 @@ pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) 
     }
     Place {
         entry: Entry(best_entry),
-        way: forget((best as usize ^ likes) & (WAYS - 1), Entry(best_entry)) as u16,
+        way: (forgotten(best as usize ^ likes, best_entry) & (WAYS - 1)) as u16,
         rank: (best >> RANK_SHIFT) as u16,
         free: (WAYS as u64 - taken) as u32,
     }
@@ -268,25 +274,5 @@ fn all_ones_if_less(a: u64, b: u64) -> u64 {
     #[cfg(not(target_arch = "bpf"))]
     {
         if a < b { u64::MAX } else { 0 }
-    }
-}
-
-/// The same way, but the verifier no longer knows which: else it would follow all that comes after once
-/// for each of the eight, and again for each of the next eight, past its limit of a million steps.
-#[inline(always)]
-fn forget(way: usize, unknown: Entry) -> usize {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut hidden = way as u64;
-        // SAFETY: exclusive or of two registers. The compiler cannot see that it is undone below.
-        unsafe {
-            core::arch::asm!("{hidden} ^= {unknown}", hidden = inout(reg) hidden, unknown = in(reg) unknown.0)
-        };
-        (hidden ^ unknown.0) as usize & (WAYS - 1)
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        let _ = unknown;
-        way
     }
 }

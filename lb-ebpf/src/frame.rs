@@ -123,3 +123,23 @@ pub fn hidden(number: usize) -> usize {
         number
     }
 }
+
+/// The same number, but the verifier no longer knows which: else it would follow all that comes after once for each that it
+/// may be. `unknown` is any value of which it knows nothing. The caller masks the result, for a bound.
+#[inline(always)]
+pub fn forgotten(number: usize, unknown: u64) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut hidden = number as u64;
+        // SAFETY: exclusive or of two registers. The compiler cannot see that it is undone below.
+        unsafe {
+            core::arch::asm!("{hidden} ^= {unknown}", hidden = inout(reg) hidden, unknown = in(reg) unknown)
+        };
+        (hidden ^ unknown) as usize
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _ = unknown;
+        number
+    }
+}

@@ -229,7 +229,7 @@ fn treat<T: Tables, const ODD: bool>(
         if packet.tags() > TAG && choice.backend.hop.interface() != ingress {
             return Err(Reason::TwoTags);
         }
-        let hop = nat::forward(frame, packet, &choice, ingress, tables)?;
+        let hop = nat::forward::<T, ODD>(frame, packet, &choice, ingress, tables)?;
         Ok((tags::on_link(hop, packet, ingress), Reason::Nat))
     } else if by(Forward::DsrL2, Features::DSR_L2) {
         let hop = dsr::forward::<T>(packet, &choice)?;

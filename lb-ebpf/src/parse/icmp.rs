@@ -30,7 +30,7 @@ pub fn icmp(frame: &mut Frame) -> Result<Packet, Reason> {
 
 #[inline(always)]
 fn v4(frame: &mut Frame, link: &Link) -> Result<(usize, Packet), Reason> {
-    let ip = frame.at::<Ipv4Hdr>(link.l3)?;
+    let ip = frame.at_variable::<Ipv4Hdr>(link.l3)?;
     let header = ((ip.vihl & 0x0f) as usize) * 4;
     if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN {
         return Err(Reason::Malformed);
@@ -44,7 +44,7 @@ fn v4(frame: &mut Frame, link: &Link) -> Result<(usize, Packet), Reason> {
 
 #[inline(always)]
 fn v6(frame: &mut Frame, link: &Link) -> Result<(usize, Packet), Reason> {
-    let ip = frame.at::<Ipv6Hdr>(link.l3)?;
+    let ip = frame.at_variable::<Ipv6Hdr>(link.l3)?;
     if ip.next_hdr != ICMPV6 {
         return Err(Reason::NotTcpUdp);
     }

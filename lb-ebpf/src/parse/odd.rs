@@ -5,10 +5,10 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use super::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PROVIDER_VLAN, ETHERTYPE_VLAN, FLAGS, FRAGMENT_OFFSET, ICMP,
-    ICMPV6, L3, LAST_L4, MORE_FRAGMENTS, Packet, Part, TCP, TCP_HEADER, TcpFlags, UDP, UDP_HEADER,
+    ICMPV6, L3, LAST_L3, LAST_L4, MORE_FRAGMENTS, Packet, Part, TCP, TCP_HEADER, TcpFlags, UDP, UDP_HEADER,
     addresses_v6, extension, length_v6,
 };
-use crate::Frame;
+use crate::{Frame, frame::forgotten};
 
 /// Bytes of a VLAN tag.
 pub const TAG: usize = 4;
@@ -57,11 +57,11 @@ pub fn odd(frame: &mut Frame) -> Result<Packet, Reason> {
     let (needed, flags, ports) = match what.part {
         Part::Later => (0, 0, [0; 4]),
         _ if what.protocol == TCP => {
-            let tcp = frame.at::<[u8; TCP_HEADER]>(what.at)?;
+            let tcp = frame.at_variable::<[u8; TCP_HEADER]>(what.at)?;
             (TCP_HEADER, tcp[FLAGS], [tcp[0], tcp[1], tcp[2], tcp[3]])
         }
         _ => {
-            let udp = frame.at::<[u8; UDP_HEADER]>(what.at)?;
+            let udp = frame.at_variable::<[u8; UDP_HEADER]>(what.at)?;
             (UDP_HEADER, 0, [udp[0], udp[1], udp[2], udp[3]])
         }
     };
@@ -108,6 +108,8 @@ pub(super) fn link(frame: &mut Frame) -> Result<Link, Reason> {
         l3 += TAG;
         tags += 1;
     }
+    // What follows is walked once then, and not for each number of tags.
+    let l3 = forgotten(l3, u32::from_ne_bytes(*frame.at(0)?) as u64) & LAST_L3;
     Ok(Link { l3, vlan, ether_type: u16::from_ne_bytes(ether_type) })
 }
 
@@ -118,7 +120,7 @@ fn is_tag(ether_type: [u8; 2]) -> bool {
 
 #[inline(always)]
 fn ipv4(frame: &mut Frame, l3: usize) -> Result<Ip, Reason> {
-    let ip = frame.at::<Ipv4Hdr>(l3)?;
+    let ip = frame.at_variable::<Ipv4Hdr>(l3)?;
     let header = ((ip.vihl & 0x0f) as usize) * 4;
     if ip.vihl >> 4 != 4 || header < Ipv4Hdr::LEN {
         return Err(Reason::Malformed);
@@ -148,7 +150,7 @@ fn part(offset: u16, more: u16) -> Part {
 
 #[inline(always)]
 fn ipv6(frame: &mut Frame, l3: usize) -> Result<Ip, Reason> {
-    let ip = *frame.at::<Ipv6Hdr>(l3)?;
+    let ip = *frame.at_variable::<Ipv6Hdr>(l3)?;
     let (source, destination) = addresses_v6(&ip)?;
     let what = payload_v6(frame, l3 + Ipv6Hdr::LEN, ip.next_hdr)?;
     Ok(Ip { v6: true, hops: ip.hop_limit, length: length_v6(&ip), source, destination, what })
@@ -163,7 +165,7 @@ fn payload_v6(frame: &mut Frame, at: usize, first: u8) -> Result<Payload, Reason
         if count == MOST_EXTENSIONS {
             return Err(Reason::NotTcpUdp);
         }
-        let h = *frame.at::<[u8; 8]>(what.at)?;
+        let h = *frame.at_variable::<[u8; 8]>(what.at)?;
         let length = match what.protocol {
             extension::FRAGMENT => {
                 let word = u16::from_be_bytes([h[2], h[3]]);
