@@ -105,6 +105,19 @@ fn an_http_check_has_defaults_and_lists_of_statuses() {
 }
 
 #[test]
+fn a_udp_check_sends_and_may_expect() {
+    let kind = |check: &str| {
+        edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
+    };
+    let udp = |send: &str, expect: Option<&str>| CheckKind::Udp {
+        send: send.to_owned(),
+        expect: expect.map(str::to_owned),
+    };
+    assert_eq!(kind("{ kind = \"udp\", send = \"a\\u0000\" }"), udp("a\0", None));
+    assert_eq!(kind("{ kind = \"udp\", send = \"a\", expect = \"b\" }"), udp("a", Some("b")));
+}
+
+#[test]
 fn a_check_may_be_a_section_of_its_own() {
     let line = edit("port = 80\n", "port = 80\ncheck = { fall = 5 }\n");
     let section = edit("port = 80\n", "port = 80\n[service.check]\nfall = 5\n");
@@ -158,8 +171,8 @@ const WARNINGS: &[(&str, &str, &[&str])] = &[
         "\"udp\"\nport = 80",
         &[
             "usher.toml:10: service \"web\": check: is left at its default, a TCP connection to each backend's \
-           port, but the service is UDP; name a TCP port that tells of the backend's health: \
-           check = { kind = \"tcp\", port = … }",
+           port, but the service is UDP; let a datagram be answered: check = { kind = \"udp\", send = \"…\" }; \
+           or name a TCP port that tells of the backend's health: check = { kind = \"tcp\", port = … }",
         ],
     ),
     (

@@ -14,7 +14,7 @@ use lb_userspace::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
     task::JoinHandle,
     time::timeout,
 };
@@ -31,6 +31,28 @@ fn tcp(target: SocketAddr) -> Probe {
 fn http(target: SocketAddr) -> Probe {
     let kind = CheckKind::Http { path: "/healthz".to_owned(), host: None, expect: vec![200..=399] };
     Probe { kind, ..tcp(target) }
+}
+
+fn udp(target: SocketAddr, expect: Option<&str>) -> Probe {
+    let kind = CheckKind::Udp { send: "ping".to_owned(), expect: expect.map(str::to_owned) };
+    Probe { kind, ..tcp(target) }
+}
+
+/// Answers each datagram with itself, behind `prefix`; or not at all.
+async fn datagrams(prefix: Option<&'static str>) -> (SocketAddr, JoinHandle<()>) {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let mut buffer = [0; 100];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer).await.unwrap();
+            if let Some(prefix) = prefix {
+                let answer = [prefix.as_bytes(), &buffer[..length]].concat();
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        }
+    });
+    (address, task)
 }
 
 async fn listener() -> (TcpListener, SocketAddr) {
@@ -256,4 +278,44 @@ async fn endless_body_is_an_answer() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n".to_owned() + &"y".repeat(1 << 20);
     let (address, _server) = server(answer.into(), false).await;
     assert_result(&http(address).run_once().await, Code::L7Ok, "200 OK");
+}
+
+#[tokio::test]
+async fn udp_l7ok_when_a_datagram_is_answered_as_expected() {
+    let (address, _server) = datagrams(Some("> ")).await;
+    for expect in [None, Some("> ping"), Some("pin")] {
+        let result = udp(address, expect).run_once().await;
+        assert_eq!((result.code, result.detail.as_str()), (Code::L7Ok, "6 bytes"), "{expect:?}");
+    }
+    let mut from = Probe { source: Some("127.0.0.9".parse().unwrap()), ..udp(address, None) };
+    assert_eq!(from.run_once().await.code, Code::L7Ok);
+}
+
+#[tokio::test]
+async fn udp_l7rsp_when_the_answer_is_another() {
+    let (address, _server) = datagrams(Some("\u{1}")).await;
+    let result = udp(address, Some("pong")).run_once().await;
+    assert_eq!(result.code, Code::L7Rsp);
+    assert_eq!(result.detail, "\"\\x01ping\" (5 bytes) does not contain \"pong\"");
+}
+
+#[tokio::test]
+async fn udp_l7tout_when_nothing_comes_back() {
+    let (address, _server) = datagrams(None).await;
+    let result = Probe { timeout: SHORT, ..udp(address, None) }.run_once().await;
+    assert_eq!((result.code, result.detail.as_str()), (Code::L7Tout, "timeout after 200ms"));
+}
+
+#[tokio::test]
+async fn udp_l4con_when_the_port_is_closed() {
+    let closed = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let result = udp(closed, None).run_once().await;
+    assert_eq!((result.code, result.detail.as_str()), (Code::L4Con, "Connection refused"));
+}
+
+#[tokio::test]
+async fn udp_sockerr_when_the_source_address_is_not_ours() {
+    let (address, _server) = datagrams(Some("")).await;
+    let mut probe = Probe { source: Some("192.0.2.1".parse().unwrap()), ..udp(address, None) };
+    assert_eq!(probe.run_once().await.code, Code::Sockerr);
 }

@@ -168,6 +168,7 @@ pub(super) struct Check {
     pub kind: Value<String>,
     pub path: Value<String>,
     pub host: Value<String>,
+    pub send: Value<String>,
     pub expect: Value<String>,
     pub port: Value<i64>,
     pub interval: Value<String>,

@@ -436,6 +436,13 @@ pub enum CheckKind {
         /// Accepted status codes.
         expect: Vec<RangeInclusive<u16>>,
     },
+    /// A datagram is answered.
+    Udp {
+        /// What is sent.
+        send: String,
+        /// What the answer contains; any answer when absent.
+        expect: Option<String>,
+    },
 }
 
 /// Rhythm and limits of a check.

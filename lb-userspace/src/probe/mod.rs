@@ -3,10 +3,11 @@
 mod http;
 mod runner;
 mod tcp;
+mod udp;
 
 use std::{
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -24,7 +25,7 @@ use crate::{
 pub struct Probe {
     /// What is done.
     pub kind: CheckKind,
-    /// Where to connect.
+    /// Where to connect, or to send to.
     pub target: SocketAddr,
     /// Local address; the kernel's choice when absent.
     pub source: Option<IpAddr>,
@@ -46,6 +47,10 @@ impl Probe {
             CheckKind::Http { path, host, expect } => {
                 let request = http::Request { path, host: host.as_deref(), expect };
                 http::check(&endpoints, &request, limit).await
+            }
+            CheckKind::Udp { send, expect } => {
+                let request = udp::Request { send, expect: expect.as_deref() };
+                udp::check(&endpoints, &request, limit).await
             }
         };
         let Finding { code, detail } = finding.unwrap_or_else(|failure| failure);
@@ -74,6 +79,17 @@ struct Endpoints {
     target: SocketAddr,
     source: Option<IpAddr>,
     source_port: Option<u16>,
+}
+
+impl Endpoints {
+    /// The address to bind to.
+    fn local_address(&self) -> IpAddr {
+        let any = match self.target {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        self.source.unwrap_or(any)
+    }
 }
 
 /// What ends a run that takes too long.

@@ -1,9 +1,6 @@
 //! `tcp`: a connection is accepted.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
 use nix::{
     errno::Errno,
@@ -31,16 +28,16 @@ pub(super) async fn connect(endpoints: &Endpoints, limit: Limit) -> Result<TcpSt
 }
 
 fn open(endpoints: &Endpoints) -> io::Result<TcpSocket> {
-    let (socket, any) = match endpoints.target {
-        SocketAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        SocketAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    let socket = match endpoints.target {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_zero_linger()?;
     match (endpoints.source, endpoints.source_port) {
         (None, None) => {}
-        (source, Some(port)) => {
+        (_, Some(port)) => {
             socket.set_reuseaddr(true)?;
-            socket.bind(SocketAddr::new(source.unwrap_or(any), port))?;
+            socket.bind(SocketAddr::new(endpoints.local_address(), port))?;
         }
         (Some(source), None) => {
             // Else bind takes a port for itself, whatever the target: 28,000 checks at once in all.
@@ -51,7 +48,8 @@ fn open(endpoints: &Endpoints) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn connect_finding(error: &io::Error) -> Finding {
+/// What the error of a connected socket tells.
+pub(super) fn connect_finding(error: &io::Error) -> Finding {
     let code = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ETIMEDOUT) => Code::L4Tout,
         _ if is_local(error) => Code::Sockerr,

@@ -152,7 +152,22 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
     (
         r#"kind = "http""#,
         r#"kind = "ping""#,
-        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "udp""#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "udp""#,
+        r#"usher.toml:24: service "web": check: send: is missing: servers do not answer to nothing; set send = "…" to what the backend answers"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "udp", send = "ping""#,
+        r#"usher.toml:24: service "web": check: path: means nothing to a check of kind "udp"; set kind = "http", or remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "http", send = "ping""#,
+        r#"usher.toml:24: service "web": check: send: means nothing to a check of kind "http"; set kind = "udp", or remove it"#,
     ),
     (
         r#"kind = "http""#,

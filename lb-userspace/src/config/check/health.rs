@@ -44,29 +44,67 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
     };
     let timing = timing(reader, &key, rhythm, BACKENDS);
     let port = reader.optional(&key, "port", section.port).and_then(|port| reader.port(&port));
-    let http = reader
-        .optional(&key, "kind", section.kind)
-        .and_then(|kind| reader.choice(&kind, &[("tcp", false), ("http", true)]));
+    let kind = reader.optional(&key, "kind", section.kind).and_then(|kind| {
+        reader.choice(&kind, &[("tcp", Kind::Tcp), ("http", Kind::Http), ("udp", Kind::Udp)])
+    });
     let path = reader.optional(&key, "path", section.path);
     let host = reader.optional(&key, "host", section.host);
+    let send = reader.optional(&key, "send", section.send);
     let expect = reader.optional(&key, "expect", section.expect);
-
-    if !http.unwrap_or(false) {
-        // With a misspelt kind nobody knows whether these belong here.
-        if reader.sound(&key.child("kind")) {
-            for field in [path, host, expect].into_iter().flatten() {
-                let mend = "set kind = \"http\", or remove it";
-                reader.refuse(&field.key, "means nothing to a check of kind \"tcp\"", mend);
-            }
-        }
+    // With a misspelt kind nobody knows what belongs here.
+    if !reader.sound(&key.child("kind")) {
         return Check { kind: CheckKind::Tcp, port, timing };
     }
-    let kind = CheckKind::Http {
-        path: path.and_then(|path| http_path(reader, path)).unwrap_or_else(|| "/".to_owned()),
-        host: host.and_then(|host| http_host(reader, host)),
-        expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
+    let kind = kind.unwrap_or(Kind::Tcp);
+
+    let foreign = match kind {
+        Kind::Tcp => vec![(&path, "http"), (&host, "http"), (&send, "udp"), (&expect, "http")],
+        Kind::Http => vec![(&send, "udp")],
+        Kind::Udp => vec![(&path, "http"), (&host, "http")],
+    };
+    for (field, theirs) in foreign {
+        let Some(field) = field else { continue };
+        let what = format!("means nothing to a check of kind \"{}\"", kind.name());
+        reader.refuse(&field.key, what, format!("set kind = \"{theirs}\", or remove it"));
+    }
+    let kind = match kind {
+        Kind::Tcp => CheckKind::Tcp,
+        Kind::Http => CheckKind::Http {
+            path: path.and_then(|path| http_path(reader, path)).unwrap_or_else(|| "/".to_owned()),
+            host: host.and_then(|host| http_host(reader, host)),
+            expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
+        },
+        Kind::Udp => CheckKind::Udp {
+            send: send.map_or_else(
+                || {
+                    let mend = "set send = \"…\" to what the backend answers";
+                    reader.refuse(&key.child("send"), "is missing: servers do not answer to nothing", mend);
+                    String::new()
+                },
+                |send| send.value,
+            ),
+            expect: expect.map(|expect| expect.value),
+        },
     };
     Check { kind, port, timing }
+}
+
+/// The kinds of check, as the file names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Http,
+    Udp,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Tcp => "tcp",
+            Kind::Http => "http",
+            Kind::Udp => "udp",
+        }
+    }
 }
 
 fn timing(reader: &mut Reader<'_>, key: &Key, section: file::Timing, default: Timing) -> Timing {

@@ -78,7 +78,8 @@ fn service_of(
         reader.warn(
             &key.child("check"),
             "is left at its default, a TCP connection to each backend's port, but the service is UDP",
-            "name a TCP port that tells of the backend's health: check = { kind = \"tcp\", port = … }",
+            "let a datagram be answered: check = { kind = \"udp\", send = \"…\" }; or name a TCP port that tells of \
+             the backend's health: check = { kind = \"tcp\", port = … }",
         );
     }
     let check = health::check(reader, &key, service.check);

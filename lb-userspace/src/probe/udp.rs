@@ -1,0 +1,66 @@
+//! `udp`: a datagram is answered, as expected if that is said.
+
+use std::{io, net::SocketAddr};
+
+use tokio::net::UdpSocket;
+
+use super::{Endpoints, Finding, Limit, io_detail, tcp};
+use crate::core::check::Code;
+
+/// The longest datagram.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Bytes of a wrong answer that are shown.
+const SHOWN: usize = 32;
+
+/// What is sent, and what should come back.
+pub(super) struct Request<'a> {
+    pub(super) send: &'a str,
+    /// What the answer contains; any answer when absent.
+    pub(super) expect: Option<&'a str>,
+}
+
+/// Sends one datagram and waits for one.
+pub(super) async fn check(
+    endpoints: &Endpoints,
+    request: &Request<'_>,
+    limit: Limit,
+) -> Result<Finding, Finding> {
+    let socket = open(endpoints)
+        .await
+        .map_err(|error| Finding::new(Code::Sockerr, format!("{} here", io_detail(&error))))?;
+    let mut answer = vec![0; MAX_ANSWER];
+    let exchange = async {
+        socket.send(request.send.as_bytes()).await?;
+        socket.recv(&mut answer).await
+    };
+    // A closed port is said by ICMP, and by the kernel as an error of this socket.
+    let length = limit.or(Code::L7Tout, exchange).await?.map_err(|error| tcp::connect_finding(&error))?;
+    judge(&answer[..length], request.expect)
+}
+
+/// A socket of this check only: a late answer to one before finds nobody.
+async fn open(endpoints: &Endpoints) -> io::Result<UdpSocket> {
+    let local = SocketAddr::new(endpoints.local_address(), endpoints.source_port.unwrap_or(0));
+    let socket = UdpSocket::bind(local).await?;
+    socket.connect(endpoints.target).await?;
+    Ok(socket)
+}
+
+fn judge(answer: &[u8], expect: Option<&str>) -> Result<Finding, Finding> {
+    let bytes = answer.len();
+    match expect {
+        Some(expect) if !contains(answer, expect.as_bytes()) => {
+            let shown = answer[..bytes.min(SHOWN)].escape_ascii();
+            Err(Finding::new(
+                Code::L7Rsp,
+                format!("\"{shown}\" ({bytes} bytes) does not contain \"{expect}\""),
+            ))
+        }
+        _ => Ok(Finding::new(Code::L7Ok, format!("{bytes} bytes"))),
+    }
+}
+
+fn contains(answer: &[u8], expect: &[u8]) -> bool {
+    expect.is_empty() || answer.windows(expect.len()).any(|part| part == expect)
+}
