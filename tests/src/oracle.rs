@@ -67,9 +67,19 @@ fn reads_less(extensions: &Ipv6ExtensionsSlice) -> bool {
     all.len() > MOST_EXTENSIONS || all.iter().any(on_the_way)
 }
 
+/// Whether a tag has the type that some vendors used before IEEE 802.1ad, which ours takes for no tag.
+fn has_old_tag(frame: &[u8]) -> bool {
+    let types = (12..).step_by(4).map_while(|at| Some([*frame.get(at)?, *frame.get(at + 1)?]));
+    let mut tags = types.take_while(|kind| matches!(kind, [0x81, 0] | [0x88, 0xa8] | [0x91, 0]));
+    tags.any(|kind| kind == [0x91, 0])
+}
+
 /// What etherparse reads, strictly: anything that contradicts itself is [`Read::Unclear`].
 pub fn read(frame: &[u8]) -> Read {
     let Ok(sliced) = SlicedPacket::from_ethernet(frame) else { return Read::Unclear };
+    if has_old_tag(frame) {
+        return Read::Unclear;
+    }
     let Some(net) = &sliced.net else { return Read::Other };
     let Some(payload) = net.ip_payload_ref() else { return Read::Other };
     let (addresses, hops, header) = match net {
