@@ -67,18 +67,19 @@ fn reads_less(extensions: &Ipv6ExtensionsSlice) -> bool {
     all.len() > MOST_EXTENSIONS || all.iter().any(on_the_way)
 }
 
-/// Whether a tag has the type that some vendors used before IEEE 802.1ad, which ours takes for no tag.
-fn has_old_tag(frame: &[u8]) -> bool {
+/// Whether IP follows the Ethernet header and tags of IEEE 802.1Q and 802.1ad. Etherparse also reads MACsec, and tags of the
+/// type 0x9100 that some vendors used before; what is behind those is never a packet to ours.
+fn leads_to_ip(frame: &[u8]) -> bool {
     let types = (12..).step_by(4).map_while(|at| Some([*frame.get(at)?, *frame.get(at + 1)?]));
-    let mut tags = types.take_while(|kind| matches!(kind, [0x81, 0] | [0x88, 0xa8] | [0x91, 0]));
-    tags.any(|kind| kind == [0x91, 0])
+    let mut behind = types.skip_while(|kind| matches!(kind, [0x81, 0] | [0x88, 0xa8]));
+    matches!(behind.next(), Some([8, 0] | [0x86, 0xdd]))
 }
 
 /// What etherparse reads, strictly: anything that contradicts itself is [`Read::Unclear`].
 pub fn read(frame: &[u8]) -> Read {
     let Ok(sliced) = SlicedPacket::from_ethernet(frame) else { return Read::Unclear };
-    if has_old_tag(frame) {
-        return Read::Unclear;
+    if !leads_to_ip(frame) {
+        return Read::Other;
     }
     let Some(net) = &sliced.net else { return Read::Other };
     let Some(payload) = net.ip_payload_ref() else { return Read::Other };
