@@ -160,11 +160,7 @@ impl Planner {
                 let backend_number = self.numbers.backend(&id);
                 let up = (situation.is_up)(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let record = Backend {
-                    idle: ticks(service.flows.idle_timeout),
-                    flags: flags(service, backend, up),
-                    ..backend_record(address, backend, number, known)
-                };
+                let record = backend_record(service, backend, address, number, up, known);
                 if let (Some(id), Some(quic)) = (backend.quic_server_id, service.flows.quic) {
                     image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
                 }
@@ -243,17 +239,21 @@ fn flags(service: &config::Service, backend: &config::Backend, up: bool) -> u8 {
 }
 
 fn backend_record(
-    address: IpAddr,
+    service: &config::Service,
     backend: &config::Backend,
-    service: u32,
+    address: IpAddr,
+    number: u32,
+    up: bool,
     known: Option<&KnownHop>,
 ) -> Backend {
     Backend {
         address: address.into(),
         hop: known.map(|known| known.hop).unwrap_or_default(),
-        service,
+        service: number,
         port: backend.port.to_be_bytes(),
         mtu: known.map_or(0, |known| known.mtu),
+        idle: ticks(service.flows.idle_timeout),
+        flags: flags(service, backend, up),
         ..Backend::default()
     }
 }
