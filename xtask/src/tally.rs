@@ -5,15 +5,26 @@ use std::fmt;
 /// What a test prints that cannot be made here; libtest counts it as passed.
 const SKIPPED: &str = "skipped: ";
 
+/// Lines of a failed test's output that are repeated at the end; the rest stands above.
+const LINES_OF_A_FAILURE: usize = 12;
+
 /// Tests counted by outcome.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     passed: usize,
     skipped: usize,
-    /// Their names.
-    failed: Vec<String>,
+    failed: Vec<Failure>,
+    /// Among the output of tests that failed, and whose it is.
+    failed_output: Option<String>,
     /// Between the output of tests that passed, and whose it is.
     passed_output: Option<String>,
+}
+
+/// A test that failed, and the first lines that it printed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    name: String,
+    output: Vec<String>,
 }
 
 impl Tally {
@@ -23,10 +34,16 @@ impl Tally {
         let ends_output = line.starts_with("test result: ") || line == "failures:";
         if ends_output || line == "successes:" {
             self.passed_output = (!ends_output).then(String::new);
+            self.failed_output = (line == "failures:").then(String::new);
+        }
+        if let Some(test) = &mut self.failed_output {
+            match heading(line) {
+                Some(name) => name.clone_into(test),
+                None => note(&mut self.failed, test, line),
+            }
         }
         if let Some(test) = &mut self.passed_output {
-            if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"))
-            {
+            if let Some(name) = heading(line) {
                 name.clone_into(test);
             }
             let why = line.strip_prefix(SKIPPED)?;
@@ -41,7 +58,7 @@ impl Tally {
         {
             let name = name.trim();
             match outcome {
-                "FAILED" => self.failed.push(name.to_owned()),
+                "FAILED" => self.failed.push(Failure { name: name.to_owned(), output: Vec::new() }),
                 _ if outcome.starts_with("ignored") => self.skipped += 1,
                 _ => self.passed += 1,
             }
@@ -49,9 +66,31 @@ impl Tally {
         Some(line.to_owned())
     }
 
-    /// The names of those that failed.
-    pub(crate) fn failed(&self) -> &[String] {
+    pub(crate) fn failed(&self) -> &[Failure] {
         &self.failed
+    }
+}
+
+/// Whose output follows: libtest writes `---- name stdout ----`, libtest-mimic `---- name ----`.
+fn heading(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("---- ")?.strip_suffix(" ----")?;
+    Some(name.strip_suffix(" stdout").unwrap_or(name))
+}
+
+/// Keeps a line of the output of `test`.
+fn note(failed: &mut [Failure], test: &str, line: &str) {
+    if let Some(failure) = failed.iter_mut().rfind(|failure| failure.name == test)
+        && failure.output.len() < LINES_OF_A_FAILURE
+        && !line.trim().is_empty()
+    {
+        failure.output.push(line.to_owned());
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        self.output.iter().try_for_each(|line| write!(f, "\n        {line}"))
     }
 }
 
@@ -95,16 +134,27 @@ failures:
 
 test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out
 
-running 2 tests
+running 3 tests
 test nat::d     ... ignored
 test nat::lab::e ... ok
+test nat::lab::f ... FAILED
 
-test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out
+failures:
+
+---- nat::lab::f ----
+no answer
+
+
+failures:
+    nat::lab::f
+
+test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out
 ";
         let mut tally = Tally::default();
         let shown: Vec<_> = output.lines().filter_map(|line| tally.read(line)).collect();
-        assert_eq!(tally.to_string(), "2 passed, 1 failed, 2 skipped");
-        assert_eq!(tally.failed(), ["c"]);
+        assert_eq!(tally.to_string(), "2 passed, 2 failed, 2 skipped");
+        let failed: Vec<_> = tally.failed().iter().map(ToString::to_string).collect();
+        assert_eq!(failed, ["c\n        broken", "nat::lab::f\n        no answer"]);
         let shown = shown.join("\n");
         assert!(shown.contains("test a skipped: the lab needs root"), "{shown}");
         assert!(shown.contains("broken") && !shown.contains("a figure nobody asked for"), "{shown}");

@@ -46,7 +46,10 @@ pub(crate) fn add_to(report: &mut Report) {
         match (passed, tally.failed()) {
             (true, []) => Ok(tally.to_string()),
             (_, []) => bail!("`cargo test` failed, though no test of {tally} did: see above"),
-            (_, failed) => bail!("{tally}:\n    {}", failed.join("\n    ")),
+            (_, failed) => {
+                let failed: Vec<_> = failed.iter().map(|failure| format!("\n    {failure}")).collect();
+                bail!("{tally}:{}", failed.concat())
+            }
         }
     });
     kernels::add_to(report);
