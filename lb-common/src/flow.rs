@@ -6,6 +6,7 @@
 use crate::{
     Address, Shape, Word,
     chunk::{self, BUCKETS},
+    mask,
 };
 
 /// Entries of a bucket.
@@ -34,16 +35,16 @@ pub struct Bucket(pub [Word; WAYS]);
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
-/// What is known of a flow.
+/// What is known of a flow. In the order in which entries give way, but for the first: see [`rank`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum State {
     /// The entry is free.
     Empty = 0,
-    /// One packet was seen, or several within one tick: it may be part of a flood.
-    New = 1,
     /// A later packet came in a later tick (under NAT: the backend has answered).
-    Proven = 2,
+    Proven = 1,
+    /// One packet was seen, or several within one tick: it may be part of a flood.
+    New = 2,
     /// FIN or RST was seen.
     Closing = 3,
 }
@@ -74,8 +75,8 @@ impl Entry {
     pub fn state(self) -> State {
         match (self.0 >> 32) & 3 {
             0 => State::Empty,
-            1 => State::New,
-            2 => State::Proven,
+            1 => State::Proven,
+            2 => State::New,
             _ => State::Closing,
         }
     }
@@ -119,14 +120,16 @@ impl Entry {
         self.age(now) < limits.of(self)
     }
 
-    /// How willingly the entry gives up its place: one of [`rank`]. Without a branch, because the
-    /// verifier would follow each one for each entry.
+    /// How willingly the entry gives up its place: its [`rank`] from bit [`rank::SHIFT`] on, below that its
+    /// [`age`](Entry::age), unless it is free. And all ones, or 0 if it is free. Without a branch, because the verifier
+    /// would follow each one for each entry.
     #[inline(always)]
-    pub fn rank(self, now: u16, limits: &IdleLimits) -> u32 {
-        let by_state = rank::BY_STATE >> (((self.0 >> 32) & 3) * 4) & 3;
-        // All ones when the limit is reached.
-        let overdue = (limits.of(self) as i64 - 1 - self.age(now) as i64) >> 63;
-        by_state as u32 | overdue as u32 & rank::FREE
+    pub fn gives_way(self, now: u16, limits: &IdleLimits) -> (u64, u64) {
+        const FREE: u64 = (rank::FREE as u64) << rank::SHIFT;
+        let age = self.age(now) as u64;
+        let live = mask::if_less(age, limits.of(self) as u64);
+        let rank_of_state = (self.0 >> (32 - rank::SHIFT)) & 3 << rank::SHIFT;
+        (((rank_of_state | age) ^ FREE) & live ^ FREE, live)
     }
 
     /// The entry after another packet of its flow.
@@ -165,21 +168,24 @@ pub fn affinity_buckets_for(clients: u32) -> u32 {
     clients.div_ceil(CLIENTS_PER_BUCKET).max(1)
 }
 
-/// How willingly an entry gives up its place to a new flow. Higher gives way first.
+/// How willingly an entry gives up its place to a new flow. Higher gives way first. Those of flows are their
+/// [`State`]s' numbers.
 pub mod rank {
-    /// A flow that was proven to be real.
-    pub const PROVEN: u32 = 0;
-    /// A flow of which little is known.
-    pub const NEW: u32 = 1;
-    /// A flow that has ended.
-    pub const CLOSING: u32 = 2;
-    /// No flow, or one that was idle for too long.
-    pub const FREE: u32 = 3;
-    /// The new flow's own entry, which another CPU has just made. A bit that is added to the others.
-    pub const OWN: u32 = 4;
+    use super::State;
 
-    /// The rank of each [`State`](super::State), four bits each, from the lowest.
-    pub(super) const BY_STATE: u64 = (FREE | NEW << 4 | PROVEN << 8 | CLOSING << 12) as u64;
+    /// A flow that was proven to be real.
+    pub const PROVEN: u16 = State::Proven as u16;
+    /// No flow, or one that was idle for too long.
+    pub const FREE: u16 = 4;
+    /// The new flow's own entry, which another CPU has just made. A bit that is added to the others.
+    pub const OWN: u16 = 8;
+
+    /// Bits below the rank in a word that orders entries: those of an age.
+    pub const SHIFT: u32 = 16;
+
+    const _: () = assert!((State::Proven as u16) < State::New as u16);
+    const _: () = assert!((State::New as u16) < State::Closing as u16);
+    const _: () = assert!((State::Closing as u16) < FREE);
 }
 
 /// How long a flow may be idle: for each [`State`] 16 bits of a word, so that finding the limit is a

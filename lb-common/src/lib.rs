@@ -21,6 +21,7 @@ pub mod fragment;
 pub mod handoff;
 pub mod hash;
 pub mod hop;
+pub mod mask;
 pub mod nat;
 pub mod quic;
 pub mod reason;

@@ -4,6 +4,7 @@
 use lb_common::{
     Backend, Bucket, Entry, Service, Settings, State,
     flow::{IdleLimits, Seen, WAYS, rank},
+    mask,
 };
 
 use crate::{frame::forgotten, parse::Packet};
@@ -23,8 +24,8 @@ impl Found {
     pub const NOTHING: Found = Found { way: 0, entry: Entry::EMPTY };
 }
 
-/// In how willingly an entry gives way, the bits below the rank: its age and its way.
-const RANK_SHIFT: u32 = 19;
+/// Bits below rank and age in a number that orders the entries of a bucket: those of its way.
+const WAY_BITS: u32 = 3;
 
 /// Idle limits of a service's flows.
 #[inline(always)]
@@ -121,7 +122,7 @@ pub struct Place {
     entry: Entry,
     way: u16,
     /// How willingly it gives way: its [`rank`].
-    pub rank: u16,
+    rank: u16,
     /// Free entries of its bucket.
     pub free: u32,
 }
@@ -129,8 +130,7 @@ pub struct Place {
 impl Place {
     /// To be filled in by [`victim`]. Written out, because the compiler makes of `Default` a call of memset,
     /// which is a loop over bytes.
-    pub const UNKNOWN: Place =
-        Place { entry: Entry::EMPTY, way: 0, rank: rank::FREE as u16, free: WAYS as u32 };
+    pub const UNKNOWN: Place = Place { entry: Entry::EMPTY, way: 0, rank: rank::FREE, free: WAYS as u32 };
 
     /// The entry.
     #[inline(always)]
@@ -141,13 +141,13 @@ impl Place {
     /// Whether it is the new flow's own, which another CPU may just have made.
     #[inline(always)]
     pub fn is_own(&self) -> bool {
-        self.rank >= rank::OWN as u16
+        self.rank >= rank::OWN
     }
 
     /// Whether it is a proven flow's.
     #[inline(always)]
     pub fn is_proven(&self) -> bool {
-        self.rank == rank::PROVEN as u16
+        self.rank == rank::PROVEN
     }
 
     /// Whether a new flow should rather take this place: the entry gives way more willingly, or its bucket
@@ -186,21 +186,18 @@ extern "C" fn find_victim(bucket: *const Bucket, tag: u32, now: u32, limits: u64
 #[inline(always)]
 pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) -> Place {
     // In three bits, greatest for the preferred way: eight different numbers for the eight ways.
-    let likes = (WAYS - 1) ^ preferred_way(tag);
+    let likes = ((WAYS - 1) ^ preferred_way(tag)) as u64;
     let mut best = 0;
     let mut best_entry = 0;
     let mut taken = 0_u64;
     let mut way = 0;
     while way < WAYS {
         let entry = Entry(bucket.0[way].load());
-        let rank = entry.rank(now, limits) as u64;
-        let live = all_ones_if_less(rank, rank::FREE as u64);
-        let own = all_ones_if_less((entry.tag() ^ tag) as u64, 1) & live;
-        // Rank, then age, unless it is free; the last three bits say which way it is.
-        let willing = (rank | own & rank::OWN as u64) << RANK_SHIFT
-            | ((entry.age(now) as u64) << 3) & live
-            | (way ^ likes) as u64;
-        let more = all_ones_if_less(best, willing);
+        let (gives_way, live) = entry.gives_way(now, limits);
+        let own = mask::if_zero(entry.tag() as u64 ^ tag as u64) & live;
+        let gives_way = gives_way | own & (rank::OWN as u64) << rank::SHIFT;
+        let willing = gives_way << WAY_BITS | way as u64 ^ likes;
+        let more = mask::if_less(best, willing);
         best ^= (best ^ willing) & more;
         best_entry ^= (best_entry ^ entry.0) & more;
         // Minus all ones is plus 1. (Not `live & 1`: for that, Linux 6.18 follows both values.)
@@ -209,8 +206,8 @@ pub fn victim_inlined(bucket: &Bucket, tag: u32, now: u16, limits: &IdleLimits) 
     }
     Place {
         entry: Entry(best_entry),
-        way: (forgotten(best as usize ^ likes, best_entry) & (WAYS - 1)) as u16,
-        rank: (best >> RANK_SHIFT) as u16,
+        way: (forgotten((best ^ likes) as usize, best_entry) & (WAYS - 1)) as u16,
+        rank: (best >> (rank::SHIFT + WAY_BITS)) as u16,
         free: (WAYS as u64 - taken) as u32,
     }
 }
@@ -236,7 +233,7 @@ pub fn find_idle<'a>(
             && let Some(backend) = backend(entry.backend())
             && !entry.is_live(now, &IdleLimits::new(backend.idle, closing))
         {
-            *place = Place { entry, way: way as u16, rank: rank::FREE as u16, free: 1 };
+            *place = Place { entry, way: way as u16, rank: rank::FREE, free: 1 };
             return;
         }
         way = next(way);
@@ -257,22 +254,5 @@ pub fn next(way: usize) -> usize {
     #[cfg(not(target_arch = "bpf"))]
     {
         way + 1
-    }
-}
-
-/// All ones if `a` is less than `b`, else 0; both are below 2^63. No branch, of which the verifier would
-/// follow both ways for each entry: the compiler makes one of anything that it can see through.
-#[inline(always)]
-fn all_ones_if_less(a: u64, b: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut difference = a;
-        // SAFETY: arithmetic on the registers that it is given.
-        unsafe { core::arch::asm!("{a} -= {b}", "{a} s>>= 63", a = inout(reg) difference, b = in(reg) b) };
-        difference
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        if a < b { u64::MAX } else { 0 }
     }
 }
