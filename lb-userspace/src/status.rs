@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{AllDown, Forward, Protocol},
     core::{
+        admin::Admin,
         check::{CheckResult, Code},
         health::Health,
         ids::Family,
@@ -110,12 +111,16 @@ pub struct Backend {
     pub admin: Admin,
     /// What the checks found.
     pub health: State,
+    /// What the administrator says instead, which counts; `None` when the checks count.
+    pub forced_health: Option<Health>,
     /// For how long `health` has been so, in ms.
     pub since_ms: u64,
     /// The newest finished check; `None` before the first.
     pub last_check: Option<LastCheck>,
-    /// Configured share of new flows relative to the others.
+    /// Share of new flows relative to the others: the configuration's, unless the administrator has set another one.
     pub weight: u16,
+    /// The configuration's.
+    pub configured_weight: u16,
     /// Slots of the pool's Maglev table that name it now; the share of new flows it really gets.
     pub slots: u32,
     /// `None` while route or neighbour is unknown: packets for it cannot leave.
@@ -126,28 +131,6 @@ pub struct Backend {
     pub packets: u64,
     /// Bytes of IP packets sent to it, headers included.
     pub bytes: u64,
-}
-
-/// What an administrator wants of a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Admin {
-    /// Takes flows when it is up.
-    Ready,
-    /// Keeps its flows, takes no new ones.
-    Drain,
-    /// Takes nothing and is not checked.
-    Maint,
-}
-
-impl fmt::Display for Admin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Admin::Ready => "ready",
-            Admin::Drain => "drain",
-            Admin::Maint => "maint",
-        })
-    }
 }
 
 /// Measured health, and that it may not have been measured.

@@ -423,6 +423,7 @@ fn config(peers: u8) -> Config {
             addresses,
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
+            state_file: "/var/lib/usher/state.json".into(),
             icmp_rate: 1_000,
         },
     }

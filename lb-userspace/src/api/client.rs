@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ErrorBody;
 use crate::{
+    admin::{ServerChange, ServerChanged},
     capture::CaptureQuery,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
@@ -85,6 +86,15 @@ impl Client {
     pub async fn denied(&self, query: &DenyQuery) -> Result<Denied, ClientError> {
         let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
         self.request(Method::POST, "/v1/denied", body.into()).await
+    }
+
+    /// Changes what is wanted of a backend.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, refuses or answers with something else.
+    pub async fn change_server(&self, change: &ServerChange) -> Result<ServerChanged, ClientError> {
+        let body = serde_json::to_vec(change).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/server", body.into()).await
     }
 
     /// Packets as they come and go. Dropping the stream ends the capture.

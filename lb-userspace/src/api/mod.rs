@@ -10,6 +10,7 @@
 //! | `POST /v1/flows` with a [`FlowsQuery`] | [`Flows`] |
 //! | `POST /v1/deny` with a [`DenyChange`] | [`DenyChanged`], when it is in force |
 //! | `POST /v1/denied` with a [`DenyQuery`] | [`Denied`] |
+//! | `POST /v1/server` with a [`ServerChange`] | [`ServerChanged`], when it is in force |
 //! | `POST /v1/capture` with a [`CaptureQuery`] | pcapng, until there were enough packets or the client leaves |
 //!
 //! Errors are `{"error": "…"}`: 400 and 415 for a body that is not JSON, 422 for one that is no query,
@@ -30,6 +31,7 @@ pub use self::{
     socket::{BindError, ControlSocket},
 };
 use crate::{
+    admin::{ServerChange, ServerChanged},
     capture::CaptureQuery,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
@@ -49,6 +51,8 @@ pub enum Request {
     Flows(FlowsQuery, oneshot::Sender<Result<Flows, Refusal>>),
     /// To change who is denied.
     DenyChange(DenyChange, oneshot::Sender<Result<DenyChanged, Refusal>>),
+    /// To change what is wanted of a backend.
+    ServerChange(ServerChange, oneshot::Sender<Result<ServerChanged, Refusal>>),
     /// Who is denied.
     Denied(DenyQuery, oneshot::Sender<Denied>),
     /// Packets as they come and go: a pcapng file piece by piece. Dropping it ends the capture.

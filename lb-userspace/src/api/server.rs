@@ -18,6 +18,7 @@ use tokio::{
 
 use super::{ControlSocket, ErrorBody, Refusal, Request};
 use crate::{
+    admin::{ServerChange, ServerChanged},
     capture::CaptureQuery,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation, MixedFamilies},
@@ -66,8 +67,8 @@ pub async fn serve(
 }
 
 /// What may be asked, for whoever asks for something else.
-const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied and POST \
-                     /v1/capture";
+const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied, POST \
+                     /v1/server and POST /v1/capture";
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
     Router::new()
@@ -76,6 +77,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/flows", post(flows))
         .route("/v1/deny", post(deny))
         .route("/v1/denied", post(denied))
+        .route("/v1/server", post(server))
         .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -118,6 +120,14 @@ async fn denied(
 ) -> Result<Json<Denied>, Problem> {
     let Json(query) = query?;
     Ok(Json(daemon.ask(|reply| Request::Denied(query, reply)).await?))
+}
+
+async fn server(
+    State(daemon): State<Daemon>,
+    change: Result<Json<ServerChange>, JsonRejection>,
+) -> Result<Json<ServerChanged>, Problem> {
+    let Json(change) = change?;
+    Ok(Json(daemon.ask(|reply| Request::ServerChange(change, reply)).await??))
 }
 
 async fn capture(

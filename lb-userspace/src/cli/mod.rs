@@ -9,6 +9,7 @@ mod deny;
 mod explain;
 mod flows;
 mod run;
+mod server;
 mod status;
 mod status_page;
 mod text;
@@ -69,6 +70,7 @@ enum Command {
     Flows(flows::FlowsCommand),
     Capture(capture::CaptureCommand),
     Deny(deny::DenyCommand),
+    Server(server::ServerCommand),
     Backend(backend::BackendCommand),
     /// Print the version
     Version,
@@ -98,6 +100,7 @@ impl Cli {
             Command::Flows(command) => command.run(&client).await,
             Command::Capture(command) => command.run(&client).await,
             Command::Deny(command) => command.run(&client).await,
+            Command::Server(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::{
     cli::text::{Cell, Tone, age, bytes, check_duration, count, percent, printable, shorten, table},
     config::AllDown,
+    core::health::Health,
     status::{
         AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Memory, NatShortage, Peer,
         Service, State, Status,
@@ -137,14 +138,31 @@ fn backend_row(service: &Service, backend: &Backend) -> Vec<Cell> {
         Cell::text(&backend.name),
         Cell::text(SocketAddr::new(backend.address, backend.port).to_string()),
         Cell::text(backend.admin.to_string()),
-        state(backend.health, backend.since_ms),
+        health(backend),
         last_check(backend.last_check.as_ref()),
-        Cell::number(backend.weight.to_string()),
+        Cell::number(weight(backend)),
         Cell::number(percent(backend.slots.into(), pool_slots)),
         Cell::number(count(backend.flows)),
         Cell::number(count(backend.packets)),
         Cell::number(bytes(backend.bytes)),
     ]
+}
+
+/// As checks find it, unless the administrator says otherwise.
+fn health(backend: &Backend) -> Cell {
+    match backend.forced_health {
+        Some(Health::Up) => Cell::text("up, set").tone(Tone::Good),
+        Some(Health::Down) => Cell::text("down, set").tone(Tone::Bad),
+        None => state(backend.health, backend.since_ms),
+    }
+}
+
+/// The one that counts, and the configuration's if that is another.
+fn weight(backend: &Backend) -> String {
+    match backend.weight == backend.configured_weight {
+        true => backend.weight.to_string(),
+        false => format!("{} of {}", backend.weight, backend.configured_weight),
+    }
 }
 
 fn peers(peers: &[Peer], colour: bool) -> String {

@@ -46,6 +46,7 @@ pub(super) struct Node {
     pub addresses: List<NodeAddress>,
     pub socket: Value<String>,
     pub secret_file: Value<String>,
+    pub state_file: Value<String>,
     pub icmp_rate: Value<i64>,
 }
 

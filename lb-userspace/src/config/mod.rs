@@ -81,6 +81,8 @@ pub struct Node {
     /// File with the secret that all nodes share; the flow hash's keys derive from it.
     /// `None`: a random one at every start (single node only).
     pub secret_file: Option<PathBuf>,
+    /// What administrators set while the daemon runs is remembered here.
+    pub state_file: PathBuf,
     /// Answers of each kind (resets, ICMP errors, errors sent on, echo replies) per second and CPU.
     pub icmp_rate: u32,
 }

@@ -228,6 +228,7 @@ const FORMS: &[(&str, &str)] = &[
     ("address", "an address in quotes, such as \"203.0.113.21\""),
     ("publish", "an address in quotes, such as \"192.0.2.11\""),
     ("socket", "a path in quotes, such as \"/run/usher/usher.sock\""),
+    ("state_file", "a path in quotes, such as \"/var/lib/usher/state.json\""),
     ("secret_file", "a path in quotes, such as \"/etc/usher/secret\""),
     (
         "source",

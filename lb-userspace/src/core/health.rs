@@ -13,13 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     config::Timing,
     core::check::{CheckResult, Code},
 };
 
-/// Measured health. What an administrator wants (`ready`, `drain`, `maint`) is another type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Measured health. What an administrator wants is another type: [`Admin`](super::admin::Admin).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Health {
     /// Takes flows.
     Up,

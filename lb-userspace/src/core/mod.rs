@@ -1,5 +1,6 @@
 //! What usher decides, as pure functions and state machines: no I/O, no clock, no aya, no tokio.
 
+pub mod admin;
 pub mod check;
 pub mod deny;
 pub mod health;

@@ -10,6 +10,7 @@ use lb_common::{
 };
 
 use super::{
+    admin::Standing,
     ids::{BackendId, Family, PoolId},
     image::Image,
     maglev::{self, Candidate},
@@ -99,8 +100,8 @@ pub fn backends(
 
 /// What decides the image beside the configuration.
 pub struct Situation<'a> {
-    /// Whether a backend may take flows.
-    pub is_up: &'a dyn Fn(&BackendId) -> bool,
+    /// What counts of a backend with this weight in the configuration.
+    pub standing: &'a dyn Fn(&BackendId, u16) -> Standing,
     /// The next hops that are known, by backend address.
     pub hops: &'a BTreeMap<IpAddr, KnownHop>,
 }
@@ -158,14 +159,14 @@ impl Planner {
             let mut candidates = Vec::new();
             for (backend, id, address) in backends(service, pool.clone()) {
                 let backend_number = self.numbers.backend(&id);
-                let up = (situation.is_up)(&id);
+                let standing = (situation.standing)(&id, backend.weight);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let record = backend_record(service, backend, address, number, up, known);
+                let record = backend_record(service, backend, address, number, standing, known);
                 if let (Some(id), Some(quic)) = (backend.quic_server_id, service.flows.quic) {
                     image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
                 }
-                if up {
-                    candidates.push(candidate(backend_number, &record, backend.weight));
+                if standing.is_up() {
+                    candidates.push(candidate(backend_number, &record, standing.weight));
                 }
                 image.backends.insert(backend_number, record);
             }
@@ -232,10 +233,11 @@ fn forward(forward: config::Forward) -> Forward {
     }
 }
 
-fn flags(service: &config::Service, backend: &config::Backend, up: bool) -> u8 {
+fn flags(service: &config::Service, standing: Standing) -> u8 {
+    let up = standing.is_up();
     let lost = !up && service.flows.on_backend_down == OnBackendDown::Reset;
     let flag = |set, flag| if set { flag } else { 0 };
-    flag(up, Backend::UP) | flag(backend.weight > 0, Backend::ACCEPTS) | flag(lost, Backend::LOST)
+    flag(up, Backend::UP) | flag(standing.weight > 0, Backend::ACCEPTS) | flag(lost, Backend::LOST)
 }
 
 fn backend_record(
@@ -243,7 +245,7 @@ fn backend_record(
     backend: &config::Backend,
     address: IpAddr,
     number: u32,
-    up: bool,
+    standing: Standing,
     known: Option<&KnownHop>,
 ) -> Backend {
     Backend {
@@ -253,7 +255,7 @@ fn backend_record(
         port: backend.port.to_be_bytes(),
         mtu: known.map_or(0, |known| known.mtu),
         idle: ticks(service.flows.idle_timeout),
-        flags: flags(service, backend, up),
+        flags: flags(service, standing),
         ..Backend::default()
     }
 }
@@ -399,6 +401,7 @@ mod tests {
     use lb_common::Shape;
 
     use super::*;
+    use crate::core::health::Health;
 
     const FILE: &str = r#"
 version = 1
@@ -445,11 +448,14 @@ address = "203.0.113.21"
     }
 
     fn image_through(planner: &mut Planner, config: &Config, up: &[&str], gateway: Option<&str>) -> Image {
-        let is_up = |id: &BackendId| up.contains(&id.to_string().as_str());
+        let standing = |id: &BackendId, weight| {
+            let up = up.contains(&id.to_string().as_str());
+            Standing { health: Some(if up { Health::Up } else { Health::Down }), weight }
+        };
         let hop = Hop::new(3, [2; 6], [4; 6]);
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
         let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway, mtu: 1_400 })]);
-        planner.image(config, &Situation { is_up: &is_up, hops: &hops })
+        planner.image(config, &Situation { standing: &standing, hops: &hops })
     }
 
     /// Backend numbers and how many slots each has.

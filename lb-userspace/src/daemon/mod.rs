@@ -5,6 +5,7 @@
 //! content of the maps and of DNS is planned anew, and the difference is applied.
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
+//! - [`admin`]: what administrators set for backends.
 //! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
@@ -18,6 +19,7 @@
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
+mod admin;
 mod capture;
 mod deny;
 mod events;

@@ -7,11 +7,11 @@ use lb_common::{BackendCounters, Fate, Reason, Trace};
 use super::{nat_ports, state::State};
 use crate::{
     config,
-    core::{health::Checked, ids::BackendId, peers::PeerId, plan},
+    core::{admin::Override, health::Checked, ids::BackendId, peers::PeerId, plan},
     dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
-    status::{self, Admin, LastCheck, Status, millis},
+    status::{self, LastCheck, Status, millis},
 };
 
 /// The state at `now`; counters are read from the kernel.
@@ -148,16 +148,20 @@ fn backend(
     let counters = measured.counters.get(&number).copied().unwrap_or_default();
     let checked = state.backends.get(id);
     let next_hop = state.next_hops.get(&address).copied().flatten();
+    let set = state.administration.overrides.get(&id.pool.service, &id.backend);
+    let Override { state: admin, weight, health: forced_health } = set;
     status::Backend {
         name: backend.name.to_string(),
         family: id.pool.family,
         address,
         port: backend.port,
-        admin: Admin::Ready,
+        admin,
         health: checked.and_then(Checked::health).into(),
         since_ms: since(checked, state.started, now),
+        forced_health,
         last_check: checked.and_then(|checked| last_check(checked, now)),
-        weight: backend.weight,
+        weight: weight.map_or(backend.weight, |weight| weight.of(backend.weight)),
+        configured_weight: backend.weight,
         slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),
         flows: measured.flows.by_backend.get(&number).copied().unwrap_or(0),

@@ -16,6 +16,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
+    admin::Administration,
     capture,
     deny::Deny,
     flows::{self, Search},
@@ -28,6 +29,7 @@ use crate::{
     capture::CaptureQuery,
     config::{Config, Service},
     core::{
+        admin::Standing,
         check::CheckResult,
         health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
@@ -69,6 +71,8 @@ pub(super) struct State {
     pub(super) capturing: Option<JoinHandle<io::Result<()>>>,
     /// Who is denied.
     pub(super) deny: Deny,
+    /// What administrators want of backends.
+    pub(super) administration: Administration,
     /// What the maps hold.
     applied: Image,
     /// The maps could not be written when they last should have been.
@@ -102,6 +106,7 @@ impl State {
         let peers = Peers::new(probes::peer_ids(&config), &config.peer_check.timing);
         let (tables, steered_by) = watch::channel(Arc::default());
         let publication = Publication::default();
+        let administration = Administration::begin(&config);
         let zone = config.dns.as_ref().map(|dns| {
             let zone = Zone::new(&config, dns, &publication, unix_seconds());
             watch::channel(Arc::new(zone)).0
@@ -125,6 +130,7 @@ impl State {
             programs: [program; 2],
             capturing: None,
             deny: Deny::default(),
+            administration,
             applied: Image::default(),
             behind: false,
             stopping: false,
@@ -223,6 +229,7 @@ impl State {
         if self.behind {
             self.reconcile();
         }
+        self.administration.catch_up();
         if self.capturing.is_none() && self.dataplane.features().has(Features::CAPTURE) {
             self.stop_capture();
         }
@@ -259,6 +266,7 @@ impl State {
             }
             Request::Capture(query, reply) => drop(reply.send(self.start_capture(&query))),
             Request::DenyChange(change, reply) => drop(reply.send(self.change_deny(&change))),
+            Request::ServerChange(change, reply) => drop(reply.send(self.change_server(&change))),
             Request::Denied(query, reply) => drop(reply.send(self.deny.answer(&query))),
             Request::Flows(query, reply) => match Search::new(self, &query) {
                 // Beside the loop: a table may be gigabytes.
@@ -331,8 +339,10 @@ impl State {
 
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
         let hops = hops::known(&self.next_hops);
-        let is_up = |id: &BackendId| self.backends.get(id).is_some_and(Checked::is_up);
-        let desired = self.planner.image(&self.config, &Situation { is_up: &is_up, hops: &hops });
+        let standing =
+            |id: &BackendId, configured| self.administration.standing(id, configured, self.backends.get(id));
+        let situation = Situation { standing: &standing, hops: &hops };
+        let desired = self.planner.image(&self.config, &situation);
         let operations = image::diff(&self.applied, &desired);
         if operations.is_empty() {
             return Ok(());
@@ -373,8 +383,9 @@ impl State {
             return SelfState::NotAttached;
         }
         SelfState::of_backends(plan::backends(service, pool).map(|(backend, id, _)| {
-            let health = self.backends.get(&id).and_then(Checked::health);
-            (backend.weight, health)
+            let checked = self.backends.get(&id);
+            let Standing { health, weight } = self.administration.standing(&id, backend.weight, checked);
+            (weight, health)
         }))
     }
 }

@@ -147,6 +147,35 @@ async fn f62_deny_sends_rules_and_says_what_became_of_them() {
 }
 
 #[tokio::test]
+async fn server_says_what_is_set_and_what_was() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    for (words, said) in [
+        (["web/b1", "state", "drain"], "web/b1: drain (was ready)\n"),
+        (["web/b1", "weight", "50%"], "web/b1: ready, weight 50% (was ready)\n"),
+        (["web/b1", "health", "down"], "web/b1: ready, health down (was ready)\n"),
+        (["web/b1", "health", "auto"], "web/b1: ready already\n"),
+    ] {
+        let outcome = usher(&[&["server", "set", "--socket", socket], &words[..]].concat()).await;
+        assert_eq!(outcome, Outcome::success(said));
+    }
+    let outcome = usher(&["server", "set", "--socket", socket, "web/b2", "state", "maint"]).await;
+    let warned = "usher: it is in force, but forgotten if the daemon ends now: the disk is full\n";
+    assert_eq!(
+        outcome,
+        Outcome { stderr: warned.to_owned(), ..Outcome::success("web/b2: maint (was ready)\n") }
+    );
+    let refused = usher(&["server", "set", "--socket", socket, "wbe/b1", "state", "drain"]).await;
+    assert_eq!(refused, Outcome::failure("usher: the daemon refused: no service is called `wbe`\n"));
+
+    let wait = ["server", "wait", "--socket", socket, "--drained", "--timeout", "0s"];
+    let of = async |name: &str| usher(&[&wait[..], &[name]].concat()).await;
+    assert_eq!(of("web/backend1").await, Outcome::failure("usher: web/backend1 still has 1,203 flows\n"));
+    let unknown = "usher: the daemon has no backend web/backend9; see `usher status`\n";
+    assert_eq!(of("web/backend9").await, Outcome::failure(unknown));
+}
+
+#[tokio::test]
 async fn f62_deny_lists_all_pages_as_a_file_has_them() {
     let daemon = FakeDaemon::start().await;
     let socket = daemon.socket.to_str().expect("path is UTF-8");
@@ -193,6 +222,14 @@ async fn mistakes_on_the_command_line_exit_with_2() {
         (&["deny", "add", "192.0.2.1/24"], "write \"192.0.2.0/24\" for the network"),
         (&["deny", "add", "nobody"], "`nobody` is not an address or prefix; write one such as"),
         (&["deny", "list", "--source", "me"], "[possible values: configuration, file, command]"),
+        (&["server", "set", "web", "state", "drain"], "the service's name, a slash and the backend's name"),
+        (&["server", "set", "web/b1", "state", "gone"], "[possible values: ready, drain, maint]"),
+        (
+            &["server", "set", "web/b1", "weight", "half"],
+            "`half` is no weight; use 0 to 65535, or 0% to 100%",
+        ),
+        (&["server", "set", "web/b1", "health", "ill"], "[possible values: up, down, auto]"),
+        (&["server", "wait", "web/b1"], "--drained"),
         (&["flows", "--limit", "5", "--count"], "cannot be used with"),
     ];
     for (words, expected) in cases {

@@ -11,8 +11,13 @@ use std::{
 };
 
 use lb_userspace::{
+    admin::ServerChange,
     api::{BindError, Client, ClientError, ControlSocket},
     config::Protocol,
+    core::{
+        admin::{Admin, Change, Weight},
+        health::Health,
+    },
     deny::{DenyAction, DenyChange, DenyQuery},
     explain::ExplainQuery,
     flows::FlowsQuery,
@@ -22,7 +27,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{FakeDaemon, NO_PROGRAM, denied, deny, example, explanation, flows};
+use crate::support::{FakeDaemon, NO_PROGRAM, denied, deny, example, explanation, flows, server};
 
 fn query(from: &str, to: &str, protocol: Protocol) -> ExplainQuery {
     ExplainQuery {
@@ -138,6 +143,32 @@ async fn f62_the_deny_list_takes_changes_and_questions() {
     }
     let query = DenyQuery { after: "192.0.2.0/24".parse().ok(), limit: 7, ..DenyQuery::default() };
     assert_eq!(client.denied(&query).await.expect("rules"), denied(&query));
+}
+
+#[tokio::test]
+async fn what_is_wanted_of_a_backend_takes_changes() {
+    let daemon = FakeDaemon::start().await;
+    let client = Client::new(&daemon.socket);
+    for change in [
+        Change::State(Admin::Drain),
+        Change::Weight(Weight::Percent(50)),
+        Change::Health(Some(Health::Down)),
+        Change::Health(None),
+    ] {
+        let change = ServerChange { service: "web".to_owned(), backend: "b1".to_owned(), change };
+        assert_eq!(Ok(client.change_server(&change).await.expect("a change")), server(&change));
+    }
+    let unknown = ServerChange {
+        service: "wbe".to_owned(),
+        backend: "b1".to_owned(),
+        change: Change::State(Admin::Ready),
+    };
+    match client.change_server(&unknown).await {
+        Err(ClientError::Refused { status: 422, message }) => {
+            assert_eq!(message, "no service is called `wbe`");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test]

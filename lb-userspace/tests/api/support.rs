@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 
 use lb_userspace::{
+    admin::{ServerChange, ServerChanged},
     api::{ControlSocket, Refusal, Request, serve},
     capture::{CaptureQuery, pcapng},
-    core::deny::{Rule, Source},
+    core::{
+        admin::{Change, Override},
+        deny::{Rule, Source},
+    },
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     flows::{Counts, Flows, FlowsQuery},
@@ -69,6 +73,7 @@ async fn answer(mut queue: mpsc::Receiver<Request>, status: Result<Status, Strin
             Request::Flows(query, reply) => drop(reply.send(flows(&query))),
             Request::Capture(query, reply) => drop(reply.send(capture(&query))),
             Request::DenyChange(change, reply) => drop(reply.send(deny(&change))),
+            Request::ServerChange(change, reply) => drop(reply.send(server(&change))),
             Request::Denied(query, reply) => drop(reply.send(denied(&query))),
         }
     }
@@ -114,6 +119,21 @@ pub(crate) fn deny(change: &DenyChange) -> Result<DenyChanged, Refusal> {
         }
         DenyAction::Remove => Err(Refusal::Unknown(format!("{} was not added", change.rules[0]))),
     }
+}
+
+/// Knows one service, where everything is ready; what is set for `b2` cannot be kept.
+pub(crate) fn server(change: &ServerChange) -> Result<ServerChanged, Refusal> {
+    if change.service != "web" {
+        return Err(Refusal::Unknown(format!("no service is called `{}`", change.service)));
+    }
+    let before = Override::default();
+    let now = match change.change {
+        Change::State(state) => Override { state, ..before },
+        Change::Weight(weight) => Override { weight: Some(weight), ..before },
+        Change::Health(health) => Override { health, ..before },
+    };
+    let not_kept = (change.backend == "b2").then(|| "the disk is full".to_owned());
+    Ok(ServerChanged { before, now, not_kept })
 }
 
 /// Two pages of one rule each.

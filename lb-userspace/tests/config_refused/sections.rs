@@ -123,6 +123,11 @@ secret"#,
         r#"usher.toml:6: node: secret_file: "secret" is not an absolute path; write the whole path, such as "/etc/usher/secret""#,
     ),
     (
+        r#"secret_file = "/etc/usher/secret""#,
+        "secret_file = \"/etc/usher/secret\"\nstate_file = \"state.json\"",
+        r#"usher.toml:7: node: state_file: "state.json" is not an absolute path; write the whole path, such as "/var/lib/usher/state.json""#,
+    ),
+    (
         r#"secret_file = "/etc/usher/secret"
 "#,
         "",

@@ -128,6 +128,7 @@ pub(crate) fn client_etc() -> [(&'static str, String); 3] {
 pub(crate) fn usher(node: Host, options: &Options) -> String {
     let socket = file(node, "usher.sock");
     let secret = state("secret");
+    let remembered = file(node, "state.json");
     let mut text = format!(
         r#"version = 1
 
@@ -138,6 +139,7 @@ xdp_mode = "{mode}"
 addresses = {addresses}
 socket = "{socket}"
 secret_file = "{secret}"
+state_file = "{remembered}"
 
 [dns]
 zone = "{ZONE}"
@@ -151,6 +153,7 @@ negative_ttl = "1s"
         listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
         socket = socket.display(),
         secret = secret.display(),
+        remembered = remembered.display(),
     );
     if options.forward == Forward::Nat {
         let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));

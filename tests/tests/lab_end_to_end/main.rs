@@ -20,6 +20,7 @@ mod observe;
 mod own_traffic;
 mod path_mtu;
 mod quic;
+mod servers;
 mod support;
 mod traffic;
 mod udp;
@@ -64,6 +65,7 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     defence::f62_denied_client_is_cut_off_at_once_and_served_again_afterwards,
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
+    servers::d42_drained_backend_keeps_its_flows_and_gets_no_new_ones,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
 ];
@@ -92,6 +94,8 @@ const NAT: &[(&str, Body)] = &checks![
     backends::all_backends_down_is_stated_and_answered_with_every_address,
     defence::f62_a_million_rules_are_added_by_one_command,
     defence::f62_source_that_opens_too_many_connections_is_refused_new_ones_only,
+    servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
+    servers::what_was_set_outlives_the_daemon,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::killed_usher_leaves_dns_and_comes_back,
     nodes::second_usher_on_the_same_socket_is_refused,

@@ -15,6 +15,7 @@ use crate::config::{
 const ICMP_RATE: u32 = 1_000;
 
 const SOCKET: &str = "/run/usher/usher.sock";
+const STATE_FILE: &str = "/var/lib/usher/state.json";
 
 pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Node>) -> Node {
     let mut node = Node {
@@ -24,6 +25,7 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
         addresses: Vec::new(),
         socket: PathBuf::from(SOCKET),
         secret_file: None,
+        state_file: PathBuf::from(STATE_FILE),
         icmp_rate: ICMP_RATE,
     };
     let Some(section) = reader.required(root, "node", section) else { return node };
@@ -43,6 +45,9 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
     }
     if let Some(file) = reader.optional(&key, "secret_file", section.secret_file) {
         node.secret_file = reader.absolute_path(&file, "/etc/usher/secret");
+    }
+    if let Some(file) = reader.optional(&key, "state_file", section.state_file) {
+        node.state_file = reader.absolute_path(&file, STATE_FILE).unwrap_or(node.state_file);
     }
     if let Some(rate) = reader.optional(&key, "icmp_rate", section.icmp_rate) {
         let mend = "use 0 to 1000000; 1000 suits most";

@@ -54,6 +54,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             ],
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
+            state_file: "/var/lib/usher/state.json".into(),
             icmp_rate: 1_000,
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },

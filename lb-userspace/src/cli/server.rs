@@ -1,0 +1,203 @@
+//! `usher server`: what is wanted of a backend, changed while packets flow.
+
+use std::{process::ExitCode, str::FromStr, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use tokio::time::{Instant, sleep};
+
+use super::{advise, print, text::count};
+use crate::{
+    admin::ServerChange,
+    api::Client,
+    core::{
+        admin::{Admin, Change, Weight},
+        health::Health,
+    },
+    status::Status,
+};
+
+/// How often `wait` looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Drain backends, take them out for maintenance, change their weight
+///
+/// What is set here counts beside the configuration, on this node, in every family that the backend has. The daemon
+/// remembers it when it starts again, until it is taken back or the backend is gone from the configuration.
+/// `usher status` shows it. Nodes do not tell each other: set it on each of them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  usher server set web/b1 state drain     its flows go on, it gets no new ones
+  usher server wait web/b1 --drained      until its last flow has ended
+  usher server set web/b1 state maint     it counts as down, whatever checks find
+  usher server set web/b1 state ready
+  usher server set web/b1 weight 25%      of the configured weight; 100% takes that back
+  usher server set web/b1 health up       whatever checks find; auto takes that back")]
+pub(super) struct ServerCommand {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Change what is wanted of a backend; it is in force when the command returns
+    Set(Set),
+    /// Wait until something is so
+    Wait(Wait),
+}
+
+#[derive(Debug, Args)]
+struct Set {
+    /// The backend: its service's name, a slash, its own
+    #[arg(value_name = "SERVICE/BACKEND")]
+    server: Server,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Whether it takes flows
+    State {
+        /// `ready`: when it is up. `drain`: it keeps its flows and gets no new ones. `maint`: it counts as down
+        state: Admin,
+    },
+    /// Its share of new flows
+    Weight {
+        /// 0 to 65535 as in the configuration, or 0% to 100% of the configured one
+        weight: Weight,
+    },
+    /// What counts instead of what its checks find
+    Health {
+        /// `auto`: what they find
+        health: Verdict,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Verdict {
+    Up,
+    Down,
+    Auto,
+}
+
+#[derive(Debug, Args)]
+struct Wait {
+    /// The backend: its service's name, a slash, its own
+    #[arg(value_name = "SERVICE/BACKEND")]
+    server: Server,
+    /// Until it has no flows
+    #[arg(long, required = true)]
+    drained: bool,
+    /// Give up after this time, with exit code 1
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+/// A backend of a service, by name.
+#[derive(Debug, Clone)]
+struct Server {
+    service: String,
+    backend: String,
+}
+
+impl FromStr for Server {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Server, String> {
+        match text.split_once('/') {
+            Some((service, backend)) if !service.is_empty() && !backend.is_empty() => {
+                Ok(Server { service: service.to_owned(), backend: backend.to_owned() })
+            }
+            _ => Err("write the service's name, a slash and the backend's name, such as web/b1".to_owned()),
+        }
+    }
+}
+
+impl ServerCommand {
+    pub(super) async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
+        match self.verb {
+            Verb::Set(set) => set.run(client).await,
+            Verb::Wait(wait) => wait.run(client).await,
+        }
+    }
+}
+
+impl Set {
+    async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
+        let change = match self.what {
+            What::State { state } => Change::State(state),
+            What::Weight { weight } => Change::Weight(weight),
+            What::Health { health: Verdict::Up } => Change::Health(Some(Health::Up)),
+            What::Health { health: Verdict::Down } => Change::Health(Some(Health::Down)),
+            What::Health { health: Verdict::Auto } => Change::Health(None),
+        };
+        let Server { service, backend } = self.server;
+        let name = format!("{service}/{backend}");
+        let changed =
+            client.change_server(&ServerChange { service, backend, change }).await.map_err(advise)?;
+        if let Some(why) = &changed.not_kept {
+            eprintln!("usher: it is in force, but forgotten if the daemon ends now: {why}");
+        }
+        match changed.now == changed.before {
+            true => print(&format!("{name}: {} already\n", changed.now)),
+            false => print(&format!("{name}: {} (was {})\n", changed.now, changed.before)),
+        }
+    }
+}
+
+impl Wait {
+    async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
+        let Server { service, backend } = &self.server;
+        let begin = Instant::now();
+        loop {
+            let status = client.status().await.map_err(advise)?;
+            let flows = flows(&status, service, backend).with_context(|| {
+                format!("the daemon has no backend {service}/{backend}; see `usher status`")
+            })?;
+            let waited = begin.elapsed();
+            if flows == 0 {
+                return print(&format!(
+                    "{service}/{backend}: no flows, after {}\n",
+                    humantime::format_duration(Duration::from_secs(waited.as_secs()))
+                ));
+            }
+            if self.timeout.is_some_and(|timeout| waited >= timeout) {
+                bail!("{service}/{backend} still has {} flows", count(flows));
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// The flows of a backend in all its families; `None` if there is no such backend.
+fn flows(status: &Status, service: &str, backend: &str) -> Option<u64> {
+    let service = status.services.iter().find(|one| one.name == service)?;
+    let families: Vec<u64> =
+        service.backends.iter().filter(|one| one.name == backend).map(|one| one.flows).collect();
+    (!families.is_empty()).then(|| families.iter().sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_named_with_its_service() {
+        let server: Server = "web/b1".parse().unwrap();
+        assert_eq!((&*server.service, &*server.backend), ("web", "b1"));
+        for text in ["", "web", "web/", "/b1"] {
+            text.parse::<Server>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn flows_of_both_families_count() {
+        let status: Status =
+            serde_json::from_str(include_str!("../../tests/api/status.json")).expect("example is a status");
+        assert_eq!(flows(&status, "web", "backend1"), Some(1_203), "1,203 and 0");
+        assert_eq!(flows(&status, "web", "backend9"), None);
+        assert_eq!(flows(&status, "wbe", "backend1"), None);
+    }
+}

@@ -1,0 +1,268 @@
+//! What an administrator has set for backends while the daemon runs: it counts beside what the configuration says and
+//! what checks find, and is kept apart from both.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use thiserror::Error;
+
+use super::health::Health;
+
+/// What an administrator wants of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admin {
+    /// Takes flows when it is up.
+    #[default]
+    Ready,
+    /// Keeps its flows, takes no new ones.
+    Drain,
+    /// Counts as down. Checks go on, so that it comes back as they find it.
+    Maint,
+}
+
+impl fmt::Display for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Admin::Ready => "ready",
+            Admin::Drain => "drain",
+            Admin::Maint => "maint",
+        })
+    }
+}
+
+/// A weight that counts instead of the configuration's. Written `50` or `50%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// This one.
+    Share(u16),
+    /// So much of the configuration's: 0 to 100.
+    Percent(u8),
+}
+
+/// Why a text is no [`Weight`].
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("`{0}` is no weight; use 0 to 65535, or 0% to 100% of the configured one")]
+pub struct NoWeight(String);
+
+impl Weight {
+    /// The configuration's own.
+    const UNCHANGED: Weight = Weight::Percent(100);
+
+    /// The weight that counts. A share of something is not nothing.
+    pub fn of(self, configured: u16) -> u16 {
+        match self {
+            Weight::Share(weight) => weight,
+            Weight::Percent(percent) => (u32::from(configured) * u32::from(percent)).div_ceil(100) as u16,
+        }
+    }
+}
+
+impl FromStr for Weight {
+    type Err = NoWeight;
+
+    fn from_str(text: &str) -> Result<Weight, NoWeight> {
+        let weight = match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|&percent| percent <= 100).map(Weight::Percent),
+            None => text.parse().ok().map(Weight::Share),
+        };
+        weight.ok_or_else(|| NoWeight(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Weight::Share(weight) => write!(f, "{weight}"),
+            Weight::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl Serialize for Weight {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Weight, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What was set for one backend. The default: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Override {
+    /// The administrative state.
+    pub state: Admin,
+    /// `None`: the configuration's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
+    /// `None`: as checks find it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// A change of what is set for a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Sets the administrative state.
+    State(Admin),
+    /// Sets the weight; all of the configuration's takes that back.
+    Weight(Weight),
+    /// Sets what counts instead of what checks find; `None` takes that back.
+    Health(Option<Health>),
+}
+
+/// What counts of a backend in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// `None` as long as nothing is known.
+    pub health: Option<Health>,
+    /// Its share of new flows.
+    pub weight: u16,
+}
+
+impl Standing {
+    /// Whether it keeps its flows.
+    pub fn is_up(&self) -> bool {
+        self.health == Some(Health::Up)
+    }
+}
+
+impl Override {
+    /// What counts of a backend with this weight in the configuration that checks found like this.
+    pub fn standing(&self, configured: u16, measured: Option<Health>) -> Standing {
+        let health = self.health.or(measured);
+        let weight = self.weight.unwrap_or(Weight::UNCHANGED).of(configured);
+        match self.state {
+            Admin::Ready => Standing { health, weight },
+            Admin::Drain => Standing { health, weight: 0 },
+            Admin::Maint => Standing { health: Some(Health::Down), weight },
+        }
+    }
+
+    fn changed(mut self, change: Change) -> Override {
+        match change {
+            Change::State(state) => self.state = state,
+            Change::Weight(weight) => self.weight = (weight != Weight::UNCHANGED).then_some(weight),
+            Change::Health(health) => self.health = health,
+        }
+        self
+    }
+}
+
+/// What is set, for people: `drain, weight 50%`.
+impl fmt::Display for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.state)?;
+        if let Some(weight) = self.weight {
+            write!(f, ", weight {weight}")?;
+        }
+        if let Some(health) = self.health {
+            write!(f, ", health {health}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What was set for all backends, by service and name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Overrides(BTreeMap<String, BTreeMap<String, Override>>);
+
+impl Overrides {
+    /// What was set for a backend.
+    pub fn get(&self, service: &str, backend: &str) -> Override {
+        self.0.get(service).and_then(|backends| backends.get(backend)).copied().unwrap_or_default()
+    }
+
+    /// The same after a change.
+    pub fn changed(&self, service: &str, backend: &str, change: Change) -> Overrides {
+        let mut overrides = self.clone();
+        let now = self.get(service, backend).changed(change);
+        overrides.0.entry(service.to_owned()).or_default().insert(backend.to_owned(), now);
+        overrides.retain(|_, _| true);
+        overrides
+    }
+
+    /// Forgets what was set for backends that are not to be kept, and says for which.
+    pub fn retain(&mut self, keep: impl Fn(&str, &str) -> bool) -> Vec<String> {
+        let mut forgotten = Vec::new();
+        self.0.retain(|service, backends| {
+            backends.retain(|backend, set| {
+                let kept = keep(service, backend);
+                if !kept {
+                    forgotten.push(format!("{service}/{backend} ({set})"));
+                }
+                kept && *set != Override::default()
+            });
+            !backends.is_empty()
+        });
+        forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: Option<Health> = Some(Health::Up);
+    const DOWN: Option<Health> = Some(Health::Down);
+
+    #[test]
+    fn what_is_set_counts_before_configuration_and_checks() {
+        let standing = |changes: &[Change], measured| {
+            let set = changes.iter().fold(Override::default(), |set, &change| set.changed(change));
+            let Standing { health, weight } = set.standing(10, measured);
+            (health, weight)
+        };
+        let drain = Change::State(Admin::Drain);
+        assert_eq!(standing(&[], UP), (UP, 10));
+        assert_eq!(standing(&[], None), (None, 10));
+        assert_eq!(standing(&[drain], UP), (UP, 0), "it keeps its flows");
+        assert_eq!(standing(&[drain], DOWN), (DOWN, 0));
+        assert_eq!(standing(&[Change::State(Admin::Maint)], UP).0, DOWN);
+        assert_eq!(standing(&[Change::State(Admin::Maint), Change::Health(UP)], UP).0, DOWN);
+        assert_eq!(standing(&[Change::Health(UP)], DOWN), (UP, 10));
+        assert_eq!(standing(&[Change::Health(UP), Change::Health(None)], DOWN), (DOWN, 10));
+        assert_eq!(standing(&[drain, Change::State(Admin::Ready)], UP), (UP, 10));
+        let weight = |text: &str| Change::Weight(text.parse().unwrap());
+        for (text, expected) in [("50%", 5), ("1%", 1), ("0%", 0), ("100%", 10), ("7", 7), ("0", 0)] {
+            assert_eq!(standing(&[weight(text)], UP).1, expected, "{text}");
+        }
+        assert_eq!(Override::default().changed(weight("5")).changed(weight("100%")), Override::default());
+    }
+
+    #[test]
+    fn weights_are_read_as_they_are_written() {
+        for text in ["0", "65535", "0%", "100%"] {
+            assert_eq!(text.parse::<Weight>().unwrap().to_string(), text);
+        }
+        for text in ["", "%", "-1", "65536", "101%", "1.5", "50 %", "ten"] {
+            let error = text.parse::<Weight>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("`{text}` is no weight; use 0 to 65535")), "{error}");
+        }
+        // The greatest weight that a file may have.
+        assert_eq!(Weight::Percent(100).of(u16::MAX), u16::MAX);
+    }
+
+    #[test]
+    fn only_what_differs_from_nothing_is_kept() {
+        let set = Overrides::default()
+            .changed("web", "b1", Change::State(Admin::Drain))
+            .changed("web", "b2", Change::Weight(Weight::Percent(50)))
+            .changed("dns", "b1", Change::Health(DOWN));
+        let text = r#"{"dns":{"b1":{"state":"ready","health":"down"}},"web":{"b1":{"state":"drain"},"b2":{"state":"ready","weight":"50%"}}}"#;
+        assert_eq!(serde_json::to_string(&set).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Overrides>(text).unwrap(), set);
+
+        let mut fewer = set.changed("dns", "b1", Change::Health(None));
+        assert_eq!(fewer.retain(|_, backend| backend != "b2"), ["web/b2 (ready, weight 50%)"]);
+        assert_eq!(serde_json::to_string(&fewer).unwrap(), r#"{"web":{"b1":{"state":"drain"}}}"#);
+        assert_eq!(fewer.get("web", "b2"), Override::default());
+    }
+}

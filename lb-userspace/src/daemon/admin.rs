@@ -1,0 +1,258 @@
+//! What administrators set while the daemon runs, and the file that remembers it.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+use tracing::{error, info, warn};
+
+use super::{names, state::State};
+use crate::{
+    admin::{ServerChange, ServerChanged},
+    api::Refusal,
+    config::Config,
+    core::{
+        admin::{Overrides, Standing},
+        health::Checked,
+        ids::BackendId,
+    },
+};
+
+/// The version of the file that this usher reads and writes.
+const VERSION: u32 = 1;
+
+/// What the file holds, as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    servers: Overrides,
+}
+
+/// Why the file cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("cannot read it")]
+    Io(#[from] io::Error),
+    #[error("it is not what usher writes")]
+    Json(#[from] serde_json::Error),
+    #[error("it is of version {0}, and this usher reads version {VERSION}")]
+    Version(u32),
+}
+
+/// What was set, and the file that remembers it.
+pub(super) struct Administration {
+    pub(super) overrides: Overrides,
+    file: PathBuf,
+    /// The file does not say what is set.
+    behind: bool,
+}
+
+impl Administration {
+    /// What the file remembers of backends that the configuration has. A file that cannot be read keeps nobody from
+    /// being served: it is said, and put aside.
+    pub(super) fn begin(config: &Config) -> Administration {
+        let file = config.node.state_file.clone();
+        let mut overrides = read(&file).unwrap_or_else(|why| {
+            let why = anyhow::Error::from(why);
+            error!(file = %file.display(), "what administrators had set is not known: {why:#}");
+            put_aside(&file);
+            Overrides::default()
+        });
+        let forgotten = overrides.retain(|service, backend| has(config, service, backend));
+        for server in &forgotten {
+            warn!("{server} is no longer in the configuration; what was set for it is forgotten");
+        }
+        Administration { overrides, file, behind: !forgotten.is_empty() }
+    }
+
+    /// What counts of a backend with this weight in the configuration that checks found like this.
+    pub(super) fn standing(&self, id: &BackendId, configured: u16, checked: Option<&Checked>) -> Standing {
+        let set = self.overrides.get(&id.pool.service, &id.backend);
+        set.standing(configured, checked.and_then(Checked::health))
+    }
+
+    /// Tries again to write the file.
+    pub(super) fn catch_up(&mut self) {
+        if self.behind && self.keep().is_ok() {
+            info!(file = %self.file.display(), "what administrators have set is written down");
+        }
+    }
+
+    /// Writes the file, if it does not say what is set.
+    fn keep(&mut self) -> io::Result<()> {
+        if self.behind {
+            write(&self.file, &self.overrides)?;
+            self.behind = false;
+        }
+        Ok(())
+    }
+}
+
+fn has(config: &Config, service: &str, backend: &str) -> bool {
+    let mut services = config.services.iter().filter(|one| *one.name == *service);
+    services.any(|one| one.backends.iter().any(|one| *one.name == *backend))
+}
+
+fn read(file: &Path) -> Result<Overrides, Unreadable> {
+    let text = match fs::read(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Overrides::default()),
+        Err(error) => return Err(error.into()),
+    };
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    match serde_json::from_slice(&text)? {
+        Version { version: VERSION } => Ok(serde_json::from_slice::<Document>(&text)?.servers),
+        Version { version } => Err(Unreadable::Version(version)),
+    }
+}
+
+/// Under another name, for whoever wants to know what it said: the next change would write over it.
+fn put_aside(file: &Path) {
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(".unreadable");
+    match fs::rename(file, &aside) {
+        Ok(()) => warn!(file = %aside.display(), "it is kept here"),
+        Err(why) => warn!(file = %file.display(), "it cannot be renamed: {why}"),
+    }
+}
+
+/// Writes a new file and puts it in the old one's place: whatever happens meanwhile, one of them is there whole.
+fn write(file: &Path, overrides: &Overrides) -> io::Result<()> {
+    let directory = file.parent().ok_or(io::ErrorKind::InvalidFilename)?;
+    fs::create_dir_all(directory)?;
+    let mut new = NamedTempFile::new_in(directory)?;
+    serde_json::to_writer_pretty(&mut new, &Document { version: VERSION, servers: overrides.clone() })?;
+    new.write_all(b"\n")?;
+    new.as_file().sync_all()?;
+    new.persist(file)?;
+    // The new name is on the disk when the directory is.
+    fs::File::open(directory)?.sync_all()
+}
+
+impl State {
+    /// Changes what is wanted of a backend; when it returns, that is in force.
+    pub(super) fn change_server(&mut self, request: &ServerChange) -> Result<ServerChanged, Refusal> {
+        let ServerChange { service, backend, change } = request;
+        let services = names::services(&self.config, Some(service))?;
+        names::check_backend(&services, Some(backend))?;
+        let before = self.administration.overrides.get(service, backend);
+        self.administration.overrides = self.administration.overrides.changed(service, backend, *change);
+        let now = self.administration.overrides.get(service, backend);
+        if now != before {
+            info!("server {service}/{backend}: {before} -> {now}");
+            self.administration.behind = true;
+            self.reconcile();
+        }
+        let not_kept = self.administration.keep().err().map(|why| {
+            let file = self.administration.file.display();
+            error!(%file, "cannot write down what administrators have set; trying again each second: {why}");
+            format!("cannot write {file}: {why}")
+        });
+        Ok(ServerChanged { before, now, not_kept })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::{Command, Stdio},
+        time::{Duration, Instant},
+    };
+
+    use super::*;
+    use crate::core::admin::{Admin, Change};
+
+    fn drained(backend: &str) -> Overrides {
+        Overrides::default().changed("web", backend, Change::State(Admin::Drain))
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("made/state.json");
+        assert_eq!(read(&file).unwrap(), Overrides::default(), "nothing was ever set");
+        for set in [drained("b1"), drained("b2"), Overrides::default()] {
+            write(&file, &set).unwrap();
+            assert_eq!(read(&file).unwrap(), set);
+        }
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_usher_did_not_write_is_told_from_what_a_later_one_wrote() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state.json");
+        for (text, why) in [
+            ("", "it is not what usher writes"),
+            (
+                "{\"version\": 1, \"servers\": {\"web\": {\"b1\": {\"state\": \"dr",
+                "it is not what usher writes",
+            ),
+            ("{\"version\": 1, \"servers\": {}, \"more\": 1}", "it is not what usher writes"),
+            ("{\"version\": 2, \"services\": []}", "it is of version 2, and this usher reads version 1"),
+        ] {
+            fs::write(&file, text).unwrap();
+            assert_eq!(read(&file).unwrap_err().to_string(), why, "{text}");
+        }
+        put_aside(&file);
+        let aside = fs::read_to_string(directory.path().join("state.json.unreadable")).unwrap();
+        assert_eq!(aside, "{\"version\": 2, \"services\": []}");
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state.json");
+        write(&file, &drained("b1")).unwrap();
+        // `persist` cannot put a file in a directory's place.
+        let taken = directory.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        write(&taken, &drained("b2")).unwrap_err();
+        write(Path::new("/proc/usher/state.json"), &drained("b2")).unwrap_err();
+        assert_eq!(read(&file).unwrap(), drained("b1"));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "the failed one is gone");
+    }
+
+    const CHILD: &str = "USHER_TEST_WRITES_FOR_EVER";
+
+    /// In the child: writes one of two states after the other, until it is killed.
+    #[test]
+    fn c49_a_crash_while_the_file_is_written_leaves_it_whole() {
+        if let Some(file) = std::env::var_os(CHILD) {
+            loop {
+                write(Path::new(&file), &drained("b1")).unwrap();
+                write(Path::new(&file), &drained("b2")).unwrap();
+            }
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("state.json");
+        let this = std::env::current_exe().unwrap();
+        let name = "daemon::admin::tests::c49_a_crash_while_the_file_is_written_leaves_it_whole";
+        for round in 0..50 {
+            let mut child = Command::new(&this)
+                .args(["--exact", name])
+                .env(CHILD, &file)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let begin = Instant::now();
+            while !file.exists() && begin.elapsed() < Duration::from_secs(30) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // At another point of a write each time.
+            std::thread::sleep(Duration::from_micros(round * 137));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let found = read(&file).unwrap();
+            assert!([drained("b1"), drained("b2")].contains(&found), "{found:?}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Backends that an administrator drains, takes out for maintenance and weighs anew.
+
+use std::{fs, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use usher_lab::{Connections, Family, Host, Lab, Tally};
+
+use crate::support::{RECOVERY, expect_equal, service, status};
+
+/// The backend that it is done to.
+const DRAINED: u8 = 2;
+
+/// Long-lived connections, over both families and to all nodes.
+const CONNECTIONS: usize = 60;
+
+/// Requests per family that must all go to others.
+const REQUESTS: usize = 100;
+
+/// Says something of the backend to a node; what the command answers.
+fn set(lab: &Lab, node: u8, words: &[&str]) -> Result<String> {
+    let server = name();
+    lab.run(Host::Node(node), &[&["usher", "server", "set", &server], words].concat())
+}
+
+fn set_everywhere(lab: &Lab, words: &[&str]) -> Result<()> {
+    (1..=lab.options().nodes).try_for_each(|node| set(lab, node, words).map(drop))
+}
+
+fn name() -> String {
+    format!("web/{}", Host::Backend(DRAINED))
+}
+
+/// A sum over the backend's families.
+fn sum(lab: &Lab, node: u8, of: fn(&lb_userspace::status::Backend) -> u64) -> Result<u64> {
+    let status = status(lab, node)?;
+    let name = Host::Backend(DRAINED).to_string();
+    Ok(service(&status, "web")?.backends.iter().filter(|backend| backend.name == name).map(of).sum())
+}
+
+pub(crate) fn d42_drained_backend_keeps_its_flows_and_gets_no_new_ones(lab: &Lab) -> Result<()> {
+    let mut streams = [lab.stream(Family::V4)?, lab.stream(Family::V6)?];
+    let connections = Connections::open(lab, CONNECTIONS)?;
+    set_everywhere(lab, &["state", "drain"])?;
+    let drained = Instant::now();
+    expect_others_answer(&mut streams, drained)?;
+
+    // Those that it has go on, however often they ask.
+    let before = sum(lab, 1, |backend| backend.packets)?;
+    connections.wait_rounds(3)?;
+    ensure!(sum(lab, 1, |backend| backend.packets)? > before, "it serves no connection through node1");
+    expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
+    let flows = sum(lab, 1, |backend| backend.flows)?;
+    ensure!(flows > 0, "node1 counts no flow");
+    let waiting = ["usher", "server", "wait", &name(), "--drained", "--timeout", "0s"];
+    let given_up = lab.output(Host::Node(1), &waiting)?;
+    ensure!(given_up.code == Some(1) && given_up.stderr.contains(" still has "), "{given_up:?}");
+
+    set_everywhere(lab, &["state", "ready"])?;
+    let ready = Instant::now();
+    for stream in &mut streams {
+        let tally = Tally::of(&stream.since(ready, REQUESTS)?);
+        ensure!(
+            tally.failures.is_empty(),
+            "{} failed, the first with {}",
+            tally.failures.len(),
+            tally.failures[0]
+        );
+        let victim = Host::Backend(DRAINED).to_string();
+        ensure!(tally.backends.contains_key(&victim), "it gets nothing: {:?}", tally.backends);
+    }
+    connections.wait_rounds(1)?;
+    connections.finish()?.expect_whole(CONNECTIONS, 4)
+}
+
+fn expect_others_answer(streams: &mut [usher_lab::Stream], since: Instant) -> Result<()> {
+    let victim = Host::Backend(DRAINED).to_string();
+    for stream in streams {
+        let tally = Tally::of(&stream.since(since, REQUESTS)?);
+        ensure!(
+            tally.failures.is_empty(),
+            "{} failed, the first with {}",
+            tally.failures.len(),
+            tally.failures[0]
+        );
+        ensure!(!tally.backends.contains_key(&victim), "it gets new flows: {:?}", tally.backends);
+    }
+    Ok(())
+}
+
+/// Although its checks pass, and until they count again.
+pub(crate) fn backend_in_maintenance_or_said_to_be_down_gets_nothing(lab: &Lab) -> Result<()> {
+    let mut streams = [lab.stream(Family::V4)?, lab.stream(Family::V6)?];
+    for (away, back) in [(["state", "maint"], ["state", "ready"]), (["health", "down"], ["health", "auto"])] {
+        set_everywhere(lab, &away)?;
+        expect_others_answer(&mut streams, Instant::now())?;
+        set_everywhere(lab, &back)?;
+    }
+    let all_well = lab.wait_all_well(RECOVERY);
+    drop(streams);
+    all_well
+}
+
+pub(crate) fn what_was_set_outlives_the_daemon(lab: &Lab) -> Result<()> {
+    let restart = || {
+        lab.stop_usher(1)?;
+        lab.start_usher(1)?;
+        lab.wait_all_well(RECOVERY)
+    };
+    let shown = || -> Result<_> {
+        let status = status(lab, 1)?;
+        let name = Host::Backend(DRAINED).to_string();
+        let backend = service(&status, "web")?.backends.iter().find(|backend| backend.name == name);
+        let backend = backend.context("the backend is gone")?;
+        Ok((backend.admin.to_string(), backend.weight, backend.configured_weight))
+    };
+    let said = set(lab, 1, &["weight", "7"])?;
+    expect_equal("said", &said.trim(), &&*format!("{}: ready, weight 7 (was ready)", name()))?;
+    let said = set(lab, 1, &["state", "drain"])?;
+    expect_equal("said", &said.trim(), &&*format!("{}: drain, weight 7 (was ready, weight 7)", name()))?;
+    restart()?;
+    expect_equal("after a restart", &shown()?, &("drain".to_owned(), 7, 1))?;
+    expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
+
+    set(lab, 1, &["state", "ready"])?;
+    set(lab, 1, &["weight", "100%"])?;
+    restart()?;
+    expect_equal("after another", &shown()?, &("ready".to_owned(), 1, 1))?;
+    what_is_not_there_is_refused(lab)?;
+    what_cannot_be_kept_is_in_force_and_said(lab)
+}
+
+fn what_cannot_be_kept_is_in_force_and_said(lab: &Lab) -> Result<()> {
+    let path = lab.node_config(1);
+    let ordinary = fs::read_to_string(&path)?;
+    let line = ordinary.lines().find(|line| line.starts_with("state_file = ")).context("no state_file")?;
+    // Nothing can be made there.
+    fs::write(&path, ordinary.replace(line, "state_file = \"/proc/usher/state.json\""))?;
+    lab.stop_usher(1)?;
+    lab.start_usher(1)?;
+    lab.wait_all_well(RECOVERY)?;
+    let output = lab.output(Host::Node(1), &["usher", "server", "set", &name(), "state", "drain"])?;
+    ensure!(output.code == Some(0), "{output:?}");
+    ensure!(
+        output.stderr.contains(
+            "it is in force, but forgotten if the daemon ends now: cannot write /proc/usher/state.json"
+        ),
+        "{output:?}"
+    );
+    expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
+    fs::write(&path, ordinary)?;
+    lab.stop_usher(1)?;
+    lab.start_usher(1)
+}
+
+fn what_is_not_there_is_refused(lab: &Lab) -> Result<()> {
+    for (words, code, complaint) in [
+        (["web/backend99", "state", "drain"], 1, "no backend is called `backend99`; there are backend1, "),
+        (["wbe/backend1", "state", "drain"], 1, "no service is called `wbe`; there are "),
+        (["web", "state", "drain"], 2, "write the service's name, a slash and the backend's name"),
+        (["web/backend1", "weight", "half"], 2, "`half` is no weight; use 0 to 65535, or 0% to 100%"),
+        (["web/backend1", "state", "gone"], 2, "[possible values: ready, drain, maint]"),
+    ] {
+        let output = lab.output(Host::Node(1), &[&["usher", "server", "set"], &words[..]].concat())?;
+        ensure!(output.code == Some(code) && output.stderr.contains(complaint), "{words:?}: {output:?}");
+    }
+    let drained =
+        lab.output(Host::Node(1), &["usher", "server", "wait", "internal/backend99", "--drained"])?;
+    ensure!(drained.code == Some(1) && drained.stderr.contains("has no backend"), "{drained:?}");
+    Ok(())
+}
