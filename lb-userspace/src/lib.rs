@@ -3,7 +3,7 @@
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
 //! (`cli`, `daemon`, `probe`, `dataplane`, `net`, `dns`, `api`) call the pure [`core`]; nothing in `core`
 //! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`], [`explain`], [`flows`],
-//! [`deny`], [`admin`] and [`capture`] are what the control socket says, as data. [`backend`] is `usher backend`, for the hosts behind
+//! [`deny`], [`admin`], [`reload`] and [`capture`] are what the control socket says, as data. [`backend`] is `usher backend`, for the hosts behind
 //! the nodes.
 
 pub mod admin;
@@ -21,4 +21,5 @@ pub mod explain;
 pub mod flows;
 pub mod net;
 pub mod probe;
+pub mod reload;
 pub mod status;

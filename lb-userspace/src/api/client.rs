@@ -26,6 +26,7 @@ use crate::{
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
     flows::{Flows, FlowsQuery},
+    reload::{ReloadQuery, Reloaded},
     status::Status,
 };
 
@@ -95,6 +96,15 @@ impl Client {
     pub async fn change_server(&self, change: &ServerChange) -> Result<ServerChanged, ClientError> {
         let body = serde_json::to_vec(change).map_err(|source| ClientError::Json { source })?;
         self.request(Method::POST, "/v1/server", body.into()).await
+    }
+
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or answers with something else. A file that is refused is no error.
+    pub async fn reload(&self, query: ReloadQuery) -> Result<Reloaded, ClientError> {
+        let body = serde_json::to_vec(&query).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/reload", body.into()).await
     }
 
     /// Packets as they come and go. Dropping the stream ends the capture.

@@ -10,6 +10,7 @@
 //! | `POST /v1/flows` with a [`FlowsQuery`] | [`Flows`] |
 //! | `POST /v1/deny` with a [`DenyChange`] | [`DenyChanged`], when it is in force |
 //! | `POST /v1/denied` with a [`DenyQuery`] | [`Denied`] |
+//! | `POST /v1/reload` with a [`ReloadQuery`] | [`Reloaded`], when it is in force or refused |
 //! | `POST /v1/server` with a [`ServerChange`] | [`ServerChanged`], when it is in force |
 //! | `POST /v1/capture` with a [`CaptureQuery`] | pcapng, until there were enough packets or the client leaves |
 //!
@@ -36,6 +37,7 @@ use crate::{
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
     flows::{Flows, FlowsQuery},
+    reload::{ReloadQuery, Reloaded},
     status::Status,
 };
 
@@ -51,6 +53,8 @@ pub enum Request {
     Flows(FlowsQuery, oneshot::Sender<Result<Flows, Refusal>>),
     /// To change who is denied.
     DenyChange(DenyChange, oneshot::Sender<Result<DenyChanged, Refusal>>),
+    /// To read the configuration again.
+    Reload(ReloadQuery, oneshot::Sender<Result<Reloaded, Refusal>>),
     /// To change what is wanted of a backend.
     ServerChange(ServerChange, oneshot::Sender<Result<ServerChanged, Refusal>>),
     /// Who is denied.

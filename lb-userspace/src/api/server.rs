@@ -23,6 +23,7 @@ use crate::{
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation, MixedFamilies},
     flows::{Flows, FlowsQuery},
+    reload::{ReloadQuery, Reloaded},
     status::Status,
 };
 
@@ -68,7 +69,7 @@ pub async fn serve(
 
 /// What may be asked, for whoever asks for something else.
 const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied, POST \
-                     /v1/server and POST /v1/capture";
+                     /v1/server, POST /v1/reload and POST /v1/capture";
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
     Router::new()
@@ -78,6 +79,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/deny", post(deny))
         .route("/v1/denied", post(denied))
         .route("/v1/server", post(server))
+        .route("/v1/reload", post(reload))
         .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -128,6 +130,14 @@ async fn server(
 ) -> Result<Json<ServerChanged>, Problem> {
     let Json(change) = change?;
     Ok(Json(daemon.ask(|reply| Request::ServerChange(change, reply)).await??))
+}
+
+async fn reload(
+    State(daemon): State<Daemon>,
+    query: Result<Json<ReloadQuery>, JsonRejection>,
+) -> Result<Json<Reloaded>, Problem> {
+    let Json(query) = query?;
+    Ok(Json(daemon.ask(|reply| Request::Reload(query, reply)).await??))
 }
 
 async fn capture(

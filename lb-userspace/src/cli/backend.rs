@@ -17,7 +17,7 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{backend_page, colour_wanted, print};
+use super::{REFUSED, backend_page, colour_wanted, print};
 use crate::{
     backend::{
         Finding, Forward, Host, Listen, Settings, Store, Weight,
@@ -29,9 +29,6 @@ use crate::{
     config::XdpMode,
     dataplane,
 };
-
-/// The settings are refused.
-const REFUSED: u8 = 2;
 
 /// How long a stopping run may take to undo its changes; it takes milliseconds.
 const UNDONE: Duration = Duration::from_secs(10);

@@ -8,15 +8,12 @@ use std::{
 
 use clap::Args;
 
-use super::ConfigFile;
+use super::{ConfigFile, REFUSED};
 use crate::{
     config::{Config, ConfigError, Loaded, Problem, host::HostFacts},
     dataplane,
     net::facts,
 };
-
-/// The configuration is refused.
-const REFUSED: u8 = 2;
 
 /// Check a configuration file without running it
 ///

@@ -8,6 +8,7 @@ mod completions;
 mod deny;
 mod explain;
 mod flows;
+mod reload;
 mod run;
 mod server;
 mod status;
@@ -31,6 +32,9 @@ Exit codes:
   0  it worked
   1  it failed; the reason is on stderr
   2  the configuration or the command line is wrong; nothing was changed";
+
+/// Configuration or settings are refused; the last of [`EXIT_CODES`].
+const REFUSED: u8 = 2;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -71,6 +75,7 @@ enum Command {
     Capture(capture::CaptureCommand),
     Deny(deny::DenyCommand),
     Server(server::ServerCommand),
+    Reload(reload::ReloadCommand),
     Backend(backend::BackendCommand),
     /// Print the version
     Version,
@@ -101,6 +106,7 @@ impl Cli {
             Command::Capture(command) => command.run(&client).await,
             Command::Deny(command) => command.run(&client).await,
             Command::Server(command) => command.run(&client).await,
+            Command::Reload(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),

@@ -11,7 +11,7 @@ use crate::daemon;
 ///
 /// Reads the configuration, attaches the XDP program, checks backends and peers, answers DNS and the
 /// control socket. A configuration with a mistake is refused whole, with exit code 2, before anything
-/// is touched. Logs go to stderr.
+/// is touched. SIGHUP has it read again, as `usher reload` does. Logs go to stderr.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

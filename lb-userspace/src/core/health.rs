@@ -115,6 +115,11 @@ impl Checked {
         })
     }
 
+    /// Judges by other numbers in a row from now on; what is known stays.
+    pub fn set_timing(&mut self, timing: &Timing) {
+        (self.rise, self.fall) = (timing.rise, timing.fall);
+    }
+
     /// `None` as long as there is no result: neither up nor down.
     pub fn health(&self) -> Option<Health> {
         self.seen.as_ref().map(|seen| seen.health)

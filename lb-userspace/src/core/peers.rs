@@ -76,6 +76,18 @@ impl Peers {
         Peers { probed: ids.into_iter().map(|id| (id, new.clone())).collect() }
     }
 
+    /// Other peers and pools, with what is known of those that stay.
+    pub fn successor(&self, ids: impl IntoIterator<Item = PeerId>, timing: &Timing) -> Peers {
+        let mut next = Peers::new(ids, timing);
+        for (id, probed) in &mut next.probed {
+            if let Some(known) = self.probed.get(id) {
+                *probed = known.clone();
+                probed.checked.set_timing(timing);
+            }
+        }
+        next
+    }
+
     /// Takes the result of a probe that ended at `now`, and says if the peer's health changed. One that could
     /// not be made here changes nothing ([`Checked::observe`]), nor does one that was cancelled meanwhile.
     pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Option<Transition> {
@@ -206,6 +218,21 @@ mod tests {
 
     fn result(code: Code) -> CheckResult {
         CheckResult { code, duration: Duration::ZERO, detail: String::new() }
+    }
+
+    #[test]
+    fn what_is_known_of_peers_that_stay_is_kept() {
+        let now = Instant::now();
+        let mut peers = Peers::new([id("node2"), id("node3")], &timing());
+        for peer in ["node2", "node3"] {
+            peers.observe(&id(peer), &result(Code::L4Ok), now);
+        }
+        peers.hear(&id("node2"), false);
+        let mut next = peers.successor([id("node2"), id("node4")], &Timing { fall: 1, ..timing() });
+        let states: Vec<_> = next.iter().map(|(id, state, _)| (&*id.peer, state)).collect();
+        assert_eq!(states, [("node2", PeerState::SaysNo), ("node4", PeerState::Unknown)]);
+        next.observe(&id("node2"), &result(Code::L4Tout), now);
+        assert_eq!(next.state(&id("node2")), PeerState::Unreachable(Code::L4Tout), "by the new `fall`");
     }
 
     #[test]

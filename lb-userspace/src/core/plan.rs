@@ -14,62 +14,9 @@ use super::{
     ids::{BackendId, Family, PoolId},
     image::Image,
     maglev::{self, Candidate},
+    numbers::Numbers,
 };
 use crate::config::{self, Config, HashInput, OnBackendDown, Protocol};
-
-/// The numbers under which the data path knows pools and backends. They start at 1: a 0 in a map means
-/// "nothing".
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Numbers {
-    pools: BTreeMap<PoolId, u32>,
-    backends: BTreeMap<BackendId, u16>,
-}
-
-impl Numbers {
-    /// Numbers pools and backends in the configuration's order; the checked configuration has no more
-    /// of them than there are numbers.
-    pub fn new(config: &Config) -> Numbers {
-        let mut numbers = Numbers::default();
-        for (number, (_, pool)) in (1..).zip(pools(config)) {
-            numbers.pools.insert(pool, number);
-        }
-        let ids = pools(config).flat_map(|(service, pool)| backends(service, pool));
-        for (number, (_, id, _)) in (1..).zip(ids) {
-            numbers.backends.insert(id, number);
-        }
-        numbers
-    }
-
-    /// A pool's number; 0 when there is no such pool.
-    pub fn pool(&self, pool: &PoolId) -> u32 {
-        self.pools.get(pool).copied().unwrap_or(0)
-    }
-
-    /// A backend's number; 0 when there is no such backend.
-    pub fn backend(&self, backend: &BackendId) -> u16 {
-        self.backends.get(backend).copied().unwrap_or(0)
-    }
-
-    /// The pool with a number.
-    pub fn pool_of(&self, number: u32) -> Option<&PoolId> {
-        self.pools.iter().find(|&(_, &have)| have == number).map(|(pool, _)| pool)
-    }
-
-    /// The backend with a number.
-    pub fn backend_of(&self, number: u16) -> Option<&BackendId> {
-        self.backends.iter().find(|&(_, &have)| have == number).map(|(backend, _)| backend)
-    }
-
-    /// Every pool's number.
-    pub fn pools(&self) -> impl Iterator<Item = u32> {
-        self.pools.values().copied()
-    }
-
-    /// Every backend's number.
-    pub fn backends(&self) -> impl Iterator<Item = u16> {
-        self.backends.values().copied()
-    }
-}
 
 /// Every service in every family that it has.
 pub fn pools(config: &Config) -> impl Iterator<Item = (&config::Service, PoolId)> {
@@ -143,6 +90,12 @@ impl Planner {
     /// The numbers it works with.
     pub fn numbers(&self) -> &Numbers {
         &self.numbers
+    }
+
+    /// Works with other numbers from now on; tables of pools that are gone are forgotten.
+    pub fn set_numbers(&mut self, numbers: Numbers) {
+        self.tables.retain(|pool, _| numbers.pool(pool) != 0);
+        self.numbers = numbers;
     }
 
     /// The cluster's hash key.
@@ -440,7 +393,7 @@ address = "203.0.113.21"
     }
 
     fn planner(config: &Config) -> Planner {
-        Planner::new(Numbers::new(config), HashKey { first: [1; 7], second: [2; 7] }, 1)
+        Planner::new(Numbers::new(config).expect("room"), HashKey { first: [1; 7], second: [2; 7] }, 1)
     }
 
     fn image(planner: &mut Planner, config: &Config, up: &[&str]) -> Image {

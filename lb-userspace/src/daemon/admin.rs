@@ -57,17 +57,24 @@ impl Administration {
     /// being served: it is said, and put aside.
     pub(super) fn begin(config: &Config) -> Administration {
         let file = config.node.state_file.clone();
-        let mut overrides = read(&file).unwrap_or_else(|why| {
+        let overrides = read(&file).unwrap_or_else(|why| {
             let why = anyhow::Error::from(why);
             error!(file = %file.display(), "what administrators had set is not known: {why:#}");
             put_aside(&file);
             Overrides::default()
         });
-        let forgotten = overrides.retain(|service, backend| has(config, service, backend));
+        let mut administration = Administration { overrides, file, behind: false };
+        administration.follow(config);
+        administration
+    }
+
+    /// Forgets what was set for backends that the configuration does not have.
+    pub(super) fn follow(&mut self, config: &Config) {
+        let forgotten = self.overrides.retain(|service, backend| has(config, service, backend));
         for server in &forgotten {
             warn!("{server} is no longer in the configuration; what was set for it is forgotten");
         }
-        Administration { overrides, file, behind: !forgotten.is_empty() }
+        self.behind |= !forgotten.is_empty();
     }
 
     /// What counts of a backend with this weight in the configuration that checks found like this.

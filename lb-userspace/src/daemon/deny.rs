@@ -10,7 +10,7 @@ use super::state::State;
 use crate::{
     api::Refusal,
     config::Defence,
-    core::deny::{self, Change, DenyList, Prefix, Said, Source},
+    core::deny::{self, AddError, Change, DenyList, Prefix, Rule, RuleError, Said, Source},
     dataplane::DataplaneError,
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule, MOST_RULES},
 };
@@ -20,16 +20,36 @@ use crate::{
 /// # Errors
 /// When the file cannot be read, has a mistake, or there are too many rules.
 pub(super) fn read(defence: Option<&Defence>) -> anyhow::Result<DenyList> {
-    let Some(defence) = defence else { return Ok(DenyList::default()) };
-    let mut rules = Vec::new();
-    if let Some(file) = &defence.deny_file {
-        let name = file.display();
-        let text = fs::read_to_string(file).with_context(|| format!("cannot read the deny list {name}"))?;
-        let listed = deny::parse_file(&text);
-        rules = listed
-            .map_err(|(line, error)| anyhow::anyhow!("{name}:{line}: the rule {error}; {}", error.mend()))?;
+    let rules = defence.map_or(&[][..], |defence| &defence.deny);
+    Ok(DenyList::new(&read_file(defence)?, rules)?)
+}
+
+/// Reads the rules of the file that the configuration names; without one there are none.
+///
+/// # Errors
+/// When it cannot be read or has a mistake.
+pub(super) fn read_file(defence: Option<&Defence>) -> anyhow::Result<Vec<Rule>> {
+    let Some(file) = defence.and_then(|defence| defence.deny_file.as_ref()) else { return Ok(Vec::new()) };
+    let name = file.display();
+    let text = fs::read_to_string(file).with_context(|| format!("cannot read the deny list {name}"))?;
+    let mistake = |(line, error): (usize, RuleError)| {
+        anyhow::anyhow!("{name}:{line}: the rule {error}; {}", error.mend())
+    };
+    deny::parse_file(&text).map_err(mistake)
+}
+
+/// A list that takes another one's place, and what the map has to be told then.
+pub(super) struct Successor {
+    list: DenyList,
+    changes: Vec<Change>,
+    features: Features,
+}
+
+impl Successor {
+    /// What the programs need for it.
+    pub(super) fn features(&self) -> Features {
+        self.features
     }
-    Ok(DenyList::new(&rules, &defence.deny)?)
 }
 
 /// The list, and what of it the map has not been told.
@@ -48,6 +68,19 @@ impl Deny {
     /// What the programs need for it.
     pub(super) fn features(&self) -> Features {
         if self.list.is_empty() { Features::NONE } else { Features::DENY }
+    }
+
+    /// The list with other rules of file and configuration; what commands said stays.
+    pub(super) fn successor(&self, file: &[Rule], configuration: &[Rule]) -> Result<Successor, AddError> {
+        let (list, changes) = self.list.successor(file, configuration)?;
+        let features = if list.is_empty() { Features::NONE } else { Features::DENY };
+        Ok(Successor { list, changes, features })
+    }
+
+    /// Takes the list that was made of this one.
+    pub(super) fn replace(&mut self, Successor { list, changes, .. }: Successor) {
+        self.list = list;
+        self.untold.extend(changes);
     }
 
     /// Answers a question.
@@ -144,10 +177,7 @@ impl State {
         if features.has(Features::DENY) {
             return Ok(());
         }
-        // The verifier takes its time.
-        let result = tokio::task::block_in_place(|| self.dataplane.set_features(features | Features::DENY));
-        self.note_program();
-        result?;
+        self.load_features(features | Features::DENY)?;
         info!("the programs look at the deny list from now on");
         Ok(())
     }

@@ -12,6 +12,7 @@ use tokio::{
 use super::{
     links,
     probes::{PeerNews, Word},
+    reload::Prepared,
 };
 use crate::{
     api::Request,
@@ -47,6 +48,10 @@ pub(super) enum Event {
     CatchUp,
     /// Time to free idle flows.
     Sweep,
+    /// SIGHUP.
+    HangUp,
+    /// The configuration was read again.
+    Prepared(Box<Prepared>),
     /// SIGTERM or SIGINT.
     Signal,
     /// A task ended on which the daemon depends. Comes once for each.
@@ -59,6 +64,7 @@ pub(super) struct Events {
     peers: mpsc::Receiver<Report<PeerId>>,
     words: mpsc::Receiver<Word>,
     requests: mpsc::Receiver<Request>,
+    prepared: mpsc::Receiver<Box<Prepared>>,
     /// `None` once nobody watches next hops any more.
     hops: Option<watch::Receiver<NextHopTable>>,
     /// `None` once nobody looks at the interfaces any more.
@@ -67,6 +73,7 @@ pub(super) struct Events {
     sweep: Interval,
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 /// The other ends, for the tasks that something happens to.
@@ -74,6 +81,7 @@ pub(super) struct Senders {
     pub(super) backends: mpsc::Sender<Report<BackendId>>,
     pub(super) peers: PeerNews,
     pub(super) requests: mpsc::Sender<Request>,
+    pub(super) prepared: mpsc::Sender<Box<Prepared>>,
 }
 
 impl Events {
@@ -83,22 +91,26 @@ impl Events {
         let (peer_reports, peers) = mpsc::channel(QUEUE);
         let (peer_words, words) = mpsc::channel(QUEUE);
         let (ask, requests) = mpsc::channel(QUEUE);
+        let (prepare, prepared) = mpsc::channel(QUEUE);
         let senders = Senders {
             backends: backend_reports,
             peers: PeerNews { reports: peer_reports, words: peer_words },
             requests: ask,
+            prepared: prepare,
         };
         let events = Events {
             backends,
             peers,
             words,
             requests,
+            prepared,
             hops: Some(hops),
             links: Some(links::watch()),
             catch_up: every(CATCH_UP),
             sweep: every(SWEEP),
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
         };
         Ok((senders, events))
     }
@@ -115,8 +127,15 @@ impl Events {
             _ = self.catch_up.tick() => Event::CatchUp,
             _ = self.sweep.tick() => Event::Sweep,
             () = caught(&mut self.terminate) => Event::Signal,
+            Some(prepared) = self.prepared.recv() => Event::Prepared(prepared),
             () = caught(&mut self.interrupt) => Event::Signal,
+            () = caught(&mut self.hang_up) => Event::HangUp,
         }
+    }
+
+    /// Forgets what checks of backends have found and nobody has heard of yet.
+    pub(super) fn forget_backends(&mut self) {
+        while self.backends.try_recv().is_ok() {}
     }
 }
 

@@ -14,6 +14,7 @@
 //! - [`names`]: names in questions.
 //! - [`nat_ports`]: says when NAT ports run out.
 //! - [`hops`]: next hops, from the watch to the plan.
+//! - [`reload`]: another configuration for the running daemon.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
@@ -30,6 +31,7 @@ mod links;
 mod names;
 mod nat_ports;
 mod probes;
+mod reload;
 mod secret;
 mod snapshot;
 mod start;
@@ -48,9 +50,11 @@ use crate::{
     config::{Config, ConfigError, Loaded},
     dataplane, dns,
     net::{facts, watch::NextHops},
+    reload::ReloadQuery,
 };
-use events::{Event, Events};
-use probes::Running;
+use events::{Event, Events, Senders};
+use probes::{BackendProbes, Running};
+use reload::{Order, prepare};
 use start::Started;
 use state::State;
 use task::{StopSignal, Task};
@@ -102,8 +106,11 @@ struct Daemon {
     leave_at: Option<Instant>,
     /// It leaves because a part is missing.
     failed: bool,
-    probes: Vec<Running>,
+    backend_probes: BackendProbes,
+    peer_probes: Vec<Running>,
     next_hops: NextHops,
+    /// For tasks that are started later.
+    senders: Senders,
 }
 
 /// The DNS server.
@@ -132,26 +139,26 @@ impl Daemon {
         state.begin_deny(deny)?;
         state.learn_hops(&hops.borrow_and_update());
         let (senders, events) = Events::new(hops)?;
-        let mut probes = probes::start_backends(&config, &senders.backends);
-        probes.extend(probes::start_peers(
-            &config,
-            &host.for_config(dataplane::kernel()),
-            state.steering(),
-            &senders.peers,
-        ));
+        let mut backend_probes = BackendProbes::default();
+        backend_probes.follow(&config, &senders.backends);
+        let host = host.for_config(dataplane::kernel());
+        let peer_probes = probes::start_peers(&config, &host, state.steering(), &senders.peers);
+        let requests = senders.requests.clone();
         info!(node = %config.node.name, "usher runs");
         Ok(Daemon {
             state,
             events,
-            api: Some(Task::start("the API", |stop| api::serve(socket, senders.requests, stop.wait()))),
+            api: Some(Task::start("the API", |stop| api::serve(socket, requests, stop.wait()))),
             dns: match dns {
                 None => Dns::None,
                 Some(sockets) => Dns::Waiting(sockets, Instant::now() + FIRST_VERDICTS),
             },
             leave_at: None,
             failed: false,
-            probes,
+            backend_probes,
+            peer_probes,
             next_hops,
+            senders,
         })
     }
 
@@ -185,7 +192,13 @@ impl Daemon {
             Event::Backend(report) => self.state.observe_backend(&report),
             Event::Peer(report) => self.state.observe_peer(&report),
             Event::Word(word) => self.state.hear_peer(&word),
-            Event::Request(request) => self.state.answer(request),
+            Event::Request(request) => {
+                if let Some(order) = self.state.answer(request) {
+                    self.prepare_reload(order);
+                }
+            }
+            Event::HangUp => self.prepare_reload(Order { query: ReloadQuery::default(), reply: None }),
+            Event::Prepared(prepared) => self.reload(*prepared),
             Event::Hops(table) => self.state.learn_hops(&table),
             Event::Links(reading) => self.state.look_at_interfaces(reading),
             Event::CatchUp => {
@@ -196,6 +209,15 @@ impl Daemon {
             Event::Signal => self.leave(),
             Event::Ended(error) => self.give_up(&error),
         }
+    }
+
+    /// Has the configuration's file read beside the loop.
+    fn prepare_reload(&self, order: Order) {
+        let (path, prepared) = (self.state.path.clone(), self.senders.prepared.clone());
+        tokio::spawn(async move {
+            // The loop may have ended meanwhile.
+            let _ = prepared.send(Box::new(prepare(path, order).await)).await;
+        });
     }
 
     /// Leaves because a part is missing; whoever starts the daemon starts it again.
@@ -237,8 +259,8 @@ impl Daemon {
     }
 
     async fn stop(self) -> anyhow::Result<()> {
-        let Daemon { state, api, dns, probes, next_hops, .. } = self;
-        drop((probes, next_hops));
+        let Daemon { state, api, dns, backend_probes, peer_probes, next_hops, .. } = self;
+        drop((backend_probes, peer_probes, next_hops));
         if let Dns::Answers(Some(task)) = dns {
             task.stop().await?;
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     iter::once,
+    mem,
     net::{IpAddr, SocketAddr},
     ops::{Range, RangeInclusive},
     sync::Arc,
@@ -57,21 +58,37 @@ pub(super) struct Steering {
 }
 
 /// One check per backend and family.
-pub(super) fn start_backends(config: &Config, reports: &mpsc::Sender<Report<BackendId>>) -> Vec<Running> {
-    plan::pools(config)
-        .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)))
-        .map(|(service, (backend, id, address))| {
-            let Check { kind, port, timing } = &service.check;
-            let probe = Probe {
-                kind: kind.clone(),
-                target: SocketAddr::new(address, port.unwrap_or(backend.port)),
-                source: None,
-                source_port: None,
-                timeout: timing.timeout,
+#[derive(Default)]
+pub(super) struct BackendProbes(BTreeMap<BackendId, (Check, SocketAddr, Running)>);
+
+impl BackendProbes {
+    /// Starts and ends checks as the configuration has it; those that stay as they are go on in their rhythm.
+    pub(super) fn follow(&mut self, config: &Config, reports: &mpsc::Sender<Report<BackendId>>) {
+        let mut before = mem::take(&mut self.0);
+        let wanted = plan::pools(config)
+            .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)));
+        for (service, (backend, id, address)) in wanted {
+            let check = &service.check;
+            let target = SocketAddr::new(address, check.port.unwrap_or(backend.port));
+            let running = match before.remove(&id) {
+                Some((was, at, running)) if was == *check && at == target => running,
+                _ => start_backend(id.clone(), check, target, reports),
             };
-            Running::Probe { _handle: probe::start(id, probe, *timing, reports.clone()) }
-        })
-        .collect()
+            self.0.insert(id, (check.clone(), target, running));
+        }
+    }
+}
+
+fn start_backend(
+    id: BackendId,
+    check: &Check,
+    target: SocketAddr,
+    reports: &mpsc::Sender<Report<BackendId>>,
+) -> Running {
+    let timing = check.timing;
+    let kind = check.kind.clone();
+    let probe = Probe { kind, target, source: None, source_port: None, timeout: timing.timeout };
+    Running::Probe { _handle: probe::start(id, probe, timing, reports.clone()) }
 }
 
 /// What is to be probed of the peers.

@@ -17,7 +17,8 @@ use crate::{
     core::{
         deny::DenyList,
         ids::Family,
-        plan::{self, Numbers, Planner},
+        numbers::Numbers,
+        plan::{self, Planner},
     },
     dataplane::{Attached, Dataplane, Sizes},
     net::{
@@ -42,19 +43,17 @@ pub(super) struct Started {
 pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow::Result<Started> {
     let hash_key = secret::hash_key(config.node.secret_file.as_deref())?;
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-    let planner = Planner::new(Numbers::new(&config), hash_key, cpus);
+    let planner = Planner::new(Numbers::new(&config)?, hash_key, cpus);
     let deny = deny::read(config.defence.as_ref())?;
-    let numbers = planner.numbers();
-    let services = numbers.pools().max().unwrap_or(0);
-    let backends = numbers.backends().max().unwrap_or(0);
+    let room = planner.numbers().room();
     let features = plan::features(&config);
     let nat = features.has(Features::NAT);
-    let (flows, fragments, keys) = (config.flows.max, config.flows.fragments, plan::service_keys(&config));
+    let (flows, fragments) = (config.flows.max, config.flows.fragments);
     let if_wanted = |feature, size: usize| if features.has(feature) { size as u32 } else { 1 };
     let sizes = Sizes {
         affinity_buckets: plan::affinity_buckets(&config),
         sources: if_wanted(Features::RATE_LIMIT, MAX_SOURCES),
-        ..Sizes::new(flows, fragments, nat, keys, services, u32::from(backends))
+        ..Sizes::new(flows, fragments, nat, room.keys, room.pools, room.backends)
     };
     let mut dataplane = Dataplane::load(sizes, features)?;
     info!(

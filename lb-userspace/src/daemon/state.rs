@@ -22,6 +22,7 @@ use super::{
     flows::{self, Search},
     hops, links,
     probes::{self, Steering, Tables, Word},
+    reload::Order,
     snapshot,
 };
 use crate::{
@@ -252,8 +253,8 @@ impl State {
         self.reconcile();
     }
 
-    /// Answers a request on the control socket.
-    pub(super) fn answer(&mut self, request: Request) {
+    /// Answers a request on the control socket. An order to reload, which takes more than the state, is given back.
+    pub(super) fn answer(&mut self, request: Request) -> Option<Order> {
         // Whoever asked may be gone, which is no error.
         match request {
             Request::Status(reply) => {
@@ -267,6 +268,7 @@ impl State {
             Request::Capture(query, reply) => drop(reply.send(self.start_capture(&query))),
             Request::DenyChange(change, reply) => drop(reply.send(self.change_deny(&change))),
             Request::ServerChange(change, reply) => drop(reply.send(self.change_server(&change))),
+            Request::Reload(query, reply) => return Some(Order { query, reply: Some(reply) }),
             Request::Denied(query, reply) => drop(reply.send(self.deny.answer(&query))),
             Request::Flows(query, reply) => match Search::new(self, &query) {
                 // Beside the loop: a table may be gigabytes.
@@ -277,6 +279,7 @@ impl State {
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
         }
+        None
     }
 
     /// Replaces the running programs by such that capture packets, and starts to hand these on.
@@ -301,15 +304,21 @@ impl State {
     /// Replaces the capturing programs by ordinary ones.
     pub(super) fn stop_capture(&mut self) {
         let features = plan::features(&self.config) | self.deny.features();
-        let stopped = tokio::task::block_in_place(|| self.dataplane.set_features(features));
-        self.note_program();
-        match stopped {
+        match self.load_features(features) {
             Ok(()) => info!(instructions = self.instructions(), "no longer capturing packets"),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 error!(error, "cannot replace the capturing program; trying again soon");
             }
         }
+    }
+
+    /// Replaces the running programs by such that can do this.
+    pub(super) fn load_features(&mut self, features: Features) -> Result<(), DataplaneError> {
+        // The verifier takes its time.
+        let loaded = tokio::task::block_in_place(|| self.dataplane.set_features(features));
+        self.note_program();
+        loaded
     }
 
     /// The program that is attached may be another one now; looks at the interfaces that are under way may

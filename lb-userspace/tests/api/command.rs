@@ -176,6 +176,21 @@ async fn server_says_what_is_set_and_what_was() {
 }
 
 #[tokio::test]
+async fn reload_says_what_would_change_or_why_it_is_refused() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let outcome = usher(&["reload", "--socket", socket, "--dry-run"]).await;
+    let expected = Outcome {
+        stderr: "warning: usher.toml:7: more\n".to_owned(),
+        ..Outcome::success("service web: added\n1 change would be made\n")
+    };
+    assert_eq!(outcome, expected);
+    let outcome = usher(&["reload", "--socket", socket]).await;
+    let stderr = "usher.toml:1: wrong\nusher.toml:2: wrong too\n".to_owned();
+    assert_eq!(outcome, Outcome { code: Some(2), stdout: String::new(), stderr });
+}
+
+#[tokio::test]
 async fn f62_deny_lists_all_pages_as_a_file_has_them() {
     let daemon = FakeDaemon::start().await;
     let socket = daemon.socket.to_str().expect("path is UTF-8");

@@ -21,13 +21,14 @@ use lb_userspace::{
     deny::{DenyAction, DenyChange, DenyQuery},
     explain::ExplainQuery,
     flows::FlowsQuery,
+    reload::ReloadQuery,
 };
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{FakeDaemon, NO_PROGRAM, denied, deny, example, explanation, flows, server};
+use crate::support::{FakeDaemon, NO_PROGRAM, denied, deny, example, explanation, flows, reloaded, server};
 
 fn query(from: &str, to: &str, protocol: Protocol) -> ExplainQuery {
     ExplainQuery {
@@ -168,6 +169,16 @@ async fn what_is_wanted_of_a_backend_takes_changes() {
             assert_eq!(message, "no service is called `wbe`");
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_reload_is_asked_for_and_answered() {
+    let daemon = FakeDaemon::start().await;
+    let client = Client::new(&daemon.socket);
+    for dry_run in [true, false] {
+        let query = ReloadQuery { dry_run };
+        assert_eq!(client.reload(query).await.expect("an answer"), reloaded(query));
     }
 }
 

@@ -13,6 +13,7 @@ use lb_userspace::{
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     flows::{Counts, Flows, FlowsQuery},
+    reload::{ReloadQuery, Reloaded},
     status::{NextHop, Status},
 };
 use tempfile::TempDir;
@@ -74,6 +75,7 @@ async fn answer(mut queue: mpsc::Receiver<Request>, status: Result<Status, Strin
             Request::Capture(query, reply) => drop(reply.send(capture(&query))),
             Request::DenyChange(change, reply) => drop(reply.send(deny(&change))),
             Request::ServerChange(change, reply) => drop(reply.send(server(&change))),
+            Request::Reload(query, reply) => drop(reply.send(Ok(reloaded(query)))),
             Request::Denied(query, reply) => drop(reply.send(denied(&query))),
         }
     }
@@ -134,6 +136,21 @@ pub(crate) fn server(change: &ServerChange) -> Result<ServerChanged, Refusal> {
     };
     let not_kept = (change.backend == "b2").then(|| "the disk is full".to_owned());
     Ok(ServerChanged { before, now, not_kept })
+}
+
+/// Would make a change, and refuses to.
+pub(crate) fn reloaded(query: ReloadQuery) -> Reloaded {
+    match query.dry_run {
+        true => Reloaded {
+            changes: vec!["service web: added".to_owned()],
+            warnings: vec!["usher.toml:7: more".to_owned()],
+            refused: Vec::new(),
+        },
+        false => Reloaded {
+            refused: vec!["usher.toml:1: wrong".to_owned(), "usher.toml:2: wrong too".to_owned()],
+            ..Reloaded::default()
+        },
+    }
 }
 
 /// Two pages of one rule each.

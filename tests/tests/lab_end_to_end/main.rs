@@ -20,6 +20,7 @@ mod observe;
 mod own_traffic;
 mod path_mtu;
 mod quic;
+mod reload;
 mod servers;
 mod support;
 mod traffic;
@@ -65,6 +66,7 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     defence::f62_denied_client_is_cut_off_at_once_and_served_again_afterwards,
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
+    reload::d48_reloads_cut_no_flow,
     servers::d42_drained_backend_keeps_its_flows_and_gets_no_new_ones,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
@@ -94,6 +96,10 @@ const NAT: &[(&str, Body)] = &checks![
     backends::all_backends_down_is_stated_and_answered_with_every_address,
     defence::f62_a_million_rules_are_added_by_one_command,
     defence::f62_source_that_opens_too_many_connections_is_refused_new_ones_only,
+    reload::d41_d45_backend_leaves_a_service_and_returns_by_reload,
+    reload::service_is_added_and_removed_by_reload,
+    reload::what_cannot_be_reloaded_is_refused_with_the_reason,
+    reload::signal_reloads_and_the_log_says_what,
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
     servers::what_was_set_outlives_the_daemon,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,

@@ -131,6 +131,30 @@ impl DenyList {
         }
     }
 
+    /// The list with other rules of file and configuration, and what a map that knows this one has to be told. What
+    /// commands said stays.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn successor(
+        &self,
+        file: &[Rule],
+        configuration: &[Rule],
+    ) -> Result<(DenyList, Vec<Change>), AddError> {
+        let mut next = DenyList::new(file, configuration)?;
+        for (prefix, said) in self.said.iter().filter(|(_, said)| said.command.is_some()) {
+            next.said.entry(*prefix).or_default().command = said.command;
+            next.counts[Source::Command as usize] += 1;
+        }
+        if let Some(more @ 1..) = next.len().checked_sub(MAX_DENIED) {
+            return Err(AddError(more, next.len()));
+        }
+        let prefixes = self.said.keys().chain(next.said.keys()).copied().collect::<BTreeSet<_>>();
+        let changed = prefixes.into_iter().filter(|prefix| self.change(*prefix) != next.change(*prefix));
+        let changes = changed.map(|prefix| next.change(prefix)).collect();
+        Ok((next, changes))
+    }
+
     /// How many prefixes there are.
     pub fn len(&self) -> usize {
         self.said.len()

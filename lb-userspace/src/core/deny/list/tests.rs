@@ -165,3 +165,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn f62_other_rules_of_file_and_configuration_leave_commands_alone() {
+    let (mut first, mut map) = list(&["192.0.2.0/24", "203.0.113.0/24"], &["!192.0.2.1"]);
+    let (changes, _) = first.add(&rules(&["198.51.100.0/24", "!203.0.113.0/24"])).expect("room");
+    map.tell(changes);
+    let (second, changes) = first.successor(&rules(&["203.0.113.0/24", "2001:db8::/32"]), &[]).expect("room");
+    // Of the network that a command allows nothing changes.
+    let said: Vec<_> = changes.iter().map(|change| (change.prefix.to_string(), change.denied)).collect();
+    let expected = [("192.0.2.0/24", None), ("192.0.2.1/32", None), ("2001:db8::/32", Some(true))];
+    assert_eq!(said, expected.map(|(prefix, denied)| (prefix.to_owned(), denied)));
+    map.tell(changes);
+    let mut other = TestMap::default();
+    other.tell(second.all());
+    assert_eq!(map.0, other.0);
+    let counts = [Source::Configuration, Source::File, Source::Command].map(|source| second.count(source));
+    assert_eq!(counts, [0, 2, 2]);
+}

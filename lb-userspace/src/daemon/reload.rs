@@ -1,0 +1,194 @@
+//! Another configuration for the running daemon: all of it, or nothing.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use super::{Daemon, deny, probes, state::State};
+use crate::{
+    api::Refusal,
+    config::{Config, ConfigError, Loaded},
+    core::{
+        deny::Rule,
+        health::Checked,
+        ids::BackendId,
+        numbers::Numbers,
+        plan,
+        reload::{differences, needs_restart, peers_differ},
+    },
+    dataplane::{self, DataplaneError},
+    net::facts::{self, HostFacts},
+    reload::{ReloadQuery, Reloaded},
+};
+
+/// Who wants it, and what of it.
+pub(super) struct Order {
+    pub(super) query: ReloadQuery,
+    /// `None`: a signal, which is answered by the log alone.
+    pub(super) reply: Option<oneshot::Sender<Result<Reloaded, Refusal>>>,
+}
+
+/// The file, read and checked beside the loop.
+pub(super) struct Prepared {
+    order: Order,
+    next: Result<Next, Reloaded>,
+}
+
+struct Next {
+    config: Config,
+    warnings: Vec<String>,
+    host: HostFacts,
+    /// The deny file's rules.
+    denied: Vec<Rule>,
+}
+
+/// Reads and checks the file as the start does.
+pub(super) async fn prepare(path: PathBuf, order: Order) -> Prepared {
+    let next = read(path).await;
+    Prepared { order, next }
+}
+
+async fn read(path: PathBuf) -> Result<Next, Reloaded> {
+    let loaded = Loaded::load(&path).map_err(|error| refused(&error))?;
+    let other = |error: anyhow::Error| Reloaded::refused([format!("{error:#}")]);
+    let host = facts::gather(loaded.config.destinations()).await.map_err(|error| other(error.into()))?;
+    // Both take their time.
+    let checked = tokio::task::block_in_place(|| {
+        let warnings =
+            loaded.check_host(&host.for_config(dataplane::kernel())).map_err(|error| refused(&error))?;
+        let denied = deny::read_file(loaded.config.defence.as_ref()).map_err(other)?;
+        Ok((warnings, denied))
+    });
+    let (warnings, denied) = checked?;
+    let warnings = loaded.warnings.iter().chain(&warnings).map(ToString::to_string).collect();
+    Ok(Next { config: loaded.config, warnings, host, denied })
+}
+
+fn refused(error: &ConfigError) -> Reloaded {
+    match error {
+        ConfigError::Unreadable { source, .. } => Reloaded::refused([format!("{error}: {source}")]),
+        ConfigError::Refused(problems) => Reloaded::refused(problems.iter().map(ToString::to_string)),
+    }
+}
+
+impl Daemon {
+    /// Puts the file in force, if it can be.
+    pub(super) fn reload(&mut self, prepared: Prepared) {
+        let Prepared { order: Order { query, reply }, next } = prepared;
+        let outcome = next.and_then(|next| self.follow(next, query.dry_run));
+        let reloaded = outcome.unwrap_or_else(|refused| refused);
+        if !query.dry_run {
+            log(&reloaded);
+        }
+        if let Some(reply) = reply {
+            // Whoever asked may be gone, which is no error.
+            drop(reply.send(Ok(reloaded)));
+        }
+    }
+
+    fn follow(&mut self, next: Next, dry_run: bool) -> Result<Reloaded, Reloaded> {
+        let Next { config, warnings, host, denied } = next;
+        let old = self.state.config.clone();
+        let changes = differences(&old, &config);
+        let fixed = needs_restart(&old, &config);
+        if !fixed.is_empty() {
+            let line = |what| format!("{what}: only a restart can change it");
+            return Err(Reloaded::refused(fixed.into_iter().map(line)));
+        }
+        let full = |why: &dyn std::fmt::Display| Reloaded::refused([format!("{why}; restart usher")]);
+        let numbers = self.state.planner.numbers().successor(&config).map_err(|why| full(&why))?;
+        let rules = config.defence.as_ref().map_or(&[][..], |defence| &defence.deny);
+        let denied = tokio::task::block_in_place(|| self.state.deny.successor(&denied, rules))
+            .map_err(|why| full(&why))?;
+        if self.state.capturing.is_some() && !self.state.has_features(&config, &denied) {
+            let why =
+                "a capture is running, and this configuration needs another program; end the capture first";
+            return Err(Reloaded::refused([why.to_owned()]));
+        }
+        if dry_run {
+            return Ok(Reloaded { changes, warnings, refused: Vec::new() });
+        }
+        let config = Arc::new(config);
+        self.state
+            .adopt(config.clone(), numbers, denied)
+            .map_err(|error| Reloaded::refused([format!("{:#}", anyhow::Error::from(error))]))?;
+        self.next_hops.set_destinations(config.destinations());
+        self.backend_probes.follow(&config, &self.senders.backends);
+        // What was sent before may be of a backend that was elsewhere then.
+        self.events.forget_backends();
+        if peers_differ(&old, &config) {
+            let host = host.for_config(dataplane::kernel());
+            let (steering, news) = (self.state.steering(), &self.senders.peers);
+            self.peer_probes = probes::start_peers(&config, &host, steering, news);
+        }
+        Ok(Reloaded { changes, warnings, refused: Vec::new() })
+    }
+}
+
+fn log(reloaded: &Reloaded) {
+    let Reloaded { changes, warnings, refused } = reloaded;
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    if !refused.is_empty() {
+        refused.iter().for_each(|why| error!("the configuration is not reloaded: {why}"));
+        return;
+    }
+    changes.iter().for_each(|change| info!("reload: {change}"));
+    info!(changes = changes.len(), "the configuration is reloaded");
+}
+
+impl State {
+    /// Whether the running programs can do what a configuration needs.
+    fn has_features(&self, config: &Config, denied: &deny::Successor) -> bool {
+        self.dataplane.features().has(plan::features(config) | denied.features())
+    }
+
+    /// Works by another configuration from now on. What is known of backends and peers that stay is kept.
+    ///
+    /// # Errors
+    /// When the kernel refuses the programs that it needs. Then all is as before.
+    fn adopt(
+        &mut self,
+        config: Arc<Config>,
+        numbers: Numbers,
+        denied: deny::Successor,
+    ) -> Result<(), DataplaneError> {
+        // More first, fewer last: no packet may meet a service that its program knows nothing of.
+        let wanted = plan::features(&config) | denied.features();
+        let have = self.dataplane.features();
+        if !have.has(wanted) {
+            self.load_features(have | wanted)?;
+        }
+        let before = self.planner.numbers();
+        let known = |id: &BackendId| {
+            let same = before.backend(id) == numbers.backend(id);
+            self.backends.get(id).filter(|_| same).cloned()
+        };
+        self.backends = plan::pools(&config)
+            .flat_map(|(service, pool)| {
+                let timing = service.check.timing;
+                plan::backends(service, pool).map(move |(_, id, _)| (id, timing))
+            })
+            .map(|(id, timing)| {
+                let mut checked = known(&id).unwrap_or_else(|| Checked::new(&timing));
+                checked.set_timing(&timing);
+                (id, checked)
+            })
+            .collect();
+        self.peers = self.peers.successor(probes::peer_ids(&config), &config.peer_check.timing);
+        self.nat_ports.retain(|pool, _| numbers.pool(pool) != 0);
+        self.administration.follow(&config);
+        self.planner.set_numbers(numbers);
+        self.config = config;
+        self.deny.replace(denied);
+        self.catch_up();
+        self.reconcile();
+        if self.capturing.is_none()
+            && self.dataplane.features() != wanted
+            && let Err(error) = self.load_features(wanted)
+        {
+            warn!(error = &error as &dyn std::error::Error, "the program keeps what it no longer needs");
+        }
+        Ok(())
+    }
+}
