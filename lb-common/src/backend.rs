@@ -37,7 +37,7 @@ impl Backend {
     /// The backend is down, and packets within TCP connections with it are refused.
     pub const LOST: u8 = 4;
 
-    /// Whether new flows may go to it for a reason other than its slots in the Maglev table.
+    /// Whether new flows may go to it for a reason other than its slots in the Maglev table: it is up and not drained.
     #[inline(always)]
     pub fn accepts(&self) -> bool {
         self.flags & (Backend::UP | Backend::ACCEPTS) == Backend::UP | Backend::ACCEPTS

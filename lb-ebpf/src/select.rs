@@ -119,6 +119,8 @@ pub fn select<'a, T: Tables>(
         && let Some(backend) = tables.backend(entry.backend())
         && backend.service == service.number
         && (backend.is_up() || packet.is_mid_stream())
+        // Where one connection has ended and the port is used again, another one begins: not with a drained backend.
+        && (!opening || backend.accepts() || entry.state() != State::Closing)
         && (named == 0 || named == entry.backend())
     {
         outcome.known = true;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    Forward, Reason,
+    Backend, Forward, Reason,
     State::{Closing, New, Proven},
 };
 
@@ -259,6 +259,41 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
             after: flows(&[(New, 2)]),
         },
         Scenario {
+            id: scenario(
+                case,
+                "D42 the backend is drained: what is open stays, what opens where another ended does not",
+            ),
+            world: World::service(case, Forward::DsrL2),
+            steps: vec![
+                direct(flow.opens(), 1),
+                backend_1_is_drained(),
+                new_flows_go_to(2),
+                direct(flow.opens(), 1),
+                direct(flow.goes_on(), 1),
+                direct(flow.resets(), 1),
+                direct(flow.opens(), 2),
+                direct(flow.goes_on(), 2),
+            ],
+            after: flows(&[(New, 2)]),
+        },
+        Scenario {
+            id: scenario(case, "D42 likewise by NAT"),
+            world: World::service(case, Forward::Nat),
+            steps: {
+                let again = Flow { index: 1, ..flow };
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    nat_reply(&flow, flow.answered_by(1)),
+                    backend_1_is_drained(),
+                    new_flows_go_to(2),
+                    nat(&flow, flow.goes_on(), 1),
+                    nat(&flow, flow.resets(), 1),
+                    nat(&again, flow.opens(), 2),
+                ]
+            },
+            after: After { nat: vec![(Closing, 1), (New, 2)], ..flows(&[(New, 2)]) },
+        },
+        Scenario {
             id: scenario(case, "D44 likewise by NAT"),
             world: World::service(case, Forward::Nat),
             steps: {
@@ -321,6 +356,10 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             after: flows(&[(New, 2)]),
         },
     ]
+}
+
+fn backend_1_is_drained() -> Step {
+    Step::Configure(Box::new(|image| backend(image, 1).flags = Backend::UP))
 }
 
 fn backend_1_is_down() -> Step {
