@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 
 use lb_userspace::{
     config::{
-        AllDown, CheckKind, Config, ConfigError, Forward, Loaded, NodeAddress, Protocol, Reply, Timing,
+        AllDown, CheckKind, Config, ConfigError, Forward, Loaded, NodeAddress, Protocol, Reply, Timing, Tls,
         XdpMode,
     },
     core::ids::Family,
@@ -96,12 +96,39 @@ fn an_http_check_has_defaults_and_lists_of_statuses() {
         path: path.to_owned(),
         host: host.map(str::to_owned),
         expect,
+        tls: None,
     };
     assert_eq!(kind("{ kind = \"http\" }"), http("/", None, vec![200..=399]));
     assert_eq!(
         kind("{ kind = \"http\", path = \"/h?q=1\", host = \"w:81\", expect = \"200, 204,300-302\" }"),
         http("/h?q=1", Some("w:81"), vec![200..=200, 204..=204, 300..=302])
     );
+}
+
+#[test]
+fn a_tls_check_asks_for_the_host_and_trusts_whom_it_is_told() {
+    let kind = |check: &str| {
+        edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
+    };
+    let tls = |server_name: Option<&str>, ca_file: Option<&str>, verify| Tls {
+        server_name: server_name.map(str::to_owned),
+        ca_file: ca_file.map(Into::into),
+        verify,
+    };
+    assert_eq!(kind("{ kind = \"tls\" }"), CheckKind::Tls(tls(None, None, true)));
+    assert_eq!(
+        kind("{ kind = \"tls\", server_name = \"w.example.test\", ca_file = \"/ca.pem\" }"),
+        CheckKind::Tls(tls(Some("w.example.test"), Some("/ca.pem"), true))
+    );
+    let of_https = |check: &str| match kind(check) {
+        CheckKind::Http { tls, .. } => tls,
+        other => panic!("{other:?}"),
+    };
+    let https = |more: &str| of_https(&format!("{{ kind = \"https\"{more} }}"));
+    assert_eq!(https(", host = \"w.example.test:81\""), Some(tls(Some("w.example.test"), None, true)));
+    assert_eq!(https(", host = \"w\", server_name = \"x\""), Some(tls(Some("x"), None, true)));
+    assert_eq!(https(", verify = false"), Some(tls(None, None, false)));
+    assert_eq!(of_https("{ kind = \"http\" }"), None);
 }
 
 #[test]

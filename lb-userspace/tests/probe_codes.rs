@@ -25,17 +25,17 @@ const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(200);
 
 fn tcp(target: SocketAddr) -> Probe {
-    Probe { kind: CheckKind::Tcp, target, source: None, source_port: None, timeout: LONG }
+    Probe::new(CheckKind::Tcp, target, LONG)
 }
 
 fn http(target: SocketAddr) -> Probe {
-    let kind = CheckKind::Http { path: "/healthz".to_owned(), host: None, expect: vec![200..=399] };
-    Probe { kind, ..tcp(target) }
+    let expect = vec![200..=399];
+    Probe::new(CheckKind::Http { path: "/healthz".to_owned(), host: None, expect, tls: None }, target, LONG)
 }
 
 fn udp(target: SocketAddr, expect: Option<&str>) -> Probe {
     let kind = CheckKind::Udp { send: "ping".to_owned(), expect: expect.map(str::to_owned) };
-    Probe { kind, ..tcp(target) }
+    Probe::new(kind, target, LONG)
 }
 
 /// Answers each datagram with itself, behind `prefix`; or not at all.
@@ -206,6 +206,7 @@ async fn asks_for_path_and_host() {
             path: "/a?b=c".to_owned(),
             host: host.map(str::to_owned),
             expect: vec![200..=200],
+            tls: None,
         };
         let check = tokio::spawn(async move { Probe { kind, ..tcp(address) }.run_once().await });
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -227,11 +228,13 @@ async fn l7sts() {
     assert_result(&answered(not_found).await, Code::L7Sts, "404 Not Found, expected 200-399");
 
     let (address, _server) = server(not_found.into(), true).await;
-    let kind = CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 301..=302] };
+    let kind =
+        CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 301..=302], tls: None };
     let result = Probe { kind, ..tcp(address) }.run_once().await;
     assert_result(&result, Code::L7Sts, "404 Not Found, expected 200,301-302");
 
-    let kind = CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 404..=404] };
+    let kind =
+        CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 404..=404], tls: None };
     let result = Probe { kind, ..tcp(address) }.run_once().await;
     assert_result(&result, Code::L7Ok, "404 Not Found");
 }

@@ -21,7 +21,7 @@ fn timing() -> Timing {
 
 fn tcp(target: SocketAddr) -> Probe {
     let timeout = Duration::from_secs(20);
-    Probe { kind: CheckKind::Tcp, target, source: None, source_port: None, timeout }
+    Probe::new(CheckKind::Tcp, target, timeout)
 }
 
 #[tokio::test]

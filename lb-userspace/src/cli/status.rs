@@ -22,6 +22,9 @@ Check results are HAProxy's codes:
   L4OK     connected
   L4CON    refused, reset or no route
   L4TOUT   no connection in time
+  L6OK     shook hands over TLS
+  L6TOUT   connected, but no handshake in time
+  L6RSP    connected, but no TLS, or a certificate that is not trusted
   L7OK     answered as expected
   L7STS    answered with another status
   L7RSP    answered with something else, or not at all

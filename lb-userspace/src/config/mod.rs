@@ -437,7 +437,11 @@ pub enum CheckKind {
         host: Option<String>,
         /// Accepted status codes.
         expect: Vec<RangeInclusive<u16>>,
+        /// Over TLS; `None` in plain text.
+        tls: Option<Tls>,
     },
+    /// A TLS handshake succeeds.
+    Tls(Tls),
     /// A datagram is answered.
     Udp {
         /// What is sent.
@@ -445,6 +449,17 @@ pub enum CheckKind {
         /// What the answer contains; any answer when absent.
         expect: Option<String>,
     },
+}
+
+/// What is expected of a backend's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The name that is asked for (SNI) and that the certificate must be for; the backend's address when absent.
+    pub server_name: Option<String>,
+    /// Issuers that are trusted, PEM; the host's own when absent.
+    pub ca_file: Option<PathBuf>,
+    /// Whether issuer, name and dates matter at all.
+    pub verify: bool,
 }
 
 /// Rhythm and limits of a check.

@@ -14,6 +14,12 @@ pub enum Code {
     L4Con,
     /// Connecting took too long.
     L4Tout,
+    /// The TLS handshake succeeded.
+    L6Ok,
+    /// Connected, but the TLS handshake took too long.
+    L6Tout,
+    /// Connected, but there was no TLS, or a certificate that is not trusted.
+    L6Rsp,
     /// The request was answered as expected.
     L7Ok,
     /// Connected, but the answer took too long.
@@ -29,7 +35,7 @@ pub enum Code {
 impl Code {
     /// Whether the check counts as passed.
     pub fn passed(self) -> bool {
-        matches!(self, Code::L4Ok | Code::L7Ok)
+        matches!(self, Code::L4Ok | Code::L6Ok | Code::L7Ok)
     }
 
     /// HAProxy's spelling.
@@ -38,6 +44,9 @@ impl Code {
             Code::L4Ok => "L4OK",
             Code::L4Con => "L4CON",
             Code::L4Tout => "L4TOUT",
+            Code::L6Ok => "L6OK",
+            Code::L6Tout => "L6TOUT",
+            Code::L6Rsp => "L6RSP",
             Code::L7Ok => "L7OK",
             Code::L7Tout => "L7TOUT",
             Code::L7Rsp => "L7RSP",
@@ -62,4 +71,6 @@ pub struct CheckResult {
     pub duration: Duration,
     /// For people: `200 OK`, `Connection refused`; may be empty.
     pub detail: String,
+    /// What will make it fail some day: `its certificate expires in 6 days`.
+    pub warning: Option<String>,
 }

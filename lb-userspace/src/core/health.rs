@@ -141,6 +141,11 @@ impl Checked {
         trouble.or_else(|| self.seen.as_ref().map(|seen| (&seen.last, seen.last_at)))
     }
 
+    /// What the latest result warns of.
+    pub fn warning(&self) -> Option<&str> {
+        self.seen.as_ref()?.last.warning.as_deref()
+    }
+
     /// Everything known of the thing itself; `None` as long as there is no result.
     pub fn seen(&self) -> Option<&Seen> {
         self.seen.as_ref()
@@ -207,7 +212,7 @@ mod tests {
 
     fn result(passed: bool) -> CheckResult {
         let (code, detail) = if passed { (Code::L4Ok, "") } else { (Code::L4Con, "Connection refused") };
-        CheckResult { code, duration: Duration::from_millis(1), detail: detail.to_owned() }
+        CheckResult { code, duration: Duration::from_millis(1), detail: detail.to_owned(), warning: None }
     }
 
     /// Feeds one result per character (`+` passed, `-` failed) and writes one state per result (`U` or `D`).
@@ -282,6 +287,7 @@ mod tests {
             code: Code::Sockerr,
             duration: Duration::ZERO,
             detail: "Too many open files here".to_owned(),
+            warning: None,
         };
         assert_eq!(checked.observe(&sockerr, now), None);
         assert_eq!((checked.health(), checked.last()), (None, Some((&sockerr, now))));

@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn result(code: Code) -> CheckResult {
-        CheckResult { code, duration: Duration::ZERO, detail: String::new() }
+        CheckResult { code, duration: Duration::ZERO, detail: String::new(), warning: None }
     }
 
     #[test]

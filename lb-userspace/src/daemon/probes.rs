@@ -86,8 +86,7 @@ fn start_backend(
     reports: &mpsc::Sender<Report<BackendId>>,
 ) -> Running {
     let timing = check.timing;
-    let kind = check.kind.clone();
-    let probe = Probe { kind, target, source: None, source_port: None, timeout: timing.timeout };
+    let probe = Probe::new(check.kind.clone(), target, timing.timeout);
     Running::Probe { _handle: probe::start(id, probe, timing, reports.clone()) }
 }
 
@@ -168,13 +167,12 @@ fn peer_probe(
     id: &PeerId,
 ) -> Probe {
     let source = probe_source(config, service, id.address, host);
-    Probe {
-        kind: CheckKind::Tcp,
-        target: SocketAddr::new(id.address, service.port),
-        source,
-        source_port: source.map(|source| steer(source, service, &id.pool, chooser(host), steering.clone())),
-        timeout: config.peer_check.timing.timeout,
-    }
+    let target = SocketAddr::new(id.address, service.port);
+    let mut probe = Probe::new(CheckKind::Tcp, target, config.peer_check.timing.timeout);
+    probe.source = source;
+    probe.source_port =
+        source.map(|source| steer(source, service, &id.pool, chooser(host), steering.clone()));
+    probe
 }
 
 /// Chooses among the ports of the host's own connections: the configuration is refused if NAT ports are
@@ -277,7 +275,7 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
         }
         Err(error) => (Code::L7Rsp, error.to_string()),
     };
-    CheckResult { code, duration, detail }
+    CheckResult { code, duration, detail, warning: None }
 }
 
 #[cfg(test)]

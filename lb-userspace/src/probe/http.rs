@@ -11,8 +11,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 
-use super::{Endpoints, Finding, Limit, io_detail, tcp};
-use crate::core::check::Code;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{Endpoints, Finding, Limit, io_detail, tcp, tls};
+use crate::{config, core::check::Code};
 
 /// Bytes of the body after which the answer is taken for complete.
 const MAX_BODY: usize = 64 * 1024;
@@ -32,8 +34,33 @@ pub(super) async fn check(
     request: &Request<'_>,
     limit: Limit,
 ) -> Result<Finding, Finding> {
-    let message = message(endpoints, request)?;
     let stream = tcp::connect(endpoints, limit).await?;
+    exchange(stream, endpoints, request, limit).await
+}
+
+/// The same over TLS.
+pub(super) async fn check_over_tls(
+    endpoints: &Endpoints,
+    request: &Request<'_>,
+    client: &mut tls::Client,
+    tls: &config::Tls,
+    limit: Limit,
+) -> Result<Finding, Finding> {
+    let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, limit).await?;
+    let finding = exchange(stream, endpoints, request, limit).await?;
+    Ok(Finding { warning, ..finding })
+}
+
+async fn exchange<S>(
+    stream: S,
+    endpoints: &Endpoints,
+    request: &Request<'_>,
+    limit: Limit,
+) -> Result<Finding, Finding>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let message = message(endpoints, request)?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))

@@ -3,6 +3,7 @@
 mod http;
 mod runner;
 mod tcp;
+mod tls;
 mod udp;
 
 use std::{
@@ -14,7 +15,10 @@ use std::{
 use nix::errno::Errno;
 use tokio::time::Instant;
 
-pub use self::runner::{Handle, Report, start};
+pub use self::{
+    runner::{Handle, Report, start},
+    tls::Client as TlsClient,
+};
 use crate::{
     config::CheckKind,
     core::check::{CheckResult, Code},
@@ -33,9 +37,16 @@ pub struct Probe {
     pub source_port: Option<SourcePort>,
     /// Limit of the whole check, from the connection to the end of the answer.
     pub timeout: Duration,
+    /// What handshakes need; the first one makes it.
+    pub tls: TlsClient,
 }
 
 impl Probe {
+    /// A check that leaves from where the kernel likes.
+    pub fn new(kind: CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
+        Probe { kind, target, source: None, source_port: None, timeout, tls: TlsClient::default() }
+    }
+
     /// Runs the check. Every failure is a result, so there is no error.
     pub async fn run_once(&mut self) -> CheckResult {
         let start = Instant::now();
@@ -44,17 +55,21 @@ impl Probe {
         let limit = Limit { deadline: start + self.timeout, timeout: self.timeout };
         let finding = match &self.kind {
             CheckKind::Tcp => tcp::check(&endpoints, limit).await,
-            CheckKind::Http { path, host, expect } => {
+            CheckKind::Http { path, host, expect, tls } => {
                 let request = http::Request { path, host: host.as_deref(), expect };
-                http::check(&endpoints, &request, limit).await
+                match tls {
+                    None => http::check(&endpoints, &request, limit).await,
+                    Some(tls) => http::check_over_tls(&endpoints, &request, &mut self.tls, tls, limit).await,
+                }
             }
+            CheckKind::Tls(tls) => tls::check(&endpoints, &mut self.tls, tls, limit).await,
             CheckKind::Udp { send, expect } => {
                 let request = udp::Request { send, expect: expect.as_deref() };
                 udp::check(&endpoints, &request, limit).await
             }
         };
-        let Finding { code, detail } = finding.unwrap_or_else(|failure| failure);
-        CheckResult { code, duration: start.elapsed(), detail }
+        let Finding { code, detail, warning } = finding.unwrap_or_else(|failure| failure);
+        CheckResult { code, duration: start.elapsed(), detail, warning }
     }
 }
 
@@ -113,11 +128,12 @@ impl Limit {
 struct Finding {
     code: Code,
     detail: String,
+    warning: Option<String>,
 }
 
 impl Finding {
     fn new(code: Code, detail: impl Into<String>) -> Finding {
-        Finding { code, detail: detail.into() }
+        Finding { code, detail: detail.into(), warning: None }
     }
 }
 

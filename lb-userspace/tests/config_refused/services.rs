@@ -146,13 +146,38 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
     ),
     (
         r#"kind = "http""#,
-        r#"kind = "https""#,
-        r#"usher.toml:24: service "web": check: kind: "https" is not possible here; did you mean "http"?"#,
+        r#"kind = "htttp""#,
+        r#"usher.toml:24: service "web": check: kind: "htttp" is not possible here; did you mean "http"?"#,
     ),
     (
         r#"kind = "http""#,
         r#"kind = "ping""#,
-        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "udp""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp""#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "http", verify = false"#,
+        r#"usher.toml:24: service "web": check: verify: means nothing to a check of kind "http"; set kind = "https", or remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "tls""#,
+        r#"usher.toml:24: service "web": check: path: means nothing to a check of kind "tls"; set kind = "http", or remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "https", verify = false, ca_file = "/ca.pem""#,
+        r#"usher.toml:24: service "web": check: ca_file: means nothing with verify = false; set verify = true, or remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "https", ca_file = "ca.pem""#,
+        r#"usher.toml:24: service "web": check: ca_file: "ca.pem" is not an absolute path; write the whole path, such as "/etc/usher/ca.pem""#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "https", server_name = "-w""#,
+        r#"usher.toml:24: service "web": check: server_name: "-w" is not a name that a certificate can be for; write a host name or an address: "www.example.test""#,
     ),
     (
         r#"kind = "http", path = "/healthz""#,

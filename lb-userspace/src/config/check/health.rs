@@ -2,12 +2,14 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
+use tokio_rustls::rustls::pki_types::ServerName;
+
 use super::{
     DAY,
     reader::{Field, Reader},
 };
 use crate::config::{
-    Check, CheckKind, PeerCheck, Timing,
+    Check, CheckKind, PeerCheck, Timing, Tls,
     file::{self, Value},
     key::Key,
 };
@@ -44,37 +46,49 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
     };
     let timing = timing(reader, &key, rhythm, BACKENDS);
     let port = reader.optional(&key, "port", section.port).and_then(|port| reader.port(&port));
-    let kind = reader.optional(&key, "kind", section.kind).and_then(|kind| {
-        reader.choice(&kind, &[("tcp", Kind::Tcp), ("http", Kind::Http), ("udp", Kind::Udp)])
-    });
+    let kind = reader
+        .optional(&key, "kind", section.kind)
+        .and_then(|kind| reader.choice(&kind, &Kind::ALL.map(|kind| (kind.name(), kind))));
     let path = reader.optional(&key, "path", section.path);
     let host = reader.optional(&key, "host", section.host);
     let send = reader.optional(&key, "send", section.send);
     let expect = reader.optional(&key, "expect", section.expect);
+    let server_name = reader.optional(&key, "server_name", section.server_name);
+    let ca_file = reader.optional(&key, "ca_file", section.ca_file);
+    let verify = reader.optional(&key, "verify", section.verify);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
         return Check { kind: CheckKind::Tcp, port, timing };
     }
     let kind = kind.unwrap_or(Kind::Tcp);
 
-    let foreign = match kind {
-        Kind::Tcp => vec![(&path, "http"), (&host, "http"), (&send, "udp"), (&expect, "http")],
-        Kind::Http => vec![(&send, "udp")],
-        Kind::Udp => vec![(&path, "http"), (&host, "http")],
-    };
-    for (field, theirs) in foreign {
-        let Some(field) = field else { continue };
+    let written = [
+        ("path", path.is_some(), &[Kind::Http, Kind::Https][..]),
+        ("host", host.is_some(), &[Kind::Http, Kind::Https]),
+        ("send", send.is_some(), &[Kind::Udp]),
+        ("expect", expect.is_some(), &[Kind::Http, Kind::Https, Kind::Udp]),
+        ("server_name", server_name.is_some(), &[Kind::Https, Kind::Tls]),
+        ("ca_file", ca_file.is_some(), &[Kind::Https, Kind::Tls]),
+        ("verify", verify.is_some(), &[Kind::Https, Kind::Tls]),
+    ];
+    for (name, _, theirs) in written.iter().filter(|(_, written, theirs)| *written && !theirs.contains(&kind))
+    {
         let what = format!("means nothing to a check of kind \"{}\"", kind.name());
-        reader.refuse(&field.key, what, format!("set kind = \"{theirs}\", or remove it"));
+        reader.refuse(&key.child(name), what, format!("set kind = \"{}\", or remove it", theirs[0].name()));
     }
-    let kind = match kind {
-        Kind::Tcp => CheckKind::Tcp,
-        Kind::Http => CheckKind::Http {
+    let host = host.and_then(|host| http_host(reader, host));
+    let tls = matches!(kind, Kind::Https | Kind::Tls)
+        .then(|| tls(reader, &key, server_name, host.as_deref(), ca_file, verify));
+    let kind = match (kind, tls) {
+        (Kind::Tls, Some(tls)) => CheckKind::Tls(tls),
+        (Kind::Tcp | Kind::Tls, _) => CheckKind::Tcp,
+        (Kind::Http | Kind::Https, tls) => CheckKind::Http {
             path: path.and_then(|path| http_path(reader, path)).unwrap_or_else(|| "/".to_owned()),
-            host: host.and_then(|host| http_host(reader, host)),
+            host,
             expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
+            tls,
         },
-        Kind::Udp => CheckKind::Udp {
+        (Kind::Udp, _) => CheckKind::Udp {
             send: send.map_or_else(
                 || {
                     let mend = "set send = \"…\" to what the backend answers";
@@ -94,17 +108,58 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
 enum Kind {
     Tcp,
     Http,
+    Https,
+    Tls,
     Udp,
 }
 
 impl Kind {
+    const ALL: [Kind; 5] = [Kind::Tcp, Kind::Http, Kind::Https, Kind::Tls, Kind::Udp];
+
     fn name(self) -> &'static str {
         match self {
             Kind::Tcp => "tcp",
             Kind::Http => "http",
+            Kind::Https => "https",
+            Kind::Tls => "tls",
             Kind::Udp => "udp",
         }
     }
+}
+
+/// Without a name of its own, the certificate is for the host that is asked for.
+fn tls(
+    reader: &mut Reader<'_>,
+    key: &Key,
+    server_name: Option<Field<String>>,
+    host: Option<&str>,
+    ca_file: Option<Field<String>>,
+    verify: Option<Field<bool>>,
+) -> Tls {
+    let server_name = match server_name {
+        Some(name) => tls_name(reader, name),
+        None => host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned()),
+    };
+    let verify = verify.is_none_or(|verify| verify.value);
+    if !verify && ca_file.is_some() {
+        let what = "means nothing with verify = false";
+        reader.refuse(&key.child("ca_file"), what, "set verify = true, or remove it");
+    }
+    let ca_file = ca_file.and_then(|file| reader.absolute_path(&file, "/etc/usher/ca.pem"));
+    Tls {
+        server_name: server_name.filter(|name| ServerName::try_from(name.as_str()).is_ok()),
+        ca_file,
+        verify,
+    }
+}
+
+fn tls_name(reader: &mut Reader<'_>, Field { key, value: name, .. }: Field<String>) -> Option<String> {
+    if ServerName::try_from(name.as_str()).is_ok() {
+        return Some(name);
+    }
+    let what = format!("\"{name}\" is not a name that a certificate can be for");
+    reader.refuse(&key, what, "write a host name or an address: \"www.example.test\"");
+    None
 }
 
 fn timing(reader: &mut Reader<'_>, key: &Key, section: file::Timing, default: Timing) -> Timing {

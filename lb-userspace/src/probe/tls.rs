@@ -1,0 +1,239 @@
+//! `tls`: a TLS handshake succeeds and the certificate is trusted. `https` begins with it.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+        client::{
+            Resumption,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
+    },
+};
+use x509_parser::prelude::parse_x509_certificate;
+
+use super::{Endpoints, Finding, Limit, io_detail, tcp};
+use crate::{config::Tls, core::check::Code};
+
+/// A certificate that ends sooner than this is worth a warning, in days.
+const SOON: i64 = 21;
+
+const DAY: i64 = 24 * 3_600;
+
+/// What a check needs for every handshake; made by the first one.
+#[derive(Debug, Default)]
+pub struct Client(Option<Arc<ClientConfig>>);
+
+/// A connection after its handshake.
+pub(super) struct Shaken {
+    pub(super) stream: TlsStream<TcpStream>,
+    /// The certificate ends soon.
+    pub(super) warning: Option<String>,
+}
+
+/// Connects, shakes hands and hangs up.
+pub(super) async fn check(
+    endpoints: &Endpoints,
+    client: &mut Client,
+    tls: &Tls,
+    limit: Limit,
+) -> Result<Finding, Finding> {
+    let Shaken { stream, warning } = connect(endpoints, client, tls, limit).await?;
+    let version =
+        stream.get_ref().1.protocol_version().and_then(|version| version.as_str()).unwrap_or_default();
+    Ok(Finding { warning, ..Finding::new(Code::L6Ok, version) })
+}
+
+/// Connects and shakes hands; on failure the finding is one of [`tcp::connect`]'s, L6TOUT or L6RSP.
+pub(super) async fn connect(
+    endpoints: &Endpoints,
+    client: &mut Client,
+    tls: &Tls,
+    limit: Limit,
+) -> Result<Shaken, Finding> {
+    let config = client.config(tls)?;
+    let stream = tcp::connect(endpoints, limit).await?;
+    let address = ServerName::from(endpoints.target.ip());
+    let named = tls.server_name.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
+    let name = named.unwrap_or(address);
+    let handshake = TlsConnector::from(config).connect(name, stream);
+    let stream = limit.or(Code::L6Tout, handshake).await?.map_err(|error| {
+        // The file may name other issuers by now.
+        if tls.ca_file.is_some() {
+            client.0 = None;
+        }
+        not_trusted(&error)
+    })?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
+    let warning = certificate.and_then(|certificate| expiry(certificate, now()));
+    Ok(Shaken { stream, warning })
+}
+
+impl Client {
+    fn config(&mut self, tls: &Tls) -> Result<Arc<ClientConfig>, Finding> {
+        if let Some(config) = &self.0 {
+            return Ok(config.clone());
+        }
+        // It says something of this host only.
+        let config = make(tls).map_err(|why| Finding::new(Code::Sockerr, why))?;
+        Ok(self.0.insert(Arc::new(config)).clone())
+    }
+}
+
+fn make(tls: &Tls) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut config = match tls.verify {
+        true => builder.with_root_certificates(issuers(tls)?).with_no_client_auth(),
+        false => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth(),
+    };
+    // A resumed session shows no certificate.
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Whose certificates are trusted.
+fn issuers(tls: &Tls) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    match &tls.ca_file {
+        Some(file) => {
+            let name = file.display();
+            let unreadable = |error| format!("cannot read ca_file {name}: {error}");
+            for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
+                let certificate = certificate.map_err(unreadable)?;
+                store.add(certificate).map_err(|error| format!("ca_file {name}: {error}"))?;
+            }
+            if store.is_empty() {
+                return Err(format!("ca_file {name} has no certificate"));
+            }
+        }
+        None => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if store.is_empty() {
+                return Err(
+                    "this host trusts no issuer of certificates; set ca_file, or verify = false".to_owned()
+                );
+            }
+        }
+    }
+    Ok(store)
+}
+
+/// What the error of a handshake tells.
+fn not_trusted(error: &io::Error) -> Finding {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let detail = match inner {
+        Some(rustls::Error::InvalidCertificate(why)) => match why {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is not valid yet".to_owned()
+            }
+            CertificateError::UnknownIssuer => "its certificate is of no issuer that is trusted".to_owned(),
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                format!("its certificate is for another name: {why}")
+            }
+            why => format!("its certificate is not trusted: {why}"),
+        },
+        Some(rustls::Error::InvalidMessage(why)) => format!("does not speak TLS: {why:?}"),
+        Some(rustls::Error::AlertReceived(alert)) => format!("refuses the handshake: {alert:?}"),
+        Some(other) => other.to_string(),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            "connection closed during the handshake".to_owned()
+        }
+        None => io_detail(error),
+    };
+    Finding::new(Code::L6Rsp, detail)
+}
+
+/// What is to be said of a certificate that ends soon, or has ended.
+fn expiry(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
+    let (_, certificate) = parse_x509_certificate(certificate).ok()?;
+    let left = certificate.validity().not_after.timestamp() - now;
+    match left / DAY {
+        _ if left < 0 => Some("its certificate has expired".to_owned()),
+        0 => Some("its certificate expires within a day".to_owned()),
+        days if days < SOON => Some(format!("its certificate expires in {days} days")),
+        _ => None,
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+/// Takes any certificate whose key made the handshake.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_that_end_soon_are_told() {
+        let mut wanted = rcgen::CertificateParams::new(vec!["www.example.test".to_owned()]).unwrap();
+        wanted.not_after = rcgen::date_time_ymd(2030, 1, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = wanted.self_signed(&key).unwrap();
+        let end = wanted.not_after.unix_timestamp();
+        let told = |left: i64| expiry(certificate.der(), end - left);
+        assert_eq!(told(SOON * DAY), None);
+        assert_eq!(told(SOON * DAY - 1).as_deref(), Some("its certificate expires in 20 days"));
+        assert_eq!(told(DAY - 1).as_deref(), Some("its certificate expires within a day"));
+        assert_eq!(told(-1).as_deref(), Some("its certificate has expired"));
+    }
+}

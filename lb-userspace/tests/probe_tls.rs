@@ -1,0 +1,265 @@
+//! Checks over TLS, against nginx with good and bad certificates.
+
+#![expect(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
+
+use std::{
+    fmt::Write as _,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use lb_userspace::{
+    config::{CheckKind, Tls},
+    core::check::{CheckResult, Code},
+    probe::Probe,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// For checks that are meant to end by themselves.
+const LONG: Duration = Duration::from_secs(20);
+/// For checks that are meant to time out.
+const SHORT: Duration = Duration::from_millis(200);
+
+const NAME: &str = "www.example.test";
+
+type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+fn issuer(name: &str) -> Issuer {
+    let mut wanted = CertificateParams::new(Vec::new()).unwrap();
+    wanted.distinguished_name.push(DnType::CommonName, name);
+    wanted.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(wanted, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn can_run_nginx() -> bool {
+    let found = Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!("skipped: nginx is missing (Debian: nginx-light)");
+        assert!(std::env::var_os("USHER_NO_SKIP").is_none(), "this test must not be skipped");
+    }
+    found
+}
+
+/// One nginx with a server for each certificate, and one without TLS.
+struct Nginx {
+    process: Child,
+    directory: TempDir,
+    ports: Vec<(&'static str, u16)>,
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Nginx {
+    /// Servers by name, with what their certificates should be.
+    fn start(issuer: &Issuer, servers: Vec<(&'static str, CertificateParams)>) -> Nginx {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path();
+        fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
+        let mut text = String::new();
+        let mut ports = Vec::new();
+        // Held until all are chosen, so that no port is chosen twice.
+        let mut held = Vec::new();
+        let mut port = || {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            held.push(listener);
+            port
+        };
+        for (name, wanted) in servers {
+            let key = KeyPair::generate().unwrap();
+            let certificate = wanted.signed_by(&key, issuer).unwrap();
+            let (at, port) = (folder.join(name), port());
+            fs::write(at.with_extension("pem"), certificate.pem()).unwrap();
+            fs::write(at.with_extension("key"), key.serialize_pem()).unwrap();
+            writeln!(
+                text,
+                "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {at}.pem; ssl_certificate_key {at}.key; \
+                 location / {{ return 200 ok; }} location /broken {{ return 503; }} }}",
+                at = at.display()
+            )
+            .unwrap();
+            ports.push((name, port));
+        }
+        ports.push(("plain", port()));
+        writeln!(text, "server {{ listen 127.0.0.1:{}; }}", ports[ports.len() - 1].1).unwrap();
+        let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {}/{kind};\n", folder.display()))
+            .concat();
+        let configuration = folder.join("nginx.conf");
+        let text = format!(
+            "daemon off; master_process off; pid {folder}/pid; error_log stderr;\nevents {{}}\n\
+             http {{ access_log off;\n{temporary}{text}}}\n",
+            folder = folder.display()
+        );
+        fs::write(&configuration, text).unwrap();
+        drop(held);
+        let process = Command::new("nginx")
+            .arg("-c")
+            .arg(&configuration)
+            .args(["-e", "stderr"])
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let nginx = Nginx { process, directory, ports };
+        let begin = Instant::now();
+        while std::net::TcpStream::connect(nginx.at("plain")).is_err() {
+            assert!(begin.elapsed() < LONG, "nginx does not begin to listen");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        nginx
+    }
+
+    fn at(&self, server: &str) -> SocketAddr {
+        let (_, port) = self.ports.iter().find(|(name, _)| *name == server).expect("a server");
+        SocketAddr::from(([127, 0, 0, 1], *port))
+    }
+
+    fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+}
+
+fn trusting(ca_file: &Path) -> Tls {
+    Tls { server_name: Some(NAME.to_owned()), ca_file: Some(ca_file.to_owned()), verify: true }
+}
+
+async fn shake(target: SocketAddr, tls: Tls) -> CheckResult {
+    Probe::new(CheckKind::Tls(tls), target, LONG).run_once().await
+}
+
+async fn get(target: SocketAddr, path: &str, tls: Tls) -> CheckResult {
+    let path = path.to_owned();
+    let kind = CheckKind::Http { path, host: Some(NAME.to_owned()), expect: vec![200..=399], tls: Some(tls) };
+    Probe::new(kind, target, LONG).run_once().await
+}
+
+#[track_caller]
+fn expect(result: &CheckResult, code: Code, detail: &str) {
+    assert!(result.code == code && result.detail.starts_with(detail), "{result:?}, expected {code} {detail}");
+}
+
+#[tokio::test]
+async fn certificates_are_judged_by_issuer_name_and_dates() {
+    if !can_run_nginx() {
+        return;
+    }
+    let of = |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap();
+    // And an hour, so that the days are whole while the test runs.
+    let in_days = |days: u64| (SystemTime::now() + Duration::from_secs(days * 86_400 + 3_600)).into();
+    let mut good = of(NAME);
+    good.not_after = in_days(90);
+    let mut soon = of(NAME);
+    soon.not_after = in_days(6);
+    let mut expired = of(NAME);
+    (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    let mut early = of(NAME);
+    (early.not_before, early.not_after) = (in_days(10), in_days(90));
+    let mut other = of("other.example.test");
+    other.not_after = in_days(90);
+    let mut address = of("127.0.0.1");
+    address.not_after = in_days(90);
+    let issuer = issuer("ours");
+    let servers = vec![
+        ("good", good),
+        ("soon", soon),
+        ("expired", expired),
+        ("early", early),
+        ("other", other),
+        ("address", address),
+    ];
+    let nginx = Nginx::start(&issuer, servers);
+    let tls = trusting(&nginx.ca_file());
+
+    let result = shake(nginx.at("good"), tls.clone()).await;
+    expect(&result, Code::L6Ok, "TLSv1");
+    assert_eq!(result.warning, None);
+    let result = shake(nginx.at("soon"), tls.clone()).await;
+    expect(&result, Code::L6Ok, "TLSv1");
+    assert_eq!(result.warning.as_deref(), Some("its certificate expires in 6 days"));
+    for (server, detail) in [
+        ("expired", "its certificate has expired"),
+        ("early", "its certificate is not valid yet"),
+        ("other", "its certificate is for another name: "),
+        ("plain", "does not speak TLS: "),
+    ] {
+        expect(&shake(nginx.at(server), tls.clone()).await, Code::L6Rsp, detail);
+        expect(&get(nginx.at(server), "/", tls.clone()).await, Code::L6Rsp, detail);
+    }
+    // Without a name the certificate must be for the address.
+    let unnamed = Tls { server_name: None, ..tls.clone() };
+    expect(&shake(nginx.at("address"), unnamed.clone()).await, Code::L6Ok, "TLSv1");
+    expect(&shake(nginx.at("good"), unnamed).await, Code::L6Rsp, "its certificate is for another name: ");
+
+    expect(&get(nginx.at("good"), "/", tls.clone()).await, Code::L7Ok, "200 OK");
+    expect(&get(nginx.at("good"), "/broken", tls.clone()).await, Code::L7Sts, "503 Service Unavailable");
+    let result = get(nginx.at("soon"), "/", tls.clone()).await;
+    expect(&result, Code::L7Ok, "200 OK");
+    assert!(result.warning.is_some());
+
+    // The host's own issuers know nothing of ours, and somebody else's neither.
+    let unknown = "its certificate is of no issuer that is trusted";
+    let stranger = nginx.directory.path().join("stranger.pem");
+    fs::write(&stranger, self::issuer("a stranger's").pem()).unwrap();
+    expect(&shake(nginx.at("good"), trusting(&stranger)).await, Code::L6Rsp, unknown);
+    // A file that names another issuer by now is read again.
+    let mut probe = Probe::new(CheckKind::Tls(trusting(&stranger)), nginx.at("good"), LONG);
+    expect(&probe.run_once().await, Code::L6Rsp, unknown);
+    fs::copy(nginx.ca_file(), &stranger).unwrap();
+    expect(&probe.run_once().await, Code::L6Ok, "TLSv1");
+    // Whoever does not look sees no fault; but a date that has passed is worth a word.
+    let careless = Tls { server_name: Some(NAME.to_owned()), ca_file: None, verify: false };
+    for (server, warning) in
+        [("good", None), ("other", None), ("expired", Some("its certificate has expired"))]
+    {
+        let result = get(nginx.at(server), "/", careless.clone()).await;
+        expect(&result, Code::L7Ok, "200 OK");
+        assert_eq!(result.warning.as_deref(), warning, "{server}");
+    }
+    expect(&shake(nginx.at("plain"), careless).await, Code::L6Rsp, "does not speak TLS: ");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_or_hangs_up_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.pem");
+    fs::write(&ca_file, issuer("ours").pem()).unwrap();
+    let tls = trusting(&ca_file);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let result = Probe::new(CheckKind::Tls(tls.clone()), address, SHORT).run_once().await;
+    expect(&result, Code::L6Tout, "timeout after 200ms");
+
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Read first, or the kernel answers with a reset.
+            stream.readable().await.unwrap();
+            let mut hello = [0; 4_096];
+            let _ = stream.try_read(&mut hello);
+        }
+    });
+    expect(&shake(address, tls).await, Code::L6Rsp, "connection closed during the handshake");
+    server.abort();
+}
+
+#[tokio::test]
+async fn issuers_that_cannot_be_read_are_this_hosts_trouble() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    let target = SocketAddr::from(([127, 0, 0, 1], 9));
+    let missing = format!("cannot read ca_file {}: ", file.display());
+    expect(&shake(target, trusting(&file)).await, Code::Sockerr, &missing);
+    fs::write(&file, "no certificate\n").unwrap();
+    let empty = format!("ca_file {} has no certificate", file.display());
+    expect(&shake(target, trusting(&file)).await, Code::Sockerr, &empty);
+}
