@@ -30,6 +30,8 @@ pub struct Status {
     pub started_ago_ms: u64,
     /// The file that the running configuration came from.
     pub config_path: PathBuf,
+    /// An administrator wants the node out of DNS; `None` when not.
+    pub drained: Option<Drained>,
     /// In the configuration's order.
     pub interfaces: Vec<Interface>,
     /// In the configuration's order.
@@ -48,6 +50,13 @@ pub struct Status {
     pub packets: BTreeMap<String, u64>,
     /// The part of `packets` whose reason drops, zeros too.
     pub drops: BTreeMap<String, u64>,
+}
+
+/// That an administrator wants the node out of DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// For how many seconds more; `None`: until it is taken back.
+    pub left_s: Option<u64>,
 }
 
 /// A network interface and the program on it.
@@ -174,7 +183,10 @@ impl LastCheck {
         LastCheck {
             code: result.code,
             duration_ms: result.duration.as_secs_f64() * 1000.0,
-            detail: result.detail.clone(),
+            detail: match &result.warning {
+                Some(warning) => format!("{}; {warning}", result.detail),
+                None => result.detail.clone(),
+            },
             ago_ms: millis(ago),
         }
     }
@@ -340,7 +352,7 @@ mod tests {
     #[test]
     fn codes_are_spelled_as_in_logs() {
         use Code::*;
-        for code in [L4Ok, L4Con, L4Tout, L7Ok, L7Tout, L7Rsp, L7Sts, Sockerr] {
+        for code in [L4Ok, L4Con, L4Tout, L6Ok, L6Tout, L6Rsp, L7Ok, L7Tout, L7Rsp, L7Sts, Sockerr] {
             assert_eq!(serde_json::to_value(code).expect("code is JSON"), code.as_str());
         }
     }
@@ -354,8 +366,12 @@ mod tests {
 
     #[test]
     fn last_check_keeps_fractions_of_a_millisecond() {
-        let result =
-            CheckResult { code: Code::L4Ok, duration: Duration::from_micros(250), detail: String::new() };
+        let result = CheckResult {
+            code: Code::L4Ok,
+            duration: Duration::from_micros(250),
+            detail: String::new(),
+            warning: None,
+        };
         let last = LastCheck::new(&result, Duration::from_secs(2));
         assert_eq!((last.duration_ms, last.ago_ms), (0.25, 2000));
     }

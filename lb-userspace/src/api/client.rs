@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::ErrorBody;
 use crate::{
-    admin::{ServerChange, ServerChanged},
+    admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
@@ -96,6 +96,15 @@ impl Client {
     pub async fn change_server(&self, change: &ServerChange) -> Result<ServerChanged, ClientError> {
         let body = serde_json::to_vec(change).map_err(|source| ClientError::Json { source })?;
         self.request(Method::POST, "/v1/server", body.into()).await
+    }
+
+    /// Takes the node out of DNS, or back in.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or answers with something else.
+    pub async fn change_node(&self, change: NodeChange) -> Result<NodeChanged, ClientError> {
+        let body = serde_json::to_vec(&change).map_err(|source| ClientError::Json { source })?;
+        self.request(Method::POST, "/v1/node", body.into()).await
     }
 
     /// Has the configuration read again.

@@ -10,6 +10,7 @@
 //! | `POST /v1/flows` with a [`FlowsQuery`] | [`Flows`] |
 //! | `POST /v1/deny` with a [`DenyChange`] | [`DenyChanged`], when it is in force |
 //! | `POST /v1/denied` with a [`DenyQuery`] | [`Denied`] |
+//! | `POST /v1/node` with a [`NodeChange`] | [`NodeChanged`], when it is in force |
 //! | `POST /v1/reload` with a [`ReloadQuery`] | [`Reloaded`], when it is in force or refused |
 //! | `POST /v1/server` with a [`ServerChange`] | [`ServerChanged`], when it is in force |
 //! | `POST /v1/capture` with a [`CaptureQuery`] | pcapng, until there were enough packets or the client leaves |
@@ -32,7 +33,7 @@ pub use self::{
     socket::{BindError, ControlSocket},
 };
 use crate::{
-    admin::{ServerChange, ServerChanged},
+    admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
@@ -53,6 +54,8 @@ pub enum Request {
     Flows(FlowsQuery, oneshot::Sender<Result<Flows, Refusal>>),
     /// To change who is denied.
     DenyChange(DenyChange, oneshot::Sender<Result<DenyChanged, Refusal>>),
+    /// To take the node out of DNS, or back in.
+    NodeChange(NodeChange, oneshot::Sender<NodeChanged>),
     /// To read the configuration again.
     Reload(ReloadQuery, oneshot::Sender<Result<Reloaded, Refusal>>),
     /// To change what is wanted of a backend.

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{ControlSocket, ErrorBody, Refusal, Request};
 use crate::{
-    admin::{ServerChange, ServerChanged},
+    admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation, MixedFamilies},
@@ -69,7 +69,8 @@ pub async fn serve(
 
 /// What may be asked, for whoever asks for something else.
 const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied, POST \
-                     /v1/server, POST /v1/reload and POST /v1/capture";
+                     /v1/server, POST /v1/reload, POST \
+                     /v1/node and POST /v1/capture";
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
     Router::new()
@@ -80,6 +81,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/denied", post(denied))
         .route("/v1/server", post(server))
         .route("/v1/reload", post(reload))
+        .route("/v1/node", post(node))
         .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
@@ -130,6 +132,14 @@ async fn server(
 ) -> Result<Json<ServerChanged>, Problem> {
     let Json(change) = change?;
     Ok(Json(daemon.ask(|reply| Request::ServerChange(change, reply)).await??))
+}
+
+async fn node(
+    State(daemon): State<Daemon>,
+    change: Result<Json<NodeChange>, JsonRejection>,
+) -> Result<Json<NodeChanged>, Problem> {
+    let Json(change) = change?;
+    Ok(Json(daemon.ask(|reply| Request::NodeChange(change, reply)).await?))
 }
 
 async fn reload(

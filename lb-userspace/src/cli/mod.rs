@@ -8,6 +8,7 @@ mod completions;
 mod deny;
 mod explain;
 mod flows;
+mod node;
 mod reload;
 mod run;
 mod server;
@@ -75,6 +76,7 @@ enum Command {
     Capture(capture::CaptureCommand),
     Deny(deny::DenyCommand),
     Server(server::ServerCommand),
+    Node(node::NodeCommand),
     Reload(reload::ReloadCommand),
     Backend(backend::BackendCommand),
     /// Print the version
@@ -106,6 +108,7 @@ impl Cli {
             Command::Capture(command) => command.run(&client).await,
             Command::Deny(command) => command.run(&client).await,
             Command::Server(command) => command.run(&client).await,
+            Command::Node(command) => command.run(&client).await,
             Command::Reload(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
@@ -127,6 +130,13 @@ fn print(text: &str) -> anyhow::Result<ExitCode> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Says that the daemon will have forgotten a change when it starts again, and why.
+fn warn_of_not_kept(why: Option<&str>) {
+    if let Some(why) = why {
+        eprintln!("usher: it is in force, but forgotten if the daemon ends now: {why}");
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::time::{Instant, sleep};
 
-use super::{advise, print, text::count};
+use super::{advise, print, text::count, warn_of_not_kept};
 use crate::{
     admin::ServerChange,
     api::Client,
@@ -137,9 +137,7 @@ impl Set {
         let name = format!("{service}/{backend}");
         let changed =
             client.change_server(&ServerChange { service, backend, change }).await.map_err(advise)?;
-        if let Some(why) = &changed.not_kept {
-            eprintln!("usher: it is in force, but forgotten if the daemon ends now: {why}");
-        }
+        warn_of_not_kept(changed.not_kept.as_deref());
         match changed.now == changed.before {
             true => print(&format!("{name}: {} already\n", changed.now)),
             false => print(&format!("{name}: {} (was {})\n", changed.now, changed.before)),

@@ -7,8 +7,8 @@ use crate::{
     config::AllDown,
     core::health::Health,
     status::{
-        AttachedMode, Backend, Dns, DnsName, FlowTable, Interface, LastCheck, Memory, NatShortage, Peer,
-        Service, State, Status,
+        AttachedMode, Backend, Dns, DnsName, Drained, FlowTable, Interface, LastCheck, Memory, NatShortage,
+        Peer, Service, State, Status,
     },
 };
 
@@ -53,8 +53,18 @@ pub(super) fn reasons(status: &Status) -> String {
 }
 
 fn node(status: &Status) -> String {
+    let drained = match status.drained {
+        None => String::new(),
+        Some(Drained { left_s: None }) => "DRAINED: out of DNS until `usher node ready`\n".to_owned(),
+        Some(Drained { left_s: Some(left) }) => {
+            format!(
+                "DRAINED: out of DNS for {}, or until `usher node ready`\n",
+                age(left.saturating_mul(1_000))
+            )
+        }
+    };
     format!(
-        "usher {} on {}, running for {}, configured by {}\n",
+        "usher {} on {}, running for {}, configured by {}\n{drained}",
         printable(&status.version),
         printable(&status.node),
         age(status.started_ago_ms),
@@ -323,11 +333,13 @@ mod tests {
         status.dns = None;
         status.drops.values_mut().for_each(|packets| *packets = 0);
         status.interfaces[0].xdp_mode = AttachedMode::None;
+        status.drained = Some(Drained { left_s: None });
         status.nat_shortages.clear();
         let page = render(&status, false);
         assert!(page.contains("DNS: not configured\n"), "{page}");
         assert!(page.ends_with("Dropped packets: none\n"), "{page}");
         assert!(page.contains("  front      none\n"), "{page}");
+        assert!(page.contains("\nDRAINED: out of DNS until `usher node ready`\n"), "{page}");
         assert!(!page.contains("Peers"), "{page}");
         assert!(!page.contains("NAT PORTS"), "{page}");
     }

@@ -31,6 +31,21 @@ impl fmt::Display for Admin {
     }
 }
 
+/// That an administrator wants the node out of DNS. It serves what still comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drained {
+    /// Until then, in seconds since 1970; `None`: until it is taken back.
+    pub until: Option<u64>,
+}
+
+impl Drained {
+    /// Seconds that are left at a time in seconds since 1970; `None` without an end.
+    pub fn left(&self, now: u64) -> Option<u64> {
+        self.until.map(|until| until.saturating_sub(now))
+    }
+}
+
 /// A weight that counts instead of the configuration's. Written `50` or `50%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weight {

@@ -38,6 +38,8 @@ pub enum SelfState {
     NoBackend,
     /// The program is not attached to an interface, so packets would not be taken.
     NotAttached,
+    /// An administrator wants it out of DNS.
+    Drained,
     /// The daemon is about to stop serving.
     Stopping,
 }
@@ -62,6 +64,7 @@ impl fmt::Display for SelfState {
             SelfState::NotChecked => "not checked yet",
             SelfState::NoBackend => "no backend with a weight is up",
             SelfState::NotAttached => "XDP is not attached",
+            SelfState::Drained => "drained",
             SelfState::Stopping => "stopping",
         })
     }

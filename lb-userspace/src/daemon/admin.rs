@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -12,11 +13,11 @@ use tracing::{error, info, warn};
 
 use super::{names, state::State};
 use crate::{
-    admin::{ServerChange, ServerChanged},
+    admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     api::Refusal,
     config::Config,
     core::{
-        admin::{Overrides, Standing},
+        admin::{Drained, Overrides, Standing},
         health::Checked,
         ids::BackendId,
     },
@@ -30,7 +31,16 @@ const VERSION: u32 = 1;
 #[serde(deny_unknown_fields)]
 struct Document {
     version: u32,
+    #[serde(flatten)]
+    set: Set,
+}
+
+/// Everything that was set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Set {
     servers: Overrides,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<Drained>,
 }
 
 /// Why the file cannot be read.
@@ -46,7 +56,7 @@ enum Unreadable {
 
 /// What was set, and the file that remembers it.
 pub(super) struct Administration {
-    pub(super) overrides: Overrides,
+    set: Set,
     file: PathBuf,
     /// The file does not say what is set.
     behind: bool,
@@ -57,29 +67,42 @@ impl Administration {
     /// being served: it is said, and put aside.
     pub(super) fn begin(config: &Config) -> Administration {
         let file = config.node.state_file.clone();
-        let overrides = read(&file).unwrap_or_else(|why| {
+        let set = read(&file).unwrap_or_else(|why| {
             let why = anyhow::Error::from(why);
             error!(file = %file.display(), "what administrators had set is not known: {why:#}");
             put_aside(&file);
-            Overrides::default()
+            Set::default()
         });
-        let mut administration = Administration { overrides, file, behind: false };
+        if let Some(drained) = set.node {
+            warn!(left_s = drained.left(unix_now()), "the node is drained; `usher node ready` ends that");
+        }
+        let mut administration = Administration { set, file, behind: false };
         administration.follow(config);
         administration
     }
 
     /// Forgets what was set for backends that the configuration does not have.
     pub(super) fn follow(&mut self, config: &Config) {
-        let forgotten = self.overrides.retain(|service, backend| has(config, service, backend));
+        let forgotten = self.set.servers.retain(|service, backend| has(config, service, backend));
         for server in &forgotten {
             warn!("{server} is no longer in the configuration; what was set for it is forgotten");
         }
         self.behind |= !forgotten.is_empty();
     }
 
+    /// What was set for backends.
+    pub(super) fn servers(&self) -> &Overrides {
+        &self.set.servers
+    }
+
+    /// Whether the node is drained, and for how many seconds more, if there is an end.
+    pub(super) fn drained(&self) -> Option<Option<u64>> {
+        self.set.node.map(|drained| drained.left(unix_now()))
+    }
+
     /// What counts of a backend with this weight in the configuration that checks found like this.
     pub(super) fn standing(&self, id: &BackendId, configured: u16, checked: Option<&Checked>) -> Standing {
-        let set = self.overrides.get(&id.pool.service, &id.backend);
+        let set = self.set.servers.get(&id.pool.service, &id.backend);
         set.standing(configured, checked.and_then(Checked::health))
     }
 
@@ -90,14 +113,27 @@ impl Administration {
         }
     }
 
+    /// Writes the file; says why it cannot.
+    fn keep_or_say_why(&mut self) -> Option<String> {
+        let why = self.keep().err()?;
+        let file = self.file.display();
+        error!(%file, "cannot write down what administrators have set; trying again each second: {why}");
+        Some(format!("cannot write {file}: {why}"))
+    }
+
     /// Writes the file, if it does not say what is set.
     fn keep(&mut self) -> io::Result<()> {
         if self.behind {
-            write(&self.file, &self.overrides)?;
+            write(&self.file, &self.set)?;
             self.behind = false;
         }
         Ok(())
     }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn has(config: &Config, service: &str, backend: &str) -> bool {
@@ -105,10 +141,10 @@ fn has(config: &Config, service: &str, backend: &str) -> bool {
     services.any(|one| one.backends.iter().any(|one| *one.name == *backend))
 }
 
-fn read(file: &Path) -> Result<Overrides, Unreadable> {
+fn read(file: &Path) -> Result<Set, Unreadable> {
     let text = match fs::read(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Overrides::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Set::default()),
         Err(error) => return Err(error.into()),
     };
     #[derive(Deserialize)]
@@ -116,7 +152,7 @@ fn read(file: &Path) -> Result<Overrides, Unreadable> {
         version: u32,
     }
     match serde_json::from_slice(&text)? {
-        Version { version: VERSION } => Ok(serde_json::from_slice::<Document>(&text)?.servers),
+        Version { version: VERSION } => Ok(serde_json::from_slice::<Document>(&text)?.set),
         Version { version } => Err(Unreadable::Version(version)),
     }
 }
@@ -132,11 +168,11 @@ fn put_aside(file: &Path) {
 }
 
 /// Writes a new file and puts it in the old one's place: whatever happens meanwhile, one of them is there whole.
-fn write(file: &Path, overrides: &Overrides) -> io::Result<()> {
+fn write(file: &Path, set: &Set) -> io::Result<()> {
     let directory = file.parent().ok_or(io::ErrorKind::InvalidFilename)?;
     fs::create_dir_all(directory)?;
     let mut new = NamedTempFile::new_in(directory)?;
-    serde_json::to_writer_pretty(&mut new, &Document { version: VERSION, servers: overrides.clone() })?;
+    serde_json::to_writer_pretty(&mut new, &Document { version: VERSION, set: set.clone() })?;
     new.write_all(b"\n")?;
     new.as_file().sync_all()?;
     new.persist(file)?;
@@ -150,20 +186,40 @@ impl State {
         let ServerChange { service, backend, change } = request;
         let services = names::services(&self.config, Some(service))?;
         names::check_backend(&services, Some(backend))?;
-        let before = self.administration.overrides.get(service, backend);
-        self.administration.overrides = self.administration.overrides.changed(service, backend, *change);
-        let now = self.administration.overrides.get(service, backend);
+        let servers = &mut self.administration.set.servers;
+        let before = servers.get(service, backend);
+        *servers = servers.changed(service, backend, *change);
+        let now = servers.get(service, backend);
         if now != before {
             info!("server {service}/{backend}: {before} -> {now}");
             self.administration.behind = true;
             self.reconcile();
         }
-        let not_kept = self.administration.keep().err().map(|why| {
-            let file = self.administration.file.display();
-            error!(%file, "cannot write down what administrators have set; trying again each second: {why}");
-            format!("cannot write {file}: {why}")
-        });
-        Ok(ServerChanged { before, now, not_kept })
+        Ok(ServerChanged { before, now, not_kept: self.administration.keep_or_say_why() })
+    }
+
+    /// Takes the node out of DNS, or back in; when it returns, that is in force.
+    pub(super) fn change_node(&mut self, change: NodeChange) -> NodeChanged {
+        let before = self.administration.set.node;
+        let until = change.seconds.map(|seconds| unix_now().saturating_add(seconds));
+        let now = change.drain.then_some(Drained { until });
+        if now != before {
+            match change.drain {
+                true => info!(for_s = change.seconds, "the node is drained: its addresses leave DNS"),
+                false => info!("the node is ready again"),
+            }
+            self.administration.set.node = now;
+            self.administration.behind = true;
+            self.reconcile();
+        }
+        NodeChanged { before, now, not_kept: self.administration.keep_or_say_why() }
+    }
+
+    /// Ends a drain whose time is over.
+    pub(super) fn end_drain(&mut self) {
+        if self.administration.drained() == Some(Some(0)) {
+            self.change_node(NodeChange { drain: false, seconds: None });
+        }
     }
 }
 
@@ -177,16 +233,18 @@ mod tests {
     use super::*;
     use crate::core::admin::{Admin, Change};
 
-    fn drained(backend: &str) -> Overrides {
-        Overrides::default().changed("web", backend, Change::State(Admin::Drain))
+    fn drained(backend: &str) -> Set {
+        let servers = Overrides::default().changed("web", backend, Change::State(Admin::Drain));
+        Set { servers, node: None }
     }
 
     #[test]
     fn what_is_written_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("made/state.json");
-        assert_eq!(read(&file).unwrap(), Overrides::default(), "nothing was ever set");
-        for set in [drained("b1"), drained("b2"), Overrides::default()] {
+        assert_eq!(read(&file).unwrap(), Set::default(), "nothing was ever set");
+        let node = |until| Set { node: Some(Drained { until }), ..drained("b1") };
+        for set in [drained("b1"), node(None), node(Some(1_900_000_000)), Set::default()] {
             write(&file, &set).unwrap();
             assert_eq!(read(&file).unwrap(), set);
         }

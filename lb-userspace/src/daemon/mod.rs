@@ -14,6 +14,7 @@
 //! - [`names`]: names in questions.
 //! - [`nat_ports`]: says when NAT ports run out.
 //! - [`hops`]: next hops, from the watch to the plan.
+//! - [`manager`]: what systemd is told.
 //! - [`reload`]: another configuration for the running daemon.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
@@ -28,6 +29,7 @@ mod flows;
 mod hops;
 mod limits;
 mod links;
+mod manager;
 mod names;
 mod nat_ports;
 mod probes;
@@ -53,6 +55,7 @@ use crate::{
     reload::ReloadQuery,
 };
 use events::{Event, Events, Senders};
+use manager::Manager;
 use probes::{BackendProbes, Running};
 use reload::{Order, prepare};
 use start::Started;
@@ -109,6 +112,7 @@ struct Daemon {
     backend_probes: BackendProbes,
     peer_probes: Vec<Running>,
     next_hops: NextHops,
+    manager: Manager,
     /// For tasks that are started later.
     senders: Senders,
 }
@@ -158,6 +162,7 @@ impl Daemon {
             backend_probes,
             peer_probes,
             next_hops,
+            manager: Manager::new(),
             senders,
         })
     }
@@ -166,6 +171,9 @@ impl Daemon {
     async fn run(mut self) -> anyhow::Result<ExitCode> {
         while !self.is_over() {
             self.begin_dns();
+            if !matches!(self.dns, Dns::Waiting(..)) {
+                self.manager.ready();
+            }
             let verdicts_due = self.dns.deadline();
             tokio::select! {
                 event = self.events.next() => self.take(event),
@@ -202,6 +210,7 @@ impl Daemon {
             Event::Hops(table) => self.state.learn_hops(&table),
             Event::Links(reading) => self.state.look_at_interfaces(reading),
             Event::CatchUp => {
+                self.manager.alive();
                 self.state.catch_up();
                 self.state.look_at_nat_ports();
             }
@@ -235,6 +244,7 @@ impl Daemon {
         self.leave_at = match self.leave_at {
             Some(_) => Some(now),
             None => {
+                self.manager.stopping();
                 self.state.withdraw();
                 Some(now + goodbye(&self.state.config))
             }

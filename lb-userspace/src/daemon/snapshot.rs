@@ -34,6 +34,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
         node: state.config.node.name.to_string(),
         started_ago_ms: millis(now.duration_since(state.started)),
         config_path: state.path.clone(),
+        drained: state.administration.drained().map(|left| status::Drained { left_s: left }),
         interfaces: state.interfaces.iter().map(interface).collect(),
         services: state.config.services.iter().map(|one| service(state, one, &measured, now)).collect(),
         peers: state
@@ -148,7 +149,7 @@ fn backend(
     let counters = measured.counters.get(&number).copied().unwrap_or_default();
     let checked = state.backends.get(id);
     let next_hop = state.next_hops.get(&address).copied().flatten();
-    let set = state.administration.overrides.get(&id.pool.service, &id.backend);
+    let set = state.administration.servers().get(&id.pool.service, &id.backend);
     let Override { state: admin, weight, health: forced_health } = set;
     status::Backend {
         name: backend.name.to_string(),

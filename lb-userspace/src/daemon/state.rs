@@ -157,8 +157,12 @@ impl State {
     pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) {
         let Some(checked) = self.backends.get_mut(&report.id) else { return };
         let was_in_trouble = checked.trouble().is_some();
+        let warned_of = checked.warning().map(str::to_owned);
         let transition = checked.observe(&report.result, Instant::now());
         log_trouble("backend", &report.id, was_in_trouble, checked.trouble());
+        if let Some(warning) = checked.warning().filter(|warning| warned_of.as_deref() != Some(*warning)) {
+            warn!("backend {}: {warning}", report.id);
+        }
         let Some(transition) = transition else { return };
         log(transition.to, "backend", &report.id, &transition);
         self.reconcile();
@@ -230,6 +234,7 @@ impl State {
         if self.behind {
             self.reconcile();
         }
+        self.end_drain();
         self.administration.catch_up();
         if self.capturing.is_none() && self.dataplane.features().has(Features::CAPTURE) {
             self.stop_capture();
@@ -268,6 +273,7 @@ impl State {
             Request::Capture(query, reply) => drop(reply.send(self.start_capture(&query))),
             Request::DenyChange(change, reply) => drop(reply.send(self.change_deny(&change))),
             Request::ServerChange(change, reply) => drop(reply.send(self.change_server(&change))),
+            Request::NodeChange(change, reply) => drop(reply.send(self.change_node(change))),
             Request::Reload(query, reply) => return Some(Order { query, reply: Some(reply) }),
             Request::Denied(query, reply) => drop(reply.send(self.deny.answer(&query))),
             Request::Flows(query, reply) => match Search::new(self, &query) {
@@ -387,6 +393,9 @@ impl State {
     fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {
         if self.stopping {
             return SelfState::Stopping;
+        }
+        if self.administration.drained().is_some() {
+            return SelfState::Drained;
         }
         if self.interfaces.iter().any(|interface| !interface.present) {
             return SelfState::NotAttached;

@@ -191,6 +191,20 @@ async fn reload_says_what_would_change_or_why_it_is_refused() {
 }
 
 #[tokio::test]
+async fn node_says_what_it_is_now() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    for (words, said) in [
+        (&["drain"][..], "drained\n"),
+        (&["drain", "--for", "90m"], "drained for 1h 30m\n"),
+        (&["ready"], "ready already\n"),
+    ] {
+        let outcome = usher(&[&["node", "--socket", socket], words].concat()).await;
+        assert_eq!(outcome, Outcome::success(said));
+    }
+}
+
+#[tokio::test]
 async fn f62_deny_lists_all_pages_as_a_file_has_them() {
     let daemon = FakeDaemon::start().await;
     let socket = daemon.socket.to_str().expect("path is UTF-8");
@@ -245,6 +259,7 @@ async fn mistakes_on_the_command_line_exit_with_2() {
         ),
         (&["server", "set", "web/b1", "health", "ill"], "[possible values: up, down, auto]"),
         (&["server", "wait", "web/b1"], "--drained"),
+        (&["node", "drain", "--for", "soon"], "expected number"),
         (&["flows", "--limit", "5", "--count"], "cannot be used with"),
     ];
     for (words, expected) in cases {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use lb_userspace::{
-    admin::{ServerChange, ServerChanged},
+    admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     api::{ControlSocket, Refusal, Request, serve},
     capture::{CaptureQuery, pcapng},
     core::{
-        admin::{Change, Override},
+        admin::{Change, Drained, Override},
         deny::{Rule, Source},
     },
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule},
@@ -75,6 +75,7 @@ async fn answer(mut queue: mpsc::Receiver<Request>, status: Result<Status, Strin
             Request::Capture(query, reply) => drop(reply.send(capture(&query))),
             Request::DenyChange(change, reply) => drop(reply.send(deny(&change))),
             Request::ServerChange(change, reply) => drop(reply.send(server(&change))),
+            Request::NodeChange(change, reply) => drop(reply.send(node(change))),
             Request::Reload(query, reply) => drop(reply.send(Ok(reloaded(query)))),
             Request::Denied(query, reply) => drop(reply.send(denied(&query))),
         }
@@ -136,6 +137,12 @@ pub(crate) fn server(change: &ServerChange) -> Result<ServerChanged, Refusal> {
     };
     let not_kept = (change.backend == "b2").then(|| "the disk is full".to_owned());
     Ok(ServerChanged { before, now, not_kept })
+}
+
+/// Was ready, at the second 1,000.
+pub(crate) fn node(change: NodeChange) -> NodeChanged {
+    let until = change.seconds.map(|seconds| 1_000 + seconds);
+    NodeChanged { before: None, now: change.drain.then_some(Drained { until }), not_kept: None }
 }
 
 /// Would make a change, and refuses to.

@@ -103,6 +103,8 @@ const NAT: &[(&str, Body)] = &checks![
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
     servers::what_was_set_outlives_the_daemon,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
+    nodes::service_manager_is_told_when_the_node_serves_lives_and_stops,
+    nodes::d46_drained_node_leaves_dns_and_serves_on,
     nodes::killed_usher_leaves_dns_and_comes_back,
     nodes::second_usher_on_the_same_socket_is_refused,
     own_traffic::ping_reaches_the_node,

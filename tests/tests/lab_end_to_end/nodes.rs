@@ -1,9 +1,13 @@
 //! Nodes that are cut off, fall silent, stop, crash; and a second daemon.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    os::unix::net::UnixDatagram,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
-use usher_lab::{Family, Host, Lab, until};
+use anyhow::{Context as _, Result, ensure};
+use usher_lab::{Connections, Family, Host, Lab, until};
 
 use crate::support::{Background, config, expect_equal};
 
@@ -113,6 +117,75 @@ pub(crate) fn stopped_node_withdraws_serves_on_and_leaves_nothing_attached(lab: 
     ensure!(gone.code == Some(1) && gone.stderr.contains("is `usher run` running"), "{gone:?}");
     expect_requests_through(lab, &[1])?;
     lab.start_usher(VICTIM)
+}
+
+/// As systemd would hear it.
+pub(crate) fn service_manager_is_told_when_the_node_serves_lives_and_stops(lab: &Lab) -> Result<()> {
+    let socket = lab.node_config(VICTIM).with_file_name("notify.sock");
+    let _ = fs::remove_file(&socket);
+    let manager = UnixDatagram::bind(&socket)?;
+    manager.set_read_timeout(Some(LIMIT * 2))?;
+    let hear = || -> Result<String> {
+        let mut message = [0; 100];
+        let length = manager.recv(&mut message).context("the service manager hears nothing")?;
+        Ok(String::from_utf8(message[..length].to_vec())?)
+    };
+    lab.stop_usher(VICTIM)?;
+    let address = format!("NOTIFY_SOCKET={}", socket.display());
+    let run = ["env", &address, "WATCHDOG_USEC=30000000", "usher", "run"];
+    let usher = Background::start(lab, Host::Node(VICTIM), &run)?;
+    let mut heard = vec![hear()?];
+    while heard.last().is_some_and(|message| message != "READY=1\n") {
+        expect_equal("before it is ready", &heard[heard.len() - 1].as_str(), &"WATCHDOG=1\n")?;
+        heard.push(hear()?);
+    }
+    let own = lab.address(Host::Node(VICTIM))?.v4.to_string();
+    ensure!(lab.dig(VICTIM, "www", Family::V4)?.contains(&own), "it is ready and does not answer DNS");
+    expect_equal("then", &hear()?.as_str(), &"WATCHDOG=1\n")?;
+    usher.signal("TERM")?;
+    let last = loop {
+        let message = hear()?;
+        if message != "WATCHDOG=1\n" {
+            break message;
+        }
+    };
+    expect_equal("at the end", &last.as_str(), &"STOPPING=1\n")?;
+    let (code, _, log) = usher.finish(Duration::from_secs(10))?;
+    ensure!(code == Some(0), "exit code {code:?}: {log}");
+    fs::remove_file(&socket)?;
+    lab.start_usher(VICTIM)
+}
+
+/// Nobody is cut off, and peers hear of it at once.
+pub(crate) fn d46_drained_node_leaves_dns_and_serves_on(lab: &Lab) -> Result<()> {
+    let node = Host::Node(VICTIM);
+    let connections = Connections::open(lab, 20)?;
+    expect_equal("said", &lab.run(node, &["usher", "node", "drain"])?.as_str(), &"drained\n")?;
+    for asked in [1, VICTIM] {
+        wait_named(lab, asked, VICTIM, false)?;
+    }
+    expect_requests_through(lab, &[1])?;
+    let page = lab.run(node, &["usher", "status"])?;
+    ensure!(page.contains("DRAINED: out of DNS until `usher node ready`"), "{page}");
+    let url = format!("http://{}/", lab.address(node)?.v4);
+    lab.run(Host::Client, &["curl", "-sS", "-m", "3", &url])?;
+    connections.wait_rounds(2)?;
+    connections.finish()?.expect_whole(20, 2)?;
+
+    // It is remembered; and it ends by itself, if that was said.
+    lab.stop_usher(VICTIM)?;
+    lab.start_usher(VICTIM)?;
+    until("the node runs again", LIMIT * 2, || {
+        let page = lab.run(node, &["usher", "status"])?;
+        ensure!(page.contains("DRAINED"), "{page}");
+        Ok(())
+    })?;
+    wait_named(lab, VICTIM, VICTIM, false)?;
+    let said = lab.run(node, &["usher", "node", "drain", "--for", "1s"])?;
+    expect_equal("said", &said.as_str(), &"drained for 1s\n")?;
+    wait_named(lab, 1, VICTIM, true)?;
+    lab.wait_all_well(LIMIT)?;
+    expect_equal("said", &lab.run(node, &["usher", "node", "ready"])?.as_str(), &"ready already\n")
 }
 
 /// On how many interfaces of a host there is an XDP program.
