@@ -352,7 +352,10 @@ mod tests {
     #[test]
     fn codes_are_spelled_as_in_logs() {
         use Code::*;
-        for code in [L4Ok, L4Con, L4Tout, L6Ok, L6Tout, L6Rsp, L7Ok, L7Tout, L7Rsp, L7Sts, Sockerr] {
+        for code in [
+            L4Ok, L4Con, L4Tout, L6Ok, L6Tout, L6Rsp, L7Ok, L7Tout, L7Rsp, L7Sts, ProcOk, ProcErr, ProcTout,
+            Sockerr,
+        ] {
             assert_eq!(serde_json::to_value(code).expect("code is JSON"), code.as_str());
         }
     }

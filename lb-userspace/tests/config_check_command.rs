@@ -42,6 +42,7 @@ fn a_good_file_is_summed_up() {
          zone example.test: 2 listening addresses\n\
          service web: tcp port 80 on 2 addresses, 2 backends\n\
          service h3: udp port 443 on 2 addresses, 1 backend\n\
+         service db: tcp port 5432 on 2 addresses, 1 backend\n\
          OK: usher.toml: not compared with this host\n"
     );
     assert_eq!((err.as_str(), code), ("", success()));

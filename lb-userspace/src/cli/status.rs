@@ -29,6 +29,9 @@ Check results are HAProxy's codes:
   L7STS    answered with another status
   L7RSP    answered with something else, or not at all
   L7TOUT   connected, but no answer in time
+  PROCOK   the command ended with exit code 0
+  PROCERR  it ended otherwise
+  PROCTOUT it took too long, and was killed
   SOCKERR  the check could not be made here
 
 On a terminal, up is green and down is red; set NO_COLOR to switch that off.")]

@@ -174,6 +174,7 @@ pub(super) struct Check {
     pub server_name: Value<String>,
     pub ca_file: Value<String>,
     pub verify: Value<bool>,
+    pub command: List<String>,
     pub port: Value<i64>,
     pub interval: Value<String>,
     pub timeout: Value<String>,

@@ -442,6 +442,11 @@ pub enum CheckKind {
     },
     /// A TLS handshake succeeds.
     Tls(Tls),
+    /// A command ends with exit code 0.
+    Exec {
+        /// The program, an absolute path, and its arguments.
+        command: Vec<String>,
+    },
     /// A datagram is answered.
     Udp {
         /// What is sent.

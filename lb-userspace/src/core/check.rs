@@ -28,6 +28,12 @@ pub enum Code {
     L7Rsp,
     /// Answered with another status than expected.
     L7Sts,
+    /// The command ended with exit code 0.
+    ProcOk,
+    /// The command ended otherwise.
+    ProcErr,
+    /// The command took too long, and was killed.
+    ProcTout,
     /// The check could not be made here: no socket, no source address.
     Sockerr,
 }
@@ -35,7 +41,7 @@ pub enum Code {
 impl Code {
     /// Whether the check counts as passed.
     pub fn passed(self) -> bool {
-        matches!(self, Code::L4Ok | Code::L6Ok | Code::L7Ok)
+        matches!(self, Code::L4Ok | Code::L6Ok | Code::L7Ok | Code::ProcOk)
     }
 
     /// HAProxy's spelling.
@@ -51,6 +57,9 @@ impl Code {
             Code::L7Tout => "L7TOUT",
             Code::L7Rsp => "L7RSP",
             Code::L7Sts => "L7STS",
+            Code::ProcOk => "PROCOK",
+            Code::ProcErr => "PROCERR",
+            Code::ProcTout => "PROCTOUT",
             Code::Sockerr => "SOCKERR",
         }
     }

@@ -1,5 +1,6 @@
 //! Runs checks of backends and peers. One file per kind; what the results mean is decided in `core`.
 
+mod exec;
 mod http;
 mod runner;
 mod tcp;
@@ -63,6 +64,7 @@ impl Probe {
                 }
             }
             CheckKind::Tls(tls) => tls::check(&endpoints, &mut self.tls, tls, limit).await,
+            CheckKind::Exec { command } => exec::check(&endpoints, command, limit).await,
             CheckKind::Udp { send, expect } => {
                 let request = udp::Request { send, expect: expect.as_deref() };
                 udp::check(&endpoints, &request, limit).await

@@ -152,7 +152,22 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
     (
         r#"kind = "http""#,
         r#"kind = "ping""#,
-        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "exec""#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "exec""#,
+        r#"usher.toml:24: service "web": check: command: is missing; write the program and its arguments, such as ["/usr/local/bin/check-db", "--quick"]"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "exec", command = ["check-db"]"#,
+        r#"usher.toml:24: service "web": check: command: check-db: "check-db" is not an absolute path; write the program's whole path, such as "/usr/local/bin/check-db""#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "http", command = ["/bin/true"]"#,
+        r#"usher.toml:24: service "web": check: command: means nothing to a check of kind "http"; set kind = "exec", or remove it"#,
     ),
     (
         r#"kind = "http""#,

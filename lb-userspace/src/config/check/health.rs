@@ -56,6 +56,7 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
     let server_name = reader.optional(&key, "server_name", section.server_name);
     let ca_file = reader.optional(&key, "ca_file", section.ca_file);
     let verify = reader.optional(&key, "verify", section.verify);
+    let command = reader.list(&key, "command", section.command, String::clone);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
         return Check { kind: CheckKind::Tcp, port, timing };
@@ -70,6 +71,7 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
         ("server_name", server_name.is_some(), &[Kind::Https, Kind::Tls]),
         ("ca_file", ca_file.is_some(), &[Kind::Https, Kind::Tls]),
         ("verify", verify.is_some(), &[Kind::Https, Kind::Tls]),
+        ("command", command.is_some(), &[Kind::Exec]),
     ];
     for (name, _, theirs) in written.iter().filter(|(_, written, theirs)| *written && !theirs.contains(&kind))
     {
@@ -88,6 +90,7 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
             expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
             tls,
         },
+        (Kind::Exec, _) => CheckKind::Exec { command: exec(reader, &key, command) },
         (Kind::Udp, _) => CheckKind::Udp {
             send: send.map_or_else(
                 || {
@@ -111,10 +114,11 @@ enum Kind {
     Https,
     Tls,
     Udp,
+    Exec,
 }
 
 impl Kind {
-    const ALL: [Kind; 5] = [Kind::Tcp, Kind::Http, Kind::Https, Kind::Tls, Kind::Udp];
+    const ALL: [Kind; 6] = [Kind::Tcp, Kind::Http, Kind::Https, Kind::Tls, Kind::Udp, Kind::Exec];
 
     fn name(self) -> &'static str {
         match self {
@@ -123,6 +127,7 @@ impl Kind {
             Kind::Https => "https",
             Kind::Tls => "tls",
             Kind::Udp => "udp",
+            Kind::Exec => "exec",
         }
     }
 }
@@ -151,6 +156,26 @@ fn tls(
         ca_file,
         verify,
     }
+}
+
+/// A program and its arguments.
+fn exec(reader: &mut Reader<'_>, key: &Key, command: Option<Vec<Field<String>>>) -> Vec<String> {
+    let words = command.unwrap_or_else(|| {
+        let mend = "write the program and its arguments, such as [\"/usr/local/bin/check-db\", \"--quick\"]";
+        reader.refuse(&key.child("command"), "is missing", mend);
+        Vec::new()
+    });
+    if let Some(program) = words.first()
+        && !program.value.starts_with('/')
+    {
+        let what = format!("\"{}\" is not an absolute path", program.value);
+        reader.refuse(
+            &program.key,
+            what,
+            "write the program's whole path, such as \"/usr/local/bin/check-db\"",
+        );
+    }
+    words.into_iter().map(|word| word.value).collect()
 }
 
 fn tls_name(reader: &mut Reader<'_>, Field { key, value: name, .. }: Field<String>) -> Option<String> {
