@@ -66,15 +66,24 @@ async fn the_command_knows_the_backend() {
 async fn a_command_that_takes_too_long_is_killed_with_all_that_it_started() {
     let directory = tempfile::tempdir().unwrap();
     let pids = directory.path().join("pids");
-    let script = format!("sleep 600 & echo $! > {0}; echo $$ >> {0}; wait", pids.display());
-    expect(&run(&script, SHORT).await, Code::ProcTout, "timeout after 300ms");
-    expect_gone(&pids);
-    // What it leaves behind holds its output open, and is no part of it.
-    let script = format!("sleep 600 & echo $! > {}; echo left one behind", pids.display());
-    let begin = Instant::now();
-    expect(&run(&script, SHORT).await, Code::ProcTout, "timeout after 300ms");
-    assert!(begin.elapsed() < LONG);
-    expect_gone(&pids);
+    for (script, processes) in [
+        ("sleep 600 & echo $! > PIDS; echo $$ >> PIDS; wait", 2),
+        // What it leaves behind holds its output open, and is no part of it.
+        ("sleep 600 & echo $! > PIDS; echo left one behind", 1),
+    ] {
+        let script = script.replace("PIDS", &pids.display().to_string());
+        let begin = Instant::now();
+        // A busy machine may take longer to start a shell.
+        for timeout in [SHORT, SHORT * 8, LONG] {
+            let _ = fs::remove_file(&pids);
+            expect(&run(&script, timeout).await, Code::ProcTout, &format!("timeout after {timeout:?}"));
+            if fs::read_to_string(&pids).is_ok_and(|pids| pids.lines().count() == processes) {
+                break;
+            }
+        }
+        assert!(begin.elapsed() < LONG * 2, "it was waited for");
+        expect_gone(&pids);
+    }
 }
 
 /// Waits until no process of a file runs any more.
