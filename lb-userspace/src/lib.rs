@@ -23,3 +23,4 @@ pub mod net;
 pub mod probe;
 pub mod reload;
 pub mod status;
+mod unix_time;

@@ -14,7 +14,7 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -58,8 +58,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, refuses or answers with something else.
     pub async fn explain(&self, query: &ExplainQuery) -> Result<Explanation, ClientError> {
-        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/explain", body.into()).await
+        self.post("/v1/explain", &query).await
     }
 
     /// Which flows there are.
@@ -67,8 +66,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, refuses or answers with something else.
     pub async fn flows(&self, query: &FlowsQuery) -> Result<Flows, ClientError> {
-        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/flows", body.into()).await
+        self.post("/v1/flows", &query).await
     }
 
     /// Changes who is denied.
@@ -76,8 +74,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, refuses or answers with something else.
     pub async fn deny(&self, change: &DenyChange) -> Result<DenyChanged, ClientError> {
-        let body = serde_json::to_vec(change).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/deny", body.into()).await
+        self.post("/v1/deny", &change).await
     }
 
     /// Who is denied.
@@ -85,8 +82,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, refuses or answers with something else.
     pub async fn denied(&self, query: &DenyQuery) -> Result<Denied, ClientError> {
-        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/denied", body.into()).await
+        self.post("/v1/denied", &query).await
     }
 
     /// Changes what is wanted of a backend.
@@ -94,8 +90,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, refuses or answers with something else.
     pub async fn change_server(&self, change: &ServerChange) -> Result<ServerChanged, ClientError> {
-        let body = serde_json::to_vec(change).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/server", body.into()).await
+        self.post("/v1/server", &change).await
     }
 
     /// Takes the node out of DNS, or back in.
@@ -103,8 +98,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, or answers with something else.
     pub async fn change_node(&self, change: NodeChange) -> Result<NodeChanged, ClientError> {
-        let body = serde_json::to_vec(&change).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/node", body.into()).await
+        self.post("/v1/node", &change).await
     }
 
     /// Has the configuration read again.
@@ -112,8 +106,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, or answers with something else. A file that is refused is no error.
     pub async fn reload(&self, query: ReloadQuery) -> Result<Reloaded, ClientError> {
-        let body = serde_json::to_vec(&query).map_err(|source| ClientError::Json { source })?;
-        self.request(Method::POST, "/v1/reload", body.into()).await
+        self.post("/v1/reload", &query).await
     }
 
     /// Packets as they come and go. Dropping the stream ends the capture.
@@ -121,11 +114,11 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached or refuses.
     pub async fn capture(&self, query: &CaptureQuery) -> Result<Stream, ClientError> {
-        let body = serde_json::to_vec(query).map_err(|source| ClientError::Json { source })?;
+        let body = json(query)?;
         let (mut sender, connection) = self.connect().await?;
         // The connection moves bytes only while it is polled; the stream ends it.
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
-        let request = request(Method::POST, "/v1/capture", body.into())?;
+        let request = request(Method::POST, "/v1/capture", body)?;
         let failed = |source| ClientError::Http { socket: self.socket.clone(), source };
         let answer = timeout(TIMEOUT, sender.send_request(request));
         let response = answer
@@ -137,6 +130,10 @@ impl Client {
         }
         let status = response.status();
         Err(refusal(status, &response.into_body().collect().await.map_err(failed)?.to_bytes()))
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        self.request(Method::POST, path, json(body)?).await
     }
 
     async fn request<T: DeserializeOwned>(
@@ -184,6 +181,10 @@ impl Client {
 
 /// What moves a connection's bytes.
 type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+fn json(body: &impl Serialize) -> Result<Bytes, ClientError> {
+    serde_json::to_vec(body).map(Bytes::from).map_err(|source| ClientError::Json { source })
+}
 
 fn request(method: Method, path: &str, body: Bytes) -> Result<hyper::Request<Full<Bytes>>, ClientError> {
     hyper::Request::builder()

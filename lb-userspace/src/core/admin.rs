@@ -65,7 +65,7 @@ impl Weight {
     const UNCHANGED: Weight = Weight::Percent(100);
 
     /// The weight that counts. A share of something is not nothing.
-    pub fn of(self, configured: u16) -> u16 {
+    fn of(self, configured: u16) -> u16 {
         match self {
             Weight::Share(weight) => weight,
             Weight::Percent(percent) => (u32::from(configured) * u32::from(percent)).div_ceil(100) as u16,
@@ -152,12 +152,17 @@ impl Override {
     /// What counts of a backend with this weight in the configuration that checks found like this.
     pub fn standing(&self, configured: u16, measured: Option<Health>) -> Standing {
         let health = self.health.or(measured);
-        let weight = self.weight.unwrap_or(Weight::UNCHANGED).of(configured);
+        let weight = self.weight(configured);
         match self.state {
             Admin::Ready => Standing { health, weight },
             Admin::Drain => Standing { health, weight: 0 },
             Admin::Maint => Standing { health: Some(Health::Down), weight },
         }
+    }
+
+    /// Its share of new flows as long as it takes any.
+    pub fn weight(&self, configured: u16) -> u16 {
+        self.weight.unwrap_or(Weight::UNCHANGED).of(configured)
     }
 
     fn changed(mut self, change: Change) -> Override {
@@ -196,15 +201,15 @@ impl Overrides {
     }
 
     /// The same after a change.
-    pub fn changed(&self, service: &str, backend: &str, change: Change) -> Overrides {
-        let mut overrides = self.clone();
+    pub fn changed(mut self, service: &str, backend: &str, change: Change) -> Overrides {
         let now = self.get(service, backend).changed(change);
-        overrides.0.entry(service.to_owned()).or_default().insert(backend.to_owned(), now);
-        overrides.retain(|_, _| true);
-        overrides
+        self.0.entry(service.to_owned()).or_default().insert(backend.to_owned(), now);
+        self.retain(|_, _| true);
+        self
     }
 
-    /// Forgets what was set for backends that are not to be kept, and says for which.
+    /// Forgets what was set for backends that are not to be kept, and says for which; also those of whom nothing is set
+    /// any more.
     pub fn retain(&mut self, keep: impl Fn(&str, &str) -> bool) -> Vec<String> {
         let mut forgotten = Vec::new();
         self.0.retain(|service, backends| {

@@ -5,23 +5,31 @@ use std::{collections::BTreeSet, fmt::Debug};
 use lb_common::Features;
 
 use super::plan;
-use crate::config::{Backend, Config, Service};
+use crate::config::{Backend, Config, Node, Service};
+
+/// Where settings of `[node]` differ: the key, whether it does, and whether only a restart can change it.
+fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 8] {
+    [
+        ("name", old.name != new.name, true),
+        ("interfaces", old.interfaces != new.interfaces, true),
+        ("xdp_mode", old.xdp_mode != new.xdp_mode, true),
+        ("addresses", old.addresses != new.addresses, false),
+        ("socket", old.socket != new.socket, true),
+        ("secret_file", old.secret_file != new.secret_file, true),
+        ("state_file", old.state_file != new.state_file, true),
+        ("icmp_rate", old.icmp_rate != new.icmp_rate, false),
+    ]
+}
 
 /// The settings that only a restart can change, as sections and keys; empty when a reload can do it all.
-pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let listen = |config: &Config| config.dns.as_ref().map(|dns| (dns.listen.clone(), dns.zone.clone()));
     // Tables that are one element long as long as nothing needs them.
     let table = |feature| {
         let has = |config| plan::features(config).has(feature);
         !has(old) && has(new)
     };
-    let changed = [
-        (old.node.name != new.node.name, "[node] name"),
-        (old.node.interfaces != new.node.interfaces, "[node] interfaces"),
-        (old.node.xdp_mode != new.node.xdp_mode, "[node] xdp_mode"),
-        (old.node.socket != new.node.socket, "[node] socket"),
-        (old.node.secret_file != new.node.secret_file, "[node] secret_file"),
-        (old.node.state_file != new.node.state_file, "[node] state_file"),
+    let others = [
         (old.flows.max != new.flows.max, "[flows] max"),
         (old.flows.fragments != new.flows.fragments, "[flows] fragments"),
         (old.flows.affinity != new.flows.affinity, "[flows] affinity"),
@@ -33,35 +41,27 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         (table(Features::AFFINITY), "the first service with affinity"),
         (table(Features::RATE_LIMIT), "the first service with rate_limit"),
     ];
-    changed.into_iter().filter(|(changed, _)| *changed).map(|(_, what)| what).collect()
+    let of_node = node(&old.node, &new.node).into_iter().filter(|(_, changed, fixed)| *changed && *fixed);
+    let others = others.into_iter().filter(|(changed, _)| *changed).map(|(_, what)| what.to_owned());
+    of_node.map(|(key, ..)| format!("[node] {key}")).chain(others).collect()
 }
 
 /// What is different, one line each, in the order of the new file; what is gone comes last of its kind.
 pub fn differences(old: &Config, new: &Config) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut section = |name: &str, fields: &[(&str, bool)]| {
-        let changed = fields.iter().filter(|(_, changed)| *changed);
-        lines.extend(changed.map(|(key, _)| format!("[{name}] {key}: changed")));
-    };
-    section(
-        "node",
-        &[
-            ("name", old.node.name != new.node.name),
-            ("interfaces", old.node.interfaces != new.node.interfaces),
-            ("xdp_mode", old.node.xdp_mode != new.node.xdp_mode),
-            ("addresses", old.node.addresses != new.node.addresses),
-            ("socket", old.node.socket != new.node.socket),
-            ("secret_file", old.node.secret_file != new.node.secret_file),
-            ("state_file", old.node.state_file != new.node.state_file),
-            ("icmp_rate", old.node.icmp_rate != new.node.icmp_rate),
-        ],
-    );
-    section("nat", &[("settings", old.nat != new.nat)]);
-    section("tunnel", &[("settings", old.tunnel != new.tunnel)]);
-    section("flows", &[("settings", old.flows != new.flows)]);
-    section("defence", &[("settings", old.defence != new.defence)]);
-    section("dns", &[("settings", old.dns != new.dns)]);
-    section("peer_check", &[("settings", old.peer_check != new.peer_check)]);
+    let of_node = node(&old.node, &new.node).into_iter().filter(|(_, changed, _)| *changed);
+    let sections = [
+        ("nat", old.nat != new.nat),
+        ("tunnel", old.tunnel != new.tunnel),
+        ("flows", old.flows != new.flows),
+        ("defence", old.defence != new.defence),
+        ("dns", old.dns != new.dns),
+        ("peer_check", old.peer_check != new.peer_check),
+    ];
+    let sections = sections.into_iter().filter(|(_, changed)| *changed);
+    let mut lines: Vec<String> = of_node
+        .map(|(key, ..)| format!("[node] {key}: changed"))
+        .chain(sections.map(|(name, _)| format!("[{name}] settings: changed")))
+        .collect();
     lines.extend(named(
         &old.peers,
         &new.peers,

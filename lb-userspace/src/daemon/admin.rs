@@ -3,8 +3,8 @@
 use std::{
     fs,
     io::{self, Write as _},
+    mem,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use crate::{
         health::Checked,
         ids::BackendId,
     },
+    unix_time::unix_seconds,
 };
 
 /// The version of the file that this usher reads and writes.
@@ -74,7 +75,7 @@ impl Administration {
             Set::default()
         });
         if let Some(drained) = set.node {
-            warn!(left_s = drained.left(unix_now()), "the node is drained; `usher node ready` ends that");
+            warn!(left_s = drained.left(unix_seconds()), "the node is drained; `usher node ready` ends that");
         }
         let mut administration = Administration { set, file, behind: false };
         administration.follow(config);
@@ -97,7 +98,7 @@ impl Administration {
 
     /// Whether the node is drained, and for how many seconds more, if there is an end.
     pub(super) fn drained(&self) -> Option<Option<u64>> {
-        self.set.node.map(|drained| drained.left(unix_now()))
+        self.set.node.map(|drained| drained.left(unix_seconds()))
     }
 
     /// What counts of a backend with this weight in the configuration that checks found like this.
@@ -129,11 +130,6 @@ impl Administration {
         }
         Ok(())
     }
-}
-
-/// Seconds since 1970.
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn has(config: &Config, service: &str, backend: &str) -> bool {
@@ -188,7 +184,7 @@ impl State {
         names::check_backend(&services, Some(backend))?;
         let servers = &mut self.administration.set.servers;
         let before = servers.get(service, backend);
-        *servers = servers.changed(service, backend, *change);
+        *servers = mem::take(servers).changed(service, backend, *change);
         let now = servers.get(service, backend);
         if now != before {
             info!("server {service}/{backend}: {before} -> {now}");
@@ -201,7 +197,7 @@ impl State {
     /// Takes the node out of DNS, or back in; when it returns, that is in force.
     pub(super) fn change_node(&mut self, change: NodeChange) -> NodeChanged {
         let before = self.administration.set.node;
-        let until = change.seconds.map(|seconds| unix_now().saturating_add(seconds));
+        let until = change.seconds.map(|seconds| unix_seconds().saturating_add(seconds));
         let now = change.drain.then_some(Drained { until });
         if now != before {
             match change.drain {

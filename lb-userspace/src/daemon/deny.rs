@@ -42,14 +42,17 @@ pub(super) fn read_file(defence: Option<&Defence>) -> anyhow::Result<Vec<Rule>> 
 pub(super) struct Successor {
     list: DenyList,
     changes: Vec<Change>,
-    features: Features,
 }
 
 impl Successor {
     /// What the programs need for it.
     pub(super) fn features(&self) -> Features {
-        self.features
+        features_for(&self.list)
     }
+}
+
+fn features_for(list: &DenyList) -> Features {
+    if list.is_empty() { Features::NONE } else { Features::DENY }
 }
 
 /// The list, and what of it the map has not been told.
@@ -67,18 +70,17 @@ impl Deny {
 
     /// What the programs need for it.
     pub(super) fn features(&self) -> Features {
-        if self.list.is_empty() { Features::NONE } else { Features::DENY }
+        features_for(&self.list)
     }
 
     /// The list with other rules of file and configuration; what commands said stays.
     pub(super) fn successor(&self, file: &[Rule], configuration: &[Rule]) -> Result<Successor, AddError> {
         let (list, changes) = self.list.successor(file, configuration)?;
-        let features = if list.is_empty() { Features::NONE } else { Features::DENY };
-        Ok(Successor { list, changes, features })
+        Ok(Successor { list, changes })
     }
 
     /// Takes the list that was made of this one.
-    pub(super) fn replace(&mut self, Successor { list, changes, .. }: Successor) {
+    pub(super) fn replace(&mut self, Successor { list, changes }: Successor) {
         self.list = list;
         self.untold.extend(changes);
     }

@@ -7,7 +7,7 @@ use lb_common::{BackendCounters, Fate, Reason, Trace};
 use super::{nat_ports, state::State};
 use crate::{
     config,
-    core::{admin::Override, health::Checked, ids::BackendId, peers::PeerId, plan},
+    core::{health::Checked, ids::BackendId, peers::PeerId, plan},
     dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
@@ -150,18 +150,17 @@ fn backend(
     let checked = state.backends.get(id);
     let next_hop = state.next_hops.get(&address).copied().flatten();
     let set = state.administration.servers().get(&id.pool.service, &id.backend);
-    let Override { state: admin, weight, health: forced_health } = set;
     status::Backend {
         name: backend.name.to_string(),
         family: id.pool.family,
         address,
         port: backend.port,
-        admin,
+        admin: set.state,
         health: checked.and_then(Checked::health).into(),
         since_ms: since(checked, state.started, now),
-        forced_health,
+        forced_health: set.health,
         last_check: checked.and_then(|checked| last_check(checked, now)),
-        weight: weight.map_or(backend.weight, |weight| weight.of(backend.weight)),
+        weight: set.weight(backend.weight),
         configured_weight: backend.weight,
         slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),

@@ -1,12 +1,6 @@
 //! What the loop owns, and how it is kept true to what happens.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Instant};
 
 use lb_common::{Features, program};
 use tokio::{
@@ -45,6 +39,7 @@ use crate::{
     dns::Counters,
     net::watch::NextHopTable,
     probe::Report,
+    unix_time::unix_seconds,
 };
 
 /// Everything the daemon knows.
@@ -109,7 +104,7 @@ impl State {
         let publication = Publication::default();
         let administration = Administration::begin(&config);
         let zone = config.dns.as_ref().map(|dns| {
-            let zone = Zone::new(&config, dns, &publication, unix_seconds());
+            let zone = Zone::new(&config, dns, &publication, serial_time());
             watch::channel(Arc::new(zone)).0
         });
         Ok(State {
@@ -384,7 +379,7 @@ impl State {
         }
         self.publication = publication;
         let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) else { return };
-        let next = zone.borrow().successor(&self.config, dns, &self.publication, unix_seconds());
+        let next = zone.borrow().successor(&self.config, dns, &self.publication, serial_time());
         if let Some(next) = next {
             zone.send_replace(Arc::new(next));
         }
@@ -427,7 +422,7 @@ fn log_trouble(what: &str, id: &impl std::fmt::Display, was_in_trouble: bool, tr
     }
 }
 
-fn unix_seconds() -> u32 {
-    // Serials wrap, so may the clock (RFC 1982). A clock before 1970 counts as 0.
-    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs() as u32)
+/// The time as the zone's serials have it: they wrap, so may the clock (RFC 1982).
+fn serial_time() -> u32 {
+    unix_seconds() as u32
 }

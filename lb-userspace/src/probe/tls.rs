@@ -1,10 +1,6 @@
 //! `tls`: a TLS handshake succeeds and the certificate is trusted. `https` begins with it.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{io, sync::Arc};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{
@@ -23,7 +19,7 @@ use tokio_rustls::{
 use x509_parser::prelude::parse_x509_certificate;
 
 use super::{Endpoints, Finding, Limit, io_detail, tcp};
-use crate::{config::Tls, core::check::Code};
+use crate::{config::Tls, core::check::Code, unix_time::unix_seconds};
 
 /// A certificate that ends sooner than this is worth a warning, in days.
 const SOON: i64 = 21;
@@ -75,7 +71,7 @@ pub(super) async fn connect(
         not_trusted(&error)
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
-    let warning = certificate.and_then(|certificate| expiry(certificate, now()));
+    let warning = certificate.and_then(|certificate| expiry(certificate, unix_seconds() as i64));
     Ok(Shaken { stream, warning })
 }
 
@@ -163,7 +159,7 @@ fn not_trusted(error: &io::Error) -> Finding {
     Finding::new(Code::L6Rsp, detail)
 }
 
-/// What is to be said of a certificate that ends soon, or has ended.
+/// What is to be said of a certificate that ends soon, or has ended; `now` is in seconds since 1970.
 fn expiry(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
     let (_, certificate) = parse_x509_certificate(certificate).ok()?;
     let left = certificate.validity().not_after.timestamp() - now;
@@ -173,11 +169,6 @@ fn expiry(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
         days if days < SOON => Some(format!("its certificate expires in {days} days")),
         _ => None,
     }
-}
-
-/// Seconds since 1970.
-fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 /// Takes any certificate whose key made the handshake.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::topology::Family;
 
@@ -57,6 +57,17 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Whether every request was answered.
+    ///
+    /// # Errors
+    /// Tells how many were not, and why the first was not.
+    pub fn expect_no_failure(&self) -> Result<()> {
+        if let Some(first) = self.failures.first() {
+            bail!("{} of {} failed, the first with {first}", self.failures.len(), self.total);
+        }
+        Ok(())
+    }
+
     /// Counts answers.
     pub fn of<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Tally {
         let mut tally = Tally::default();

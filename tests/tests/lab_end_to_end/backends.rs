@@ -31,12 +31,7 @@ pub(crate) fn killed_backend_fails_no_request_once_detected_and_comes_back(lab: 
     expect_check(lab, &victim, Code::L4Con, killed)?;
     for stream in &mut streams {
         let tally = Tally::of(&stream.since(detected, REQUESTS)?);
-        ensure!(
-            tally.failures.is_empty(),
-            "{} failed, the first with {}",
-            tally.failures.len(),
-            tally.failures[0]
-        );
+        tally.expect_no_failure()?;
         ensure!(!tally.backends.contains_key(&victim), "a dead backend answered: {:?}", tally.backends);
     }
 
@@ -47,12 +42,7 @@ pub(crate) fn killed_backend_fails_no_request_once_detected_and_comes_back(lab: 
     expect_check(lab, &victim, Code::L7Ok, started)?;
     for stream in &mut streams {
         let tally = Tally::of(&stream.since(back, REQUESTS)?);
-        ensure!(
-            tally.failures.is_empty(),
-            "{} failed, the first with {}",
-            tally.failures.len(),
-            tally.failures[0]
-        );
+        tally.expect_no_failure()?;
         ensure!(tally.backends.contains_key(&victim), "it gets nothing: {:?}", tally.backends);
     }
     Ok(())

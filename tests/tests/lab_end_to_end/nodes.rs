@@ -75,12 +75,7 @@ fn expect_requests_through(lab: &Lab, nodes: &[u8]) -> Result<()> {
     })?;
     for family in Family::ALL {
         let tally = lab.fetch(family, 60)?;
-        ensure!(
-            tally.failures.is_empty(),
-            "{} failed, the first with {}",
-            tally.failures.len(),
-            tally.failures[0]
-        );
+        tally.expect_no_failure()?;
         let used: Vec<_> = tally.addresses.keys().copied().collect();
         let expected = nodes.iter().map(|&node| Ok(lab.address(Host::Node(node))?.of(family)));
         expect_equal("addresses used", &used, &expected.collect::<Result<_>>()?)?;

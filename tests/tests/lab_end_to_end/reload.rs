@@ -89,13 +89,7 @@ pub(crate) fn d48_reloads_cut_no_flow(lab: &Lab) -> Result<()> {
         let tally = Tally::of(&stream.since(Instant::now(), REQUESTS)?);
         expect_equal("backends that answer", &tally.backends.len(), &lab.options().backend_hosts().count())?;
         let all = Tally::of(stream.answers());
-        ensure!(
-            all.failures.is_empty(),
-            "{} of {} failed: {}",
-            all.failures.len(),
-            all.total,
-            all.failures[0]
-        );
+        all.expect_no_failure()?;
     }
     connections.finish()?.expect_whole(CONNECTIONS, 2)
 }
@@ -131,7 +125,7 @@ pub(crate) fn d41_d45_backend_leaves_a_service_and_returns_by_reload(lab: &Lab) 
     }
     for stream in &mut streams {
         let tally = Tally::of(&stream.since(gone, REQUESTS)?);
-        ensure!(tally.failures.is_empty(), "{} failed: {}", tally.failures.len(), tally.failures[0]);
+        tally.expect_no_failure()?;
         ensure!(!tally.backends.contains_key(&victim.to_string()), "it answers: {:?}", tally.backends);
     }
 
@@ -148,7 +142,7 @@ pub(crate) fn d41_d45_backend_leaves_a_service_and_returns_by_reload(lab: &Lab) 
         let since_added: Vec<_> =
             stream.answers().iter().filter(|answer| answer.began > added).cloned().collect();
         let tally = Tally::of(&since_added);
-        ensure!(tally.failures.is_empty(), "{} failed: {}", tally.failures.len(), tally.failures[0]);
+        tally.expect_no_failure()?;
     }
     connections.wait_rounds(1)?;
     let report = connections.finish()?;

@@ -59,12 +59,7 @@ pub(crate) fn d42_drained_backend_keeps_its_flows_and_gets_no_new_ones(lab: &Lab
     let ready = Instant::now();
     for stream in &mut streams {
         let tally = Tally::of(&stream.since(ready, REQUESTS)?);
-        ensure!(
-            tally.failures.is_empty(),
-            "{} failed, the first with {}",
-            tally.failures.len(),
-            tally.failures[0]
-        );
+        tally.expect_no_failure()?;
         let victim = Host::Backend(DRAINED).to_string();
         ensure!(tally.backends.contains_key(&victim), "it gets nothing: {:?}", tally.backends);
     }
@@ -76,12 +71,7 @@ fn expect_others_answer(streams: &mut [usher_lab::Stream], since: Instant) -> Re
     let victim = Host::Backend(DRAINED).to_string();
     for stream in streams {
         let tally = Tally::of(&stream.since(since, REQUESTS)?);
-        ensure!(
-            tally.failures.is_empty(),
-            "{} failed, the first with {}",
-            tally.failures.len(),
-            tally.failures[0]
-        );
+        tally.expect_no_failure()?;
         ensure!(!tally.backends.contains_key(&victim), "it gets new flows: {:?}", tally.backends);
     }
     Ok(())

@@ -37,12 +37,7 @@ fn spread(lab: &Lab, family: Family) -> Result<()> {
     let grown = Counters::read(lab, family)?.since(&before);
 
     ensure!(tally.total == REQUESTS, "{} requests of {REQUESTS} ended", tally.total);
-    ensure!(
-        tally.failures.is_empty(),
-        "{} requests failed, the first with: {}",
-        tally.failures.len(),
-        tally.failures[0]
-    );
+    tally.expect_no_failure()?;
     let nodes = lab.options().node_hosts().map(|node| Ok(lab.address(node)?.of(family)));
     let used: BTreeSet<_> = tally.addresses.keys().copied().collect();
     ensure!(used == nodes.collect::<Result<_>>()?, "requests went to {:?}", tally.addresses);

@@ -125,9 +125,13 @@ impl DenyList {
                 list.counts[source as usize] += 1;
             }
         }
-        match list.len().checked_sub(MAX_DENIED) {
-            None | Some(0) => Ok(list),
-            Some(more) => Err(AddError(more, list.len())),
+        list.within_room()
+    }
+
+    fn within_room(self) -> Result<DenyList, AddError> {
+        match self.len().checked_sub(MAX_DENIED) {
+            None | Some(0) => Ok(self),
+            Some(more) => Err(AddError(more, self.len())),
         }
     }
 
@@ -146,9 +150,7 @@ impl DenyList {
             next.said.entry(*prefix).or_default().command = said.command;
             next.counts[Source::Command as usize] += 1;
         }
-        if let Some(more @ 1..) = next.len().checked_sub(MAX_DENIED) {
-            return Err(AddError(more, next.len()));
-        }
+        let next = next.within_room()?;
         let prefixes = self.said.keys().chain(next.said.keys()).copied().collect::<BTreeSet<_>>();
         let changed = prefixes.into_iter().filter(|prefix| self.change(*prefix) != next.change(*prefix));
         let changes = changed.map(|prefix| next.change(prefix)).collect();
