@@ -68,6 +68,10 @@ pub const MAX_SERVICE_KEYS: usize = 65_536;
 /// Most backends; number 0 is never used, so that an empty slot is 0.
 pub const MAX_BACKENDS: usize = 65_536;
 
+/// Version of what the maps hold that outlive the daemon. To be raised with every change of these that the old or the new
+/// program would misread.
+pub const LAYOUT: u32 = 1;
+
 /// Names of the maps in the object. The kernel keeps 15 characters.
 pub mod map {
     /// One [`Settings`](crate::Settings).

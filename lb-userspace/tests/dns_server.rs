@@ -16,7 +16,7 @@ use std::{
 use lb_userspace::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node, NodeAddress,
-        Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -397,7 +397,7 @@ fn config(peers: u8) -> Config {
             contact: "hostmaster.example.test".into(),
             all_down: AllDown::All,
         }),
-        peer_check: PeerCheck { timing },
+        peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60) },
         peers: (1..=peers).map(peer).collect(),
         services: vec![Service {
             name: "web".into(),
@@ -424,6 +424,8 @@ fn config(peers: u8) -> Config {
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
             state_file: "/var/lib/usher/state.json".into(),
+            pin_dir: "/sys/fs/bpf/usher".into(),
+            on_stop: OnStop::Keep,
             icmp_rate: 1_000,
         },
     }

@@ -42,7 +42,10 @@ fn basics(forward: Forward) -> Result<()> {
     for mode in XdpMode::ALL {
         fs::write(lab.node_config(NODE), slowly(&configured, mode)?).context("usher.toml")?;
         lab.start_usher(NODE)?;
-        let result = lab.wait_all_well(PATIENCE).and_then(|()| serves(&lab, mode));
+        let result = lab
+            .wait_all_well(PATIENCE)
+            .and_then(|()| serves(&lab, mode))
+            .and_then(|()| is_left_and_taken_over(&lab));
         result.and_then(|()| leaves_nothing(&lab)).map_err(|error| {
             let log = lab.node_log(NODE).unwrap_or_default();
             anyhow!("{mode}: {error:#}\nlog of usher on node{NODE}:\n{log}")
@@ -124,10 +127,30 @@ fn bracketed(lab: &Lab, family: Family) -> Result<String> {
     Ok(if address.is_ipv4() { address.to_string() } else { format!("[{address}]") })
 }
 
-/// Stopped, usher leaves no program attached and no socket that answers.
+/// Stopped, usher leaves the program at work and no socket that answers; the next one takes it over.
+fn is_left_and_taken_over(lab: &Lab) -> Result<()> {
+    let program = || lab.run(Host::Node(NODE), &["ip", "link", "show", "front"]);
+    let page = |family| -> Result<()> {
+        let url = format!("http://{}/", bracketed(lab, family)?);
+        lab.run(Host::Client, &["curl", "-sSf", "-m", "10", &url]).map(drop)
+    };
+    let before = program()?;
+    lab.stop_usher(NODE)?;
+    Family::ALL.iter().try_for_each(|&family| page(family))?;
+    ensure!(program()? == before, "before: {before}, without a daemon: {}", program()?);
+    lab.start_usher(NODE)?;
+    lab.wait_all_well(PATIENCE)?;
+    Family::ALL.iter().try_for_each(|&family| page(family))?;
+    ensure!(program()? != before, "the program is the old one: {before}");
+    Ok(())
+}
+
+/// Stopped and detached, usher leaves nothing.
 fn leaves_nothing(lab: &Lab) -> Result<()> {
     lab.stop_usher(NODE)?;
-    ensure!(attached(lab, "prog/xdp")? == 0, "a program is attached although usher has stopped");
+    let detached = lab.run(Host::Node(NODE), &["usher", "detach"])?;
+    ensure!(detached == "detached\n", "`usher detach` says {detached}");
+    ensure!(attached(lab, "prog/xdp")? == 0, "a program is attached although it was detached");
     let gone = lab.output(Host::Node(NODE), &["usher", "status"])?;
     ensure!(gone.code == Some(1) && gone.stderr.contains("is `usher run` running"), "{gone:?}");
     Ok(())

@@ -351,6 +351,7 @@ mod tests {
             answers_arp: name != "lo",
             kind: None,
             xdp_program: Some(7),
+            xdp_generic: false,
         };
         let interface = |link, addresses: &[&str]| Interface {
             link,

@@ -6,6 +6,7 @@ mod capture;
 pub mod check_config;
 mod completions;
 mod deny;
+mod detach;
 mod explain;
 mod flows;
 mod node;
@@ -78,6 +79,7 @@ enum Command {
     Server(server::ServerCommand),
     Node(node::NodeCommand),
     Reload(reload::ReloadCommand),
+    Detach(detach::DetachCommand),
     Backend(backend::BackendCommand),
     /// Print the version
     Version,
@@ -110,6 +112,7 @@ impl Cli {
             Command::Server(command) => command.run(&client).await,
             Command::Node(command) => command.run(&client).await,
             Command::Reload(command) => command.run(&client).await,
+            Command::Detach(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),
             Command::Completions(command) => command.run(),

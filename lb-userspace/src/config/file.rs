@@ -30,7 +30,7 @@ pub(super) struct File {
     pub flows: Value<Flows>,
     pub defence: Value<Defence>,
     pub dns: Value<Dns>,
-    pub peer_check: Value<Timing>,
+    pub peer_check: Value<PeerCheck>,
     #[serde(default)]
     pub peer: Vec<Spanned<Peer>>,
     #[serde(default)]
@@ -47,6 +47,8 @@ pub(super) struct Node {
     pub socket: Value<String>,
     pub secret_file: Value<String>,
     pub state_file: Value<String>,
+    pub pin_dir: Value<String>,
+    pub on_stop: Value<String>,
     pub icmp_rate: Value<i64>,
 }
 
@@ -109,9 +111,20 @@ pub(super) struct Dns {
     pub all_down: Value<String>,
 }
 
-/// The whole of `[peer_check]`, and a part of a service's `check`.
+/// What [`Timing`] has, too.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct PeerCheck {
+    pub interval: Value<String>,
+    pub timeout: Value<String>,
+    pub rise: Value<i64>,
+    pub fall: Value<i64>,
+    pub jitter: Value<f64>,
+    pub restart_grace: Value<String>,
+}
+
+/// A part of `[peer_check]` and of a service's `check`. Not of serde's `flatten`, which would let unknown keys pass.
+#[derive(Debug, Default)]
 pub(super) struct Timing {
     pub interval: Value<String>,
     pub timeout: Value<String>,
@@ -162,7 +175,7 @@ pub(super) struct Quic {
     pub config_id: Value<i64>,
 }
 
-/// What [`Timing`] has, too: serde's `flatten` would let unknown keys pass.
+/// What [`Timing`] has, too.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Check {
@@ -261,7 +274,7 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("flows", keys_of::<Flows>()),
         ("defence", keys_of::<Defence>()),
         ("dns", keys_of::<Dns>()),
-        ("peer_check", keys_of::<Timing>()),
+        ("peer_check", keys_of::<PeerCheck>()),
         ("peer", keys_of::<Peer>()),
         ("peer.addresses", keys_of::<SplitAddress>()),
         ("service", keys_of::<Service>()),

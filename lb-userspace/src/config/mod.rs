@@ -83,6 +83,10 @@ pub struct Node {
     pub secret_file: Option<PathBuf>,
     /// What administrators set while the daemon runs is remembered here.
     pub state_file: PathBuf,
+    /// Where maps and links are pinned, in a BPF file system.
+    pub pin_dir: PathBuf,
+    /// What becomes of the data path when the daemon is asked to stop.
+    pub on_stop: OnStop,
     /// Answers of each kind (resets, ICMP errors, errors sent on, echo replies) per second and CPU.
     pub icmp_rate: u32,
 }
@@ -100,6 +104,16 @@ pub enum XdpMode {
     Native,
     /// In the kernel's generic path; slower, works everywhere.
     Generic,
+}
+
+/// What becomes of the data path when the daemon is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnStop {
+    /// It goes on for the next daemon, and the node stays in DNS.
+    #[default]
+    Keep,
+    /// The node leaves DNS, serves on for a while, and is detached.
+    Detach,
 }
 
 /// One address of a node.
@@ -200,6 +214,8 @@ pub enum AllDown {
 pub struct PeerCheck {
     /// Rhythm and limits, as for a backend.
     pub timing: Timing,
+    /// How long a peer whose daemon is silent stays in DNS while its data path serves.
+    pub restart_grace: Duration,
 }
 
 /// Another node of the cluster.

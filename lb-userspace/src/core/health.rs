@@ -44,6 +44,8 @@ impl fmt::Display for Health {
 pub struct Checked {
     rise: u32,
     fall: u32,
+    /// What holds until it is seen.
+    presumed: Option<(Health, Instant)>,
     seen: Option<Seen>,
     trouble: Option<Trouble>,
 }
@@ -75,7 +77,12 @@ pub struct Seen {
 impl Checked {
     /// A thing that has not been checked yet.
     pub fn new(timing: &Timing) -> Checked {
-        Checked { rise: timing.rise, fall: timing.fall, seen: None, trouble: None }
+        Checked { rise: timing.rise, fall: timing.fall, presumed: None, seen: None, trouble: None }
+    }
+
+    /// A thing that an earlier daemon saw up: it takes `fall` failures in a row to be down.
+    pub fn presumed_up(timing: &Timing, now: Instant) -> Checked {
+        Checked { presumed: Some((Health::Up, now)), ..Checked::new(timing) }
     }
 
     /// Takes a result that came at `now`, and says if the state changed. The first result decides
@@ -94,7 +101,7 @@ impl Checked {
             Some(seen) if seen.last.code.passed() == passed => seen.in_a_row.saturating_add(1),
             _ => 1,
         };
-        let before = self.seen.as_ref().map(|seen| (seen.health, seen.since));
+        let before = self.seen.as_ref().map(|seen| (seen.health, seen.since)).or(self.presumed);
         let to = match before {
             None if passed => Health::Up,
             None => Health::Down,
@@ -120,9 +127,10 @@ impl Checked {
         (self.rise, self.fall) = (timing.rise, timing.fall);
     }
 
-    /// `None` as long as there is no result: neither up nor down.
+    /// `None` as long as there is no result, and none was presumed: neither up nor down.
     pub fn health(&self) -> Option<Health> {
-        self.seen.as_ref().map(|seen| seen.health)
+        let presumed = self.presumed.map(|(health, _)| health);
+        self.seen.as_ref().map(|seen| seen.health).or(presumed)
     }
 
     /// Whether it may take flows; not before the first check passed.
@@ -229,6 +237,21 @@ mod tests {
     }
 
     /// Scenario 58; rise 2, fall 3. What went in, what came out.
+    #[test]
+    fn what_was_up_before_a_restart_stays_up_until_checks_fail_in_a_row() {
+        let timing = timing(2, 2);
+        let now = Instant::now();
+        let mut checked = Checked::presumed_up(&timing, now);
+        assert_eq!((checked.health(), checked.seen().is_none()), (Some(Health::Up), true));
+        assert_eq!(checked.observe(&result(false), now), None, "one is not enough");
+        assert!(checked.is_up());
+        let transition = checked.observe(&result(false), now).expect("two are");
+        assert_eq!((transition.from, transition.to), (Some(Health::Up), Health::Down));
+        let mut checked = Checked::presumed_up(&timing, now);
+        assert_eq!(checked.observe(&result(true), now), None, "nothing new");
+        assert_eq!(checked.seen().map(|seen| seen.since), Some(now));
+    }
+
     #[test]
     fn rise_and_fall() {
         for (results, expected) in [

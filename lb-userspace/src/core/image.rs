@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use lb_common::{Backend, QuicKey, Service, ServiceKey, Settings};
+use lb_common::{Address, Backend, Features, Forward, QuicKey, Service, ServiceKey, Settings};
 
 /// All that the maps should hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -17,6 +17,40 @@ pub struct Image {
     pub backends: BTreeMap<u16, Backend>,
     /// Backend numbers by QUIC server id.
     pub quic_ids: BTreeMap<QuicKey, u16>,
+}
+
+impl Image {
+    /// What a program must have been loaded with to serve it, but for the deny list, which is no part of it.
+    pub fn features(&self) -> Features {
+        let of_service = |service: &Service| {
+            let forward = match service.forward {
+                forward if forward == Forward::Nat as u8 => Features::NAT,
+                forward if forward == Forward::DsrL2 as u8 => Features::DSR_L2,
+                forward if forward == Forward::DsrIpip as u8 => Features::DSR_IPIP,
+                forward if forward == Forward::DsrGue as u8 => Features::DSR_GUE,
+                _ => Features::NONE,
+            };
+            let options = [
+                (service.flags & Service::CLIENT_HASH != 0, Features::CLIENT_HASH),
+                (service.affinity > 0, Features::AFFINITY),
+                (service.source_rate > 0, Features::RATE_LIMIT),
+                (service.quic_id_length > 0, Features::QUIC),
+            ];
+            forward | chosen(options)
+        };
+        let several = |settings: &Settings| settings.nat_sources.iter().any(|all| all[1] != Address::NONE);
+        let settings = self.settings.as_deref();
+        let others = [
+            (settings.is_some_and(several), Features::NAT_SOURCES),
+            (settings.is_some_and(|settings| settings.new_per_tick > 0), Features::NEW_FLOW_LIMIT),
+            (self.backends.values().any(Backend::is_lost), Features::RESET_LOST),
+        ];
+        self.services.values().map(of_service).chain([chosen(others)]).collect()
+    }
+}
+
+fn chosen<const N: usize>(features: [(bool, Features); N]) -> Features {
+    features.into_iter().filter(|(wanted, _)| *wanted).map(|(_, feature)| feature).collect()
 }
 
 /// One change of one map element.

@@ -5,11 +5,12 @@ use std::{
     net::SocketAddr,
 };
 
-use lb_common::{MAX_BACKENDS, MAX_SERVICES};
+use lb_common::{Address, MAX_BACKENDS, MAX_SERVICES, ServiceKey};
 use thiserror::Error;
 
 use super::{
-    ids::{BackendId, PoolId},
+    ids::{BackendId, Family, PoolId},
+    image::Image,
     plan,
 };
 use crate::config::Config;
@@ -50,7 +51,7 @@ impl Room {
 
 /// Why a configuration has no numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{wanted} {what} are more than the {room} that the tables have room for since the start")]
+#[error("{wanted} {what} are more than the {room} that the tables were made for")]
 pub struct Full {
     what: &'static str,
     wanted: u32,
@@ -74,6 +75,41 @@ impl Numbers {
     pub fn new(config: &Config) -> Result<Numbers, Full> {
         let room = Room::for_config(config);
         Numbers { room, pools: Given::default(), backends: Given::default() }.successor(config)
+    }
+
+    /// The numbers that the maps have already: a pool is known again by an address, port and protocol, a backend by its
+    /// pool, address and port. What is new gets others than any that are in use.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn of_image(config: &Config, room: Room, image: &Image) -> Result<Numbers, Full> {
+        let mut pools = Given::default();
+        let mut backends = Given::default();
+        let known: BTreeMap<(u32, Address, [u8; 2]), u16> = image
+            .backends
+            .iter()
+            .map(|(&number, backend)| ((backend.service, backend.address, backend.port), number))
+            .collect();
+        for (service, pool) in plan::pools(config) {
+            let protocol = plan::protocol_number(service.protocol);
+            let of_family = service.addresses.iter().filter(|&&address| Family::of(address) == pool.family);
+            let numbers = of_family.filter_map(|&address| {
+                let key = ServiceKey::new(address.into(), service.port, protocol);
+                image.services.get(&key).map(|service| service.number)
+            });
+            let Some(number) = numbers.into_iter().find(|number| *number != 0 && !pools.has(*number)) else {
+                continue;
+            };
+            for (backend, id, address) in plan::backends(service, pool.clone()) {
+                if let Some(&known) = known.get(&(number, address.into(), backend.port.to_be_bytes())) {
+                    backends.numbers.insert((id, SocketAddr::new(address, backend.port)), known.into());
+                }
+            }
+            pools.numbers.insert(pool, number);
+        }
+        pools.last = image.tables.keys().copied().max().unwrap_or(0);
+        backends.last = image.backends.keys().copied().max().unwrap_or(0).into();
+        Numbers { room, pools, backends }.successor(config)
     }
 
     /// The numbers for another configuration. What stays keeps its number, and a number that is no longer used is given
@@ -155,6 +191,10 @@ impl<T> Default for Given<T> {
 }
 
 impl<T: Ord + Clone> Given<T> {
+    fn has(&self, number: u32) -> bool {
+        self.numbers.values().any(|&have| have == number)
+    }
+
     /// What stays keeps its number; the others get the next free ones, in a circle of `room` that they fit in.
     fn successor(&self, wanted: impl Iterator<Item = T>, room: u32) -> Given<T> {
         let wanted: Vec<T> = wanted.collect();
@@ -178,7 +218,9 @@ impl<T: Ord + Clone> Given<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
+
+    use lb_common::{Backend, Forward, Service};
 
     use super::*;
 
@@ -220,6 +262,34 @@ backend = [BACKENDS]
         assert_eq!(third.pools().collect::<Vec<_>>(), [1]);
     }
 
+    /// The image of maps in which the pool `web` has the number 7 and these backends theirs.
+    fn image(backends: &[(u16, &str)]) -> Image {
+        let mut image = Image::default();
+        let vip = "192.0.2.11".parse::<std::net::IpAddr>().unwrap();
+        image.services.insert(ServiceKey::new(vip.into(), 80, 6), Service::new(7, Forward::DsrL2, 1));
+        image.tables.insert(7, Arc::default());
+        for &(number, address) in backends {
+            let address = address.parse::<std::net::IpAddr>().unwrap().into();
+            let port = 80_u16.to_be_bytes();
+            image.backends.insert(number, Backend { service: 7, address, port, ..Backend::default() });
+        }
+        image
+    }
+
+    #[test]
+    fn after_a_restart_what_the_maps_know_keeps_its_number_under_any_name() {
+        let image = image(&[(3, "203.0.113.1"), (9, "203.0.113.2")]);
+        let room = Room { pools: 66, backends: 258, keys: 66 };
+        let config = config(&[("new", "203.0.113.3"), ("renamed", "203.0.113.1")]);
+        let numbers = Numbers::of_image(&config, room, &image).unwrap();
+        assert_eq!(named(&numbers), [("new".to_owned(), 10), ("renamed".to_owned(), 3)], "9 was used");
+        assert_eq!(numbers.pools().collect::<Vec<_>>(), [7]);
+        let empty = Numbers::of_image(&config, room, &Image::default()).unwrap();
+        assert_eq!(named(&empty), [("new".to_owned(), 1), ("renamed".to_owned(), 2)]);
+        let none = Room { backends: 1, ..room };
+        assert!(Numbers::of_image(&config, none, &image).is_err());
+    }
+
     #[test]
     fn a_backend_that_moves_is_another_one() {
         let first = Numbers::new(&config(&[("a", "203.0.113.1"), ("b", "203.0.113.2")])).unwrap();
@@ -253,7 +323,7 @@ backend = [BACKENDS]
         let error = few.successor(&config(&many)).unwrap_err().to_string();
         assert_eq!(
             error,
-            "259 backends (by service and family) are more than the 258 that the tables have room for since the start"
+            "259 backends (by service and family) are more than the 258 that the tables were made for"
         );
     }
 }

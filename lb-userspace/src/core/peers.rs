@@ -1,9 +1,15 @@
 //! What this node sees of its peers: who could serve which pool.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    config::Timing,
+    config::{PeerCheck, Timing},
     core::{
         check::{CheckResult, Code},
         health::{Checked, Health, Transition},
@@ -40,6 +46,8 @@ pub enum PeerState {
     Unreachable(Code),
     /// It answers, and says that it cannot serve.
     SaysNo,
+    /// Connections through it work, but its daemon has been silent for too long: nobody takes dead backends away there.
+    Silent,
 }
 
 impl fmt::Display for PeerState {
@@ -49,18 +57,43 @@ impl fmt::Display for PeerState {
             PeerState::Unknown => f.write_str("not seen yet"),
             PeerState::Unreachable(code) => write!(f, "does not answer ({code})"),
             PeerState::SaysNo => f.write_str("says that it cannot serve"),
+            PeerState::Silent => f.write_str("serves, but its daemon is silent"),
         }
     }
 }
 
+/// By what it is judged whether a peer serves a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judge {
+    /// Connections through its data path.
+    Probe,
+    /// The word of its daemon, where no connection can tell.
+    Word,
+}
+
 /// All peers and pools that are probed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Peers {
     probed: BTreeMap<PeerId, Probed>,
+    voices: BTreeMap<Arc<str>, Voice>,
+    /// How long a daemon may be silent; `None` where it is not asked.
+    patience: Option<Duration>,
+}
+
+/// A peer's daemon.
+#[derive(Debug, Clone)]
+struct Voice {
+    /// When it last answered a question, or when it was first asked.
+    heard: Instant,
+    /// It has been silent for too long.
+    lost: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Probed {
+    judge: Judge,
+    /// It was seen to serve once.
+    has_served: bool,
     checked: Checked,
     last_failure: Option<Code>,
     /// The peer's own word is that it cannot serve. It knows best, and first: no need to wait for `fall`
@@ -70,22 +103,66 @@ struct Probed {
 }
 
 impl Peers {
-    /// Peers that have not been probed yet; `timing` is `Config::peer_check`'s.
-    pub fn new(ids: impl IntoIterator<Item = PeerId>, timing: &Timing) -> Peers {
-        let new = Probed { checked: Checked::new(timing), last_failure: None, says_no: false };
-        Peers { probed: ids.into_iter().map(|id| (id, new.clone())).collect() }
+    /// Peers that have not been probed yet. Their daemons are asked only if `asks`.
+    pub fn new(
+        ids: impl IntoIterator<Item = (PeerId, Judge)>,
+        check: &PeerCheck,
+        asks: bool,
+        now: Instant,
+    ) -> Peers {
+        let new = |judge| Probed {
+            judge,
+            has_served: false,
+            checked: Checked::new(&check.timing),
+            last_failure: None,
+            says_no: false,
+        };
+        let probed: BTreeMap<_, _> = ids.into_iter().map(|(id, judge)| (id, new(judge))).collect();
+        let voice = Voice { heard: now, lost: false };
+        let voices = probed.keys().map(|id| (id.peer.clone(), voice.clone())).collect();
+        Peers { probed, voices, patience: asks.then(|| patience(check)) }
     }
 
     /// Other peers and pools, with what is known of those that stay.
-    pub fn successor(&self, ids: impl IntoIterator<Item = PeerId>, timing: &Timing) -> Peers {
-        let mut next = Peers::new(ids, timing);
+    pub fn successor(
+        &self,
+        ids: impl IntoIterator<Item = (PeerId, Judge)>,
+        check: &PeerCheck,
+        asks: bool,
+        now: Instant,
+    ) -> Peers {
+        let mut next = Peers::new(ids, check, asks, now);
         for (id, probed) in &mut next.probed {
-            if let Some(known) = self.probed.get(id) {
+            if let Some(known) = self.probed.get(id).filter(|known| known.judge == probed.judge) {
                 *probed = known.clone();
-                probed.checked.set_timing(timing);
+                probed.checked.set_timing(&check.timing);
+            }
+        }
+        for (peer, voice) in &mut next.voices {
+            if let Some(known) = self.voices.get(peer) {
+                *voice = known.clone();
             }
         }
         next
+    }
+
+    /// Notes that a peer's daemon has answered, and says if it had been silent for too long.
+    pub fn hear_of(&mut self, peer: &str, now: Instant) -> bool {
+        let Some(voice) = self.voices.get_mut(peer) else { return false };
+        voice.heard = now;
+        std::mem::take(&mut voice.lost)
+    }
+
+    /// The peers whose daemons have been silent for too long since this was last asked.
+    pub fn fall_silent(&mut self, now: Instant) -> Vec<Arc<str>> {
+        let Some(patience) = self.patience else { return Vec::new() };
+        let is_lost = |voice: &Voice| now.saturating_duration_since(voice.heard) > patience;
+        let lost = self.voices.iter_mut().filter(|(_, voice)| !voice.lost && is_lost(voice));
+        lost.map(|(peer, voice)| {
+            voice.lost = true;
+            peer.clone()
+        })
+        .collect()
     }
 
     /// Takes the result of a probe that ended at `now`, and says if the peer's health changed. One that could
@@ -96,8 +173,9 @@ impl Peers {
             probed.last_failure = Some(result.code);
         }
         let transition = probed.checked.observe(result, now)?;
-        if transition.to == Health::Down {
-            probed.says_no = false;
+        match transition.to {
+            Health::Up => probed.has_served = true,
+            Health::Down => probed.says_no = false,
         }
         Some(transition)
     }
@@ -115,7 +193,31 @@ impl Peers {
 
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
     pub fn state(&self, id: &PeerId) -> PeerState {
-        self.probed.get(id).map_or(PeerState::Unknown, Probed::state)
+        self.probed.get(id).map_or(PeerState::Unknown, |probed| self.state_of(id, probed))
+    }
+
+    /// While a daemon starts again, its data path tells whether the peer serves; when none has come for too long, nobody
+    /// knows whether its backends live.
+    fn state_of(&self, id: &PeerId, probed: &Probed) -> PeerState {
+        let lost = self.voices.get(&id.peer).is_some_and(|voice| voice.lost);
+        match probed.state() {
+            PeerState::Serves if lost => PeerState::Silent,
+            PeerState::Unreachable(_)
+                if !lost && probed.judge == Judge::Word && probed.has_served && self.connects(id) =>
+            {
+                PeerState::Serves
+            }
+            state => state,
+        }
+    }
+
+    /// Whether connections through the same address of the peer work.
+    fn connects(&self, id: &PeerId) -> bool {
+        self.probed.iter().any(|(other, probed)| {
+            (&other.peer, other.address) == (&id.peer, id.address)
+                && probed.judge == Judge::Probe
+                && probed.checked.is_up()
+        })
     }
 
     /// What the probes found; `None` for what is not probed.
@@ -125,7 +227,7 @@ impl Peers {
 
     /// All that is probed, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&PeerId, PeerState, &Checked)> {
-        self.probed.iter().map(|(id, probed)| (id, probed.state(), &probed.checked))
+        self.probed.iter().map(|(id, probed)| (id, self.state_of(id, probed), &probed.checked))
     }
 }
 
@@ -139,6 +241,12 @@ impl Probed {
             (Some(Health::Down), Some(code)) => PeerState::Unreachable(code),
         }
     }
+}
+
+/// The grace, from when a dead daemon would be noticed.
+fn patience(check: &PeerCheck) -> Duration {
+    let Timing { interval, timeout, fall, .. } = check.timing;
+    check.restart_grace + interval * fall + timeout
 }
 
 /// Ports that are tried for one probe. With two backends of equal weight all lead to the same one once in
@@ -211,9 +319,15 @@ mod tests {
         }
     }
 
-    fn timing() -> Timing {
+    fn check() -> PeerCheck {
         let half = Duration::from_millis(500);
-        Timing { interval: half, timeout: half, rise: 2, fall: 3, jitter: 0.1 }
+        let timing = Timing { interval: half, timeout: half, rise: 2, fall: 3, jitter: 0.1 };
+        PeerCheck { timing, restart_grace: Duration::from_secs(60) }
+    }
+
+    fn peers(names: &[&str]) -> Peers {
+        let ids = names.iter().map(|name| (id(name), Judge::Probe));
+        Peers::new(ids, &check(), true, Instant::now())
     }
 
     fn result(code: Code) -> CheckResult {
@@ -223,12 +337,14 @@ mod tests {
     #[test]
     fn what_is_known_of_peers_that_stay_is_kept() {
         let now = Instant::now();
-        let mut peers = Peers::new([id("node2"), id("node3")], &timing());
+        let mut peers = peers(&["node2", "node3"]);
         for peer in ["node2", "node3"] {
             peers.observe(&id(peer), &result(Code::L4Ok), now);
         }
         peers.hear(&id("node2"), false);
-        let mut next = peers.successor([id("node2"), id("node4")], &Timing { fall: 1, ..timing() });
+        let quick = PeerCheck { timing: Timing { fall: 1, ..check().timing }, ..check() };
+        let ids = ["node2", "node4"].map(|name| (id(name), Judge::Probe));
+        let mut next = peers.successor(ids, &quick, true, now);
         let states: Vec<_> = next.iter().map(|(id, state, _)| (&*id.peer, state)).collect();
         assert_eq!(states, [("node2", PeerState::SaysNo), ("node4", PeerState::Unknown)]);
         next.observe(&id("node2"), &result(Code::L4Tout), now);
@@ -255,7 +371,7 @@ mod tests {
             (&[L4Ok, Sockerr, Sockerr, Sockerr], Serves),
             (&[L4Con, Sockerr], Unreachable(L4Con)),
         ] {
-            let mut peers = Peers::new([id("node2"), id("node3")], &timing());
+            let mut peers = peers(&["node2", "node3"]);
             for &code in codes {
                 peers.observe(&id("node2"), &result(code), Instant::now());
             }
@@ -266,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_peers_own_no_counts_at_once_until_it_says_yes() {
-        let mut peers = Peers::new([id("node2")], &timing());
+        let mut peers = peers(&["node2"]);
         assert!(peers.hear(&id("node2"), false));
         assert_eq!(peers.state(&id("node2")), PeerState::Unknown, "never seen");
         peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
@@ -281,7 +397,7 @@ mod tests {
     /// A node that stops says no, falls silent, and is probed down; the next one there may never speak.
     #[test]
     fn a_no_holds_until_the_probes_have_judged() {
-        let mut peers = Peers::new([id("node2")], &timing());
+        let mut peers = peers(&["node2"]);
         peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
         peers.hear(&id("node2"), false);
         for (code, expected) in [
@@ -297,9 +413,60 @@ mod tests {
         }
     }
 
+    fn echo(peer: &str) -> PeerId {
+        PeerId { pool: PoolId { service: "echo".into(), family: Family::V4 }, ..id(peer) }
+    }
+
+    #[test]
+    fn while_a_daemon_starts_again_its_data_path_tells() {
+        let start = Instant::now();
+        let ids = [(id("node2"), Judge::Probe), (echo("node2"), Judge::Word), (echo("node3"), Judge::Word)];
+        let mut peers = Peers::new(ids, &check(), true, start);
+        peers.observe(&id("node2"), &result(Code::L4Ok), start);
+        for peer in ["node2", "node3"] {
+            peers.observe(&echo(peer), &result(Code::L7Ok), start);
+            assert!(!peers.hear_of(peer, start));
+        }
+        for _ in 0..3 {
+            peers.observe(&echo("node2"), &result(Code::L7Tout), start);
+            peers.observe(&echo("node3"), &result(Code::L4Con), start);
+        }
+        assert_eq!(peers.state(&echo("node2")), PeerState::Serves, "connections work");
+        assert_eq!(peers.state(&echo("node3")), PeerState::Unreachable(Code::L4Con), "nothing else tells");
+
+        // Three intervals and a timeout until a silent daemon would be noticed, and the grace.
+        assert!(peers.fall_silent(start + Duration::from_secs(62)).is_empty());
+        assert_eq!(peers.fall_silent(start + Duration::from_secs(63)), ["node2".into(), "node3".into()]);
+        assert!(peers.fall_silent(start + Duration::from_secs(64)).is_empty(), "said once");
+        assert_eq!(peers.state(&id("node2")), PeerState::Silent);
+        assert_eq!(peers.state(&echo("node2")), PeerState::Unreachable(Code::L7Tout));
+        assert!(peers.hear_of("node2", start + Duration::from_secs(65)));
+        assert_eq!(peers.state(&id("node2")), PeerState::Serves);
+    }
+
+    #[test]
+    fn a_dead_data_path_tells_more_than_a_silent_daemon() {
+        let start = Instant::now();
+        let ids = [(id("node2"), Judge::Probe), (echo("node2"), Judge::Word)];
+        let mut peers = Peers::new(ids, &check(), true, start);
+        peers.observe(&id("node2"), &result(Code::L4Ok), start);
+        peers.observe(&echo("node2"), &result(Code::L7Ok), start);
+        for _ in 0..3 {
+            peers.observe(&echo("node2"), &result(Code::L7Tout), start);
+            peers.observe(&id("node2"), &result(Code::L4Tout), start);
+        }
+        assert_eq!(peers.state(&echo("node2")), PeerState::Unreachable(Code::L7Tout));
+        assert_eq!(peers.state(&id("node2")), PeerState::Unreachable(Code::L4Tout));
+        let mut unasked = Peers::new([(id("node2"), Judge::Probe)], &check(), false, start);
+        assert!(
+            unasked.fall_silent(start + Duration::from_secs(1_000)).is_empty(),
+            "without DNS nobody asks"
+        );
+    }
+
     #[test]
     fn a_result_for_nobody_is_left_out() {
-        let mut peers = Peers::new([id("node2")], &timing());
+        let mut peers = peers(&["node2"]);
         assert_eq!(peers.observe(&id("node9"), &result(Code::L4Ok), Instant::now()), None);
         assert_eq!(peers.state(&id("node9")), PeerState::Unknown);
         assert_eq!(peers.iter().count(), 1);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use lb_common::{
     Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, QuicKey, Service, ServiceKey,
-    Settings,
+    Settings, Shape,
     flow::{self, IdleLimits, MAX_IDLE_TICKS, TICK_SHIFT},
     nat::{self, PORTS_PER_GROUP},
 };
@@ -72,19 +72,47 @@ impl KnownHop {
     }
 }
 
+/// How large the data path's tables are: made by the configuration that was in force when it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tables {
+    /// The flow table.
+    pub flows: Shape,
+    /// The NAT records; [`nat::NONE`] where nothing is under NAT.
+    pub nat: Shape,
+    /// Buckets of the table of clients' backends.
+    pub affinity_buckets: u32,
+}
+
+impl Tables {
+    /// What a configuration wants.
+    pub fn of_config(config: &Config) -> Tables {
+        let features = features(config);
+        let flows = config.flows.max;
+        Tables {
+            flows: flow::shape_for(flows),
+            nat: if features.has(Features::NAT) { nat::shape_for(flows) } else { nat::NONE },
+            affinity_buckets: match features.has(Features::AFFINITY) {
+                true => flow::affinity_buckets_for(config.flows.affinity),
+                false => 1,
+            },
+        }
+    }
+}
+
 /// Makes images, and remembers Maglev tables so that only changed pools are built again.
 pub struct Planner {
     numbers: Numbers,
     hash_key: HashKey,
     /// CPUs of this host.
     cpus: u32,
+    sizes: Tables,
     tables: BTreeMap<PoolId, (Vec<Candidate>, Arc<[u16]>)>,
 }
 
 impl Planner {
-    /// A planner for these numbers, the cluster's hash key and a number of CPUs.
-    pub fn new(numbers: Numbers, hash_key: HashKey, cpus: u32) -> Planner {
-        Planner { numbers, hash_key, cpus, tables: BTreeMap::new() }
+    /// A planner for these numbers, the cluster's hash key, a number of CPUs and tables of these sizes.
+    pub fn new(numbers: Numbers, hash_key: HashKey, cpus: u32, sizes: Tables) -> Planner {
+        Planner { numbers, hash_key, cpus, sizes, tables: BTreeMap::new() }
     }
 
     /// The numbers it works with.
@@ -105,7 +133,7 @@ impl Planner {
 
     /// What the maps should hold now.
     pub fn image(&mut self, config: &Config, situation: &Situation) -> Image {
-        let settings = Some(Box::new(settings(config, self.hash_key, self.cpus)));
+        let settings = Some(Box::new(settings(config, self.hash_key, self.cpus, &self.sizes)));
         let mut image = Image { settings, ..Image::default() };
         for (service, pool) in pools(config) {
             let number = self.numbers.pool(&pool);
@@ -220,7 +248,7 @@ fn candidate(number: u16, backend: &Backend, weight: u16) -> Candidate {
     Candidate { number, identity, weight }
 }
 
-fn settings(config: &Config, hash_key: HashKey, cpus: u32) -> Settings {
+fn settings(config: &Config, hash_key: HashKey, cpus: u32, sizes: &Tables) -> Settings {
     let sources = |family| {
         let mut sources = [Address::NONE; MAX_NAT_SOURCES];
         let configured = nat_sources(config, family).map(Address::from);
@@ -235,14 +263,14 @@ fn settings(config: &Config, hash_key: HashKey, cpus: u32) -> Settings {
         tunnel_source: Family::ALL.map(|family| tunnel_source(config, family).0),
         tunnel_hosts: Family::ALL.map(|family| tunnel_source(config, family).1),
         longest_idle: ticks(longest_idle(config)),
-        flow_table: flow::shape_for(config.flows.max),
-        nat_table: if nat { nat::shape_for(config.flows.max) } else { nat::NONE },
+        flow_table: sizes.flows,
+        nat_table: sizes.nat,
         nat_port_first: *config.nat.ports.start(),
         nat_groups,
         // 8 addresses of 8,064 groups at the most.
         nat_groups_of_all: Family::ALL.map(|family| nat_groups * nat_sources(config, family).count() as u16),
         new_per_tick: new_per_tick(config.flows.new_per_second, cpus),
-        affinity_buckets: affinity_buckets(config),
+        affinity_buckets: sizes.affinity_buckets,
         closing_idle: ticks(config.flows.closing_timeout),
         icmp_limit: per_tick(config.node.icmp_rate),
         gue_port: config.tunnel.gue_port,
@@ -296,14 +324,6 @@ pub fn features(config: &Config) -> Features {
     config.services.iter().map(of_service).chain(wanted).collect()
 }
 
-/// Buckets of the table of clients' backends; 1 when no service has affinity.
-pub fn affinity_buckets(config: &Config) -> u32 {
-    match features(config).has(Features::AFFINITY) {
-        true => flow::affinity_buckets_for(config.flows.affinity),
-        false => 1,
-    }
-}
-
 /// The share of one CPU in a limit per second, in flows per tick; at least one when there is a limit.
 fn new_per_tick(per_second: u32, cpus: u32) -> u32 {
     let per_tick = (u64::from(per_second) << TICK_SHIFT) / 1_000_000_000;
@@ -351,8 +371,6 @@ pub fn ticks(duration: Duration) -> u16 {
 mod tests {
     use std::path::Path;
 
-    use lb_common::Shape;
-
     use super::*;
     use crate::core::health::Health;
 
@@ -393,7 +411,12 @@ address = "203.0.113.21"
     }
 
     fn planner(config: &Config) -> Planner {
-        Planner::new(Numbers::new(config).expect("room"), HashKey { first: [1; 7], second: [2; 7] }, 1)
+        Planner::new(
+            Numbers::new(config).expect("room"),
+            HashKey { first: [1; 7], second: [2; 7] },
+            1,
+            Tables::of_config(config),
+        )
     }
 
     fn image(planner: &mut Planner, config: &Config, up: &[&str]) -> Image {
@@ -505,5 +528,29 @@ address = "203.0.113.21"
         // 3,600 s in ticks of 2^30 ns.
         assert_eq!(ticks(Duration::from_secs(3_600)), 3_353);
         assert_eq!(ticks(Duration::from_secs(10_000_000)), MAX_IDLE_TICKS);
+    }
+
+    #[test]
+    fn the_image_tells_the_features_that_it_was_made_for() {
+        let more = "[[service]]\nname = \"more\"\nprotocol = \"udp\"\nport = 9\nforward = \"dsr-l2\"\n\
+                    check = { kind = \"tcp\", port = 80 }\n\
+                    backend = [{ name = \"b1\", address = \"203.0.113.21\", quic_server_id = \"0a\" }]\n";
+        for option in [
+            "",
+            "hash = \"client\"\n",
+            "affinity = \"10m\"\n",
+            "rate_limit = { per_source = 1 }\n",
+            "quic = { server_id_length = 1 }\n",
+        ] {
+            let service = more.replace("port = 9\n", &format!("port = 9\n{option}"));
+            let service = match option.starts_with("quic") {
+                true => service,
+                false => service.replace(", quic_server_id = \"0a\"", ""),
+            };
+            let config = Config::parse(&format!("{FILE}{service}"), Path::new("usher.toml")).unwrap();
+            let image = image(&mut planner(&config), &config, &[]);
+            assert_eq!(image.features(), features(&config), "{option}");
+        }
+        assert_eq!(Image::default().features(), Features::NONE);
     }
 }

@@ -7,8 +7,12 @@ use lb_common::Features;
 use super::plan;
 use crate::config::{Backend, Config, Node, Service};
 
+/// What makes tables of another size.
+pub const ANEW: &str =
+    "to make them anew, stop usher, run `usher detach`, and start it: that ends all connections";
+
 /// Where settings of `[node]` differ: the key, whether it does, and whether only a restart can change it.
-fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 8] {
+fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 10] {
     [
         ("name", old.name != new.name, true),
         ("interfaces", old.interfaces != new.interfaces, true),
@@ -17,11 +21,13 @@ fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 8] {
         ("socket", old.socket != new.socket, true),
         ("secret_file", old.secret_file != new.secret_file, true),
         ("state_file", old.state_file != new.state_file, true),
+        ("pin_dir", old.pin_dir != new.pin_dir, true),
+        ("on_stop", old.on_stop != new.on_stop, false),
         ("icmp_rate", old.icmp_rate != new.icmp_rate, false),
     ]
 }
 
-/// The settings that only a restart can change, as sections and keys; empty when a reload can do it all.
+/// What of it a reload cannot do, and what can; empty when it can do it all.
 pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     let listen = |config: &Config| config.dns.as_ref().map(|dns| (dns.listen.clone(), dns.zone.clone()));
     // Tables that are one element long as long as nothing needs them.
@@ -29,10 +35,13 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         let has = |config| plan::features(config).has(feature);
         !has(old) && has(new)
     };
-    let others = [
+    // They outlive the daemon, so that connections do.
+    let sizes = [
         (old.flows.max != new.flows.max, "[flows] max"),
         (old.flows.fragments != new.flows.fragments, "[flows] fragments"),
         (old.flows.affinity != new.flows.affinity, "[flows] affinity"),
+    ];
+    let others = [
         // Flows are found by these: other ones would find no record.
         (old.nat.source != new.nat.source, "[nat] source"),
         (old.nat.ports != new.nat.ports, "[nat] ports"),
@@ -42,8 +51,12 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         (table(Features::RATE_LIMIT), "the first service with rate_limit"),
     ];
     let of_node = node(&old.node, &new.node).into_iter().filter(|(_, changed, fixed)| *changed && *fixed);
-    let others = others.into_iter().filter(|(changed, _)| *changed).map(|(_, what)| what.to_owned());
-    of_node.map(|(key, ..)| format!("[node] {key}")).chain(others).collect()
+    let changed = |(changed, what): (bool, &'static str)| changed.then(|| what.to_owned());
+    let restart =
+        of_node.map(|(key, ..)| format!("[node] {key}")).chain(others.into_iter().filter_map(changed));
+    let restart = restart.map(|what| format!("{what}: only a restart can change it"));
+    let sizes = sizes.into_iter().filter_map(changed);
+    restart.chain(sizes.map(|what| format!("{what}: the tables stay as they are; {ANEW}"))).collect()
 }
 
 /// What is different, one line each, in the order of the new file; what is gone comes last of its kind.
@@ -231,13 +244,22 @@ backend = [{ name = "b1", address = "203.0.113.21" }]
     fn what_is_made_at_the_start_needs_a_restart() {
         assert!(needs_restart(&file(), &file()).is_empty());
         for (from, to, expected) in [
-            ("max = 1000", "max = 2000", "[flows] max"),
-            (r#"interfaces = ["front"]"#, r#"interfaces = ["front", "back"]"#, "[node] interfaces"),
-            (r#"name = "node1""#, r#"name = "node2""#, "[node] name"),
+            (
+                "max = 1000",
+                "max = 2000",
+                "[flows] max: the tables stay as they are; to make them anew, stop usher, run `usher detach`, and start it: \
+                 that ends all connections",
+            ),
+            (
+                r#"interfaces = ["front"]"#,
+                r#"interfaces = ["front", "back"]"#,
+                "[node] interfaces: only a restart can change it",
+            ),
+            (r#"name = "node1""#, r#"name = "node2""#, "[node] name: only a restart can change it"),
             (
                 "check = { kind = \"tcp\", port = 80 }",
                 "affinity = \"10m\"\ncheck = { kind = \"tcp\", port = 80 }",
-                "the first service with affinity",
+                "the first service with affinity: only a restart can change it",
             ),
         ] {
             assert_eq!(needs_restart(&file(), &changed(from, to)), [expected]);

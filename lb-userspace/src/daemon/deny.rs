@@ -11,7 +11,7 @@ use crate::{
     api::Refusal,
     config::Defence,
     core::deny::{self, AddError, Change, DenyList, Prefix, Rule, RuleError, Said, Source},
-    dataplane::DataplaneError,
+    dataplane::{Dataplane, DataplaneError},
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule, MOST_RULES},
 };
 
@@ -51,7 +51,8 @@ impl Successor {
     }
 }
 
-fn features_for(list: &DenyList) -> Features {
+/// What the programs need for a list.
+pub(super) fn features_for(list: &DenyList) -> Features {
     if list.is_empty() { Features::NONE } else { Features::DENY }
 }
 
@@ -64,13 +65,36 @@ pub(super) struct Deny {
 
 impl Deny {
     /// A list of which the map knows nothing.
-    pub(super) fn new(list: DenyList) -> Deny {
+    fn new(list: DenyList) -> Deny {
         Deny { untold: list.all(), list }
+    }
+
+    /// The list that the daemon begins with, which the map is told.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(super) fn begin(list: DenyList, dataplane: &mut Dataplane) -> Result<Deny, DataplaneError> {
+        let mut deny = Deny::new(list);
+        deny.tell(dataplane)?;
+        if !deny.list.is_empty() {
+            info!(prefixes = deny.list.len(), "the deny list is in force");
+        }
+        Ok(deny)
     }
 
     /// What the programs need for it.
     pub(super) fn features(&self) -> Features {
         features_for(&self.list)
+    }
+
+    /// Tells the map what it was not told yet. What fails is told with the next change, and by [`State::catch_up`].
+    pub(super) fn tell(&mut self, dataplane: &mut Dataplane) -> Result<(), DataplaneError> {
+        let untold = mem::take(&mut self.untold);
+        let result = dataplane.deny(&untold);
+        if result.is_err() {
+            self.untold = untold;
+        }
+        result
     }
 
     /// The list with other rules of file and configuration; what commands said stays.
@@ -123,18 +147,6 @@ fn listed((prefix, said): (Prefix, Said)) -> Vec<ListedRule> {
 }
 
 impl State {
-    /// Takes the list that the daemon begins with.
-    ///
-    /// # Errors
-    /// When the map cannot be written.
-    pub(super) fn begin_deny(&mut self, list: DenyList) -> Result<(), DataplaneError> {
-        if !list.is_empty() {
-            info!(prefixes = list.len(), "the deny list is in force");
-        }
-        self.deny = Deny::new(list);
-        self.tell_deny()
-    }
-
     /// Adds rules or removes them; when it returns, they are in force.
     pub(super) fn change_deny(&mut self, change: &DenyChange) -> Result<DenyChanged, Refusal> {
         let DenyChange { action, rules } = change;
@@ -153,24 +165,13 @@ impl State {
             }
         };
         self.deny.untold.extend(changes);
-        if let Err(error) = tokio::task::block_in_place(|| self.tell_deny()) {
+        if let Err(error) = tokio::task::block_in_place(|| self.deny.tell(&mut self.dataplane)) {
             let error = anyhow::Error::from(error);
             return Err(Refusal::Failed(format!("{error:#}; trying again soon")));
         }
         let counts = self.deny.counts();
         info!(?action, changed, prefixes = counts.prefixes, "the deny list has changed");
         Ok(DenyChanged { changed, counts })
-    }
-
-    /// Tells the map what it was not told yet. What fails is tried again with the next change, and by
-    /// [`State::catch_up`].
-    pub(super) fn tell_deny(&mut self) -> Result<(), DataplaneError> {
-        let untold = mem::take(&mut self.deny.untold);
-        let result = self.dataplane.deny(&untold);
-        if result.is_err() {
-            self.deny.untold = untold;
-        }
-        result
     }
 
     /// Sees to it that the running programs look at the list: without one they have no code for that.

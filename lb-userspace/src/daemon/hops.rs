@@ -5,19 +5,26 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::Hop;
+use lb_common::{Backend, Hop};
 use nix::net::if_::if_nametoindex;
 use tracing::warn;
 
 use crate::{
     config::{Config, Service},
-    core::plan::KnownHop,
+    core::{image::Image, plan::KnownHop},
     net::{NextHop, watch::NextHopTable},
 };
 
 /// The known next hops as the plan wants them.
 pub(super) fn known(table: &NextHopTable) -> BTreeMap<IpAddr, KnownHop> {
     table.iter().filter_map(|(&address, hop)| Some((address, known_hop(hop.as_ref()?)))).collect()
+}
+
+/// The next hops that the maps hold.
+pub(super) fn of_image(image: &Image) -> BTreeMap<IpAddr, KnownHop> {
+    let known = image.backends.values().filter(|backend| backend.hop != Hop::default());
+    let hop = |backend: &Backend| KnownHop { hop: backend.hop, gateway: None, mtu: backend.mtu };
+    known.map(|backend| (backend.address.into(), hop(backend))).collect()
 }
 
 fn known_hop(hop: &NextHop) -> KnownHop {

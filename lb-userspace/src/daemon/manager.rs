@@ -1,5 +1,7 @@
 //! What the service manager is told (sd_notify(3)): systemd's `Type=notify` and `WatchdogSec=`. Without one, nothing.
 
+use std::{path::Path, process::Command};
+
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 use tracing::warn;
 
@@ -34,6 +36,22 @@ impl Manager {
     /// The daemon is about to end.
     pub(super) fn stopping(&self) {
         tell(NotifyState::Stopping);
+    }
+}
+
+/// Whether systemd is about to stop the host: then nobody goes on with the data path.
+pub(super) fn host_stops() -> bool {
+    // sd_booted(3)
+    if !Path::new("/run/systemd/system").exists() {
+        return false;
+    }
+    match Command::new("systemctl").arg("is-system-running").output() {
+        Ok(output) => output.stdout.trim_ascii() == b"stopping",
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "cannot ask systemd whether the host stops; the node stays in DNS");
+            false
+        }
     }
 }
 

@@ -43,6 +43,7 @@ mod task;
 use std::{future::pending, io, mem, path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use humantime::format_duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{error, info, warn};
 
@@ -107,6 +108,8 @@ struct Daemon {
     dns: Dns,
     /// When the program is detached, once this node has withdrawn its addresses.
     leave_at: Option<Instant>,
+    /// The data path stays when it leaves.
+    stays: bool,
     /// It leaves because a part is missing.
     failed: bool,
     backend_probes: BackendProbes,
@@ -134,18 +137,17 @@ impl Daemon {
         socket: ControlSocket,
         dns: Option<dns::Sockets>,
     ) -> anyhow::Result<Daemon> {
-        let Started { config, path, planner, dataplane, attached, host, deny } = started;
+        let config = started.config.clone();
+        let host = started.host.for_config(dataplane::kernel());
         let (next_hops, mut hops) =
             NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
         let counters = dns.as_ref().map(dns::Sockets::counters);
-        let mut state = State::new(config.clone(), path, planner, dataplane, attached, counters)?;
-        // Before the services: nobody who is denied gets through at the start.
-        state.begin_deny(deny)?;
+        let mut state = State::new(started, counters)?;
         state.learn_hops(&hops.borrow_and_update());
+        state.shed_features();
         let (senders, events) = Events::new(hops)?;
         let mut backend_probes = BackendProbes::default();
         backend_probes.follow(&config, &senders.backends);
-        let host = host.for_config(dataplane::kernel());
         let peer_probes = probes::start_peers(&config, &host, state.steering(), &senders.peers);
         let requests = senders.requests.clone();
         info!(node = %config.node.name, "usher runs");
@@ -158,6 +160,7 @@ impl Daemon {
                 Some(sockets) => Dns::Waiting(sockets, Instant::now() + FIRST_VERDICTS),
             },
             leave_at: None,
+            stays: false,
             failed: false,
             backend_probes,
             peer_probes,
@@ -213,6 +216,7 @@ impl Daemon {
                 self.manager.alive();
                 self.state.catch_up();
                 self.state.look_at_nat_ports();
+                self.state.look_for_silence();
             }
             Event::Sweep => self.state.sweep(),
             Event::Signal => self.leave(),
@@ -238,13 +242,18 @@ impl Daemon {
         }
     }
 
-    /// Withdraws this node, and leaves when clients had time to notice; at once when asked again.
+    /// Leaves the data path to the next daemon; or withdraws this node, and leaves when clients had time to notice, at once
+    /// when asked again.
     fn leave(&mut self) {
         let now = Instant::now();
         self.leave_at = match self.leave_at {
             Some(_) => Some(now),
             None => {
                 self.manager.stopping();
+                self.stays = self.state.may_stay() && !manager::host_stops();
+                if self.stays {
+                    return self.leave_at = Some(now);
+                }
                 self.state.withdraw();
                 Some(now + goodbye(&self.state.config))
             }
@@ -269,7 +278,7 @@ impl Daemon {
     }
 
     async fn stop(self) -> anyhow::Result<()> {
-        let Daemon { state, api, dns, backend_probes, peer_probes, next_hops, .. } = self;
+        let Daemon { mut state, api, dns, stays, backend_probes, peer_probes, next_hops, .. } = self;
         drop((backend_probes, peer_probes, next_hops));
         if let Dns::Answers(Some(task)) = dns {
             task.stop().await?;
@@ -278,6 +287,12 @@ impl Daemon {
             task.stop().await?;
         }
         let node = state.config.node.name.clone();
+        if stays {
+            let grace = format_duration(state.config.peer_check.restart_grace);
+            info!(%node, %grace, "usher stops; packets flow on, and peers keep this node in DNS for the grace");
+            return Ok(());
+        }
+        state.dataplane.unpin()?;
         drop(state);
         info!(%node, "usher stops; the program is detached");
         Ok(())

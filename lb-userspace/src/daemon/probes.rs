@@ -26,7 +26,7 @@ use crate::{
         check::{CheckResult, Code},
         health,
         ids::{BackendId, Family, PoolId},
-        peers::{PeerId, PortChooser},
+        peers::{Judge, PeerId, PortChooser},
         plan,
     },
     dns::{self, AskError},
@@ -90,14 +90,23 @@ fn start_backend(
     Running::Probe { _handle: probe::start(id, probe, timing, reports.clone()) }
 }
 
-/// What is to be probed of the peers.
-pub(super) fn peer_ids(config: &Config) -> Vec<PeerId> {
+/// What is to be probed of the peers, and how.
+pub(super) fn peer_ids(config: &Config) -> Vec<(PeerId, Judge)> {
     config
         .peers
         .iter()
         .flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have.address)))
-        .flat_map(|(peer, address)| ids_at(config, peer, address).map(|(_, id)| id))
+        .flat_map(|(peer, address)| {
+            ids_at(config, peer, address).map(|(service, id)| (id, judge_of(service)))
+        })
         .collect()
+}
+
+fn judge_of(service: &Service) -> Judge {
+    match service.protocol {
+        Protocol::Tcp => Judge::Probe,
+        Protocol::Udp => Judge::Word,
+    }
 }
 
 /// What is to be probed at one address of a peer: every pool of the address's family.
@@ -113,8 +122,9 @@ fn ids_at<'a>(
 
 /// What a peer says of itself.
 pub(super) struct Word {
-    pub(super) id: PeerId,
-    pub(super) serves: bool,
+    pub(super) peer: Arc<str>,
+    /// Whether it serves these pools.
+    pub(super) serves: Vec<(PeerId, bool)>,
 }
 
 /// Where the tasks that check peers send what they find.
@@ -137,7 +147,7 @@ pub(super) fn start_peers(
     for peer in &config.peers {
         for address in peer.addresses.iter().map(|have| have.address) {
             let (probed, unprobed): (Vec<_>, Vec<_>) =
-                ids_at(config, peer, address).partition(|(service, _)| service.protocol == Protocol::Tcp);
+                ids_at(config, peer, address).partition(|(service, _)| judge_of(service) == Judge::Probe);
             for (service, id) in &probed {
                 let probe = peer_probe(config, host, steering, service, id);
                 let handle = probe::start(id.clone(), probe, timing, news.reports.clone());
@@ -146,6 +156,7 @@ pub(super) fn start_peers(
             if let Some(dns) = &config.dns {
                 let ids = |found: Vec<(&Service, PeerId)>| found.into_iter().map(|(_, id)| id).collect();
                 let question = Question {
+                    peer: peer.name.clone(),
                     server: SocketAddr::new(address, peer.dns_port),
                     dns: dns.clone(),
                     unprobed: ids(unprobed),
@@ -227,6 +238,7 @@ fn steer(
 
 /// What the DNS server at a peer's address is asked.
 struct Question {
+    peer: Arc<str>,
     server: SocketAddr,
     dns: Dns,
     /// Pools for which the answer is the check.
@@ -248,12 +260,11 @@ async fn ask(question: Question, timing: Timing, news: PeerNews) {
                 return;
             }
         }
-        for id in &question.probed {
-            // Silence is no word: a peer that has said no and stopped must not seem to take it back.
-            let Some(serves) = answer.as_ref().ok().and_then(|pools| pools.get(&id.pool).copied()) else {
-                continue;
-            };
-            if news.words.send(Word { id: id.clone(), serves }).await.is_err() {
+        // Silence is no word: a peer that has said no and stopped must not seem to take it back.
+        if let Ok(pools) = answer {
+            let said = |id: &PeerId| Some((id.clone(), pools.get(&id.pool).copied()?));
+            let serves = question.probed.iter().filter_map(said).collect();
+            if news.words.send(Word { peer: question.peer.clone(), serves }).await.is_err() {
                 return;
             }
         }
@@ -323,7 +334,7 @@ mod tests {
     #[test]
     fn a_question_that_cannot_be_asked_here_says_nothing_about_the_peer() {
         let config = config(AllDown::All);
-        let id = &peer_ids(&config)[0];
+        let (id, _) = &peer_ids(&config)[0];
         let address = SocketAddr::new(id.address, 53);
         for (errno, code) in [
             (libc::EMFILE, Code::Sockerr),
@@ -342,7 +353,7 @@ mod tests {
         let mut config = config(AllDown::All);
         config.peers[0].addresses.push(same("192.0.2.22"));
         let probed = |address: &str| -> Vec<String> {
-            let ids = peer_ids(&config).into_iter().filter(|id| id.address == ip(address));
+            let ids = peer_ids(&config).into_iter().map(|(id, _)| id).filter(|id| id.address == ip(address));
             ids.map(|id| format!("{}/{}", id.peer, id.pool)).collect()
         };
         let v4 = ["node2/web/v4", "node2/tls/v4", "node2/echo/v4", "node2/internal/v4"];

@@ -1,6 +1,6 @@
 //! Another configuration for the running daemon: all of it, or nothing.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
@@ -15,7 +15,7 @@ use crate::{
         ids::BackendId,
         numbers::Numbers,
         plan,
-        reload::{differences, needs_restart, peers_differ},
+        reload::{ANEW, differences, needs_restart, peers_differ},
     },
     dataplane::{self, DataplaneError},
     net::facts::{self, HostFacts},
@@ -93,10 +93,9 @@ impl Daemon {
         let changes = differences(&old, &config);
         let fixed = needs_restart(&old, &config);
         if !fixed.is_empty() {
-            let line = |what| format!("{what}: only a restart can change it");
-            return Err(Reloaded::refused(fixed.into_iter().map(line)));
+            return Err(Reloaded::refused(fixed));
         }
-        let full = |why: &dyn std::fmt::Display| Reloaded::refused([format!("{why}; restart usher")]);
+        let full = |why: &dyn std::fmt::Display| Reloaded::refused([format!("{why}; {ANEW}")]);
         let numbers = self.state.planner.numbers().successor(&config).map_err(|why| full(&why))?;
         let rules = config.defence.as_ref().map_or(&[][..], |defence| &defence.deny);
         let denied = tokio::task::block_in_place(|| self.state.deny.successor(&denied, rules))
@@ -175,7 +174,8 @@ impl State {
                 (id, checked)
             })
             .collect();
-        self.peers = self.peers.successor(probes::peer_ids(&config), &config.peer_check.timing);
+        let (check, asks) = (&config.peer_check, config.dns.is_some());
+        self.peers = self.peers.successor(probes::peer_ids(&config), check, asks, Instant::now());
         self.nat_ports.retain(|pool, _| numbers.pool(pool) != 0);
         self.administration.follow(&config);
         self.planner.set_numbers(numbers);
@@ -183,12 +183,7 @@ impl State {
         self.deny.replace(denied);
         self.catch_up();
         self.reconcile();
-        if self.capturing.is_none()
-            && self.dataplane.features() != wanted
-            && let Err(error) = self.load_features(wanted)
-        {
-            warn!(error = &error as &dyn std::error::Error, "the program keeps what it no longer needs");
-        }
+        self.shed_features();
         Ok(())
     }
 }

@@ -37,12 +37,14 @@ fn make(path: &Path) -> String {
     format!("(umask 077; head -c 32 /dev/urandom | base64 > {})", path.display())
 }
 
-/// The flow hash's key from the secret file that all nodes share; a random one without a file.
-pub(super) fn hash_key(path: Option<&Path>) -> Result<HashKey, SecretError> {
-    match path {
-        Some(path) => Ok(derive(&read(path)?)),
-        None => Ok(derive(&rand::random::<[u8; 32]>())),
-    }
+/// The flow hash's key from the secret file that all nodes share; `None` without a file.
+pub(super) fn hash_key(path: Option<&Path>) -> Result<Option<HashKey>, SecretError> {
+    path.map(|path| Ok(derive(&read(path)?))).transpose()
+}
+
+/// A key that nobody else has.
+pub(super) fn random_key() -> HashKey {
+    derive(&rand::random::<[u8; 32]>())
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
@@ -93,7 +95,8 @@ mod tests {
 
     #[test]
     fn without_a_file_every_start_has_another_key() {
-        assert_ne!(hash_key(None).unwrap(), hash_key(None).unwrap());
+        assert_eq!(hash_key(None).unwrap(), None);
+        assert_ne!(random_key(), random_key());
     }
 
     #[test]

@@ -108,7 +108,7 @@ pub(super) fn interface_names() -> BTreeMap<u32, String> {
 fn interface(interface: &super::state::Interface) -> status::Interface {
     let attached = &interface.attached;
     let (xdp_mode, detail) = match (interface.present, attached.mode) {
-        (false, _) => (status::AttachedMode::None, "the program is no longer attached; restart usher"),
+        (false, _) => (status::AttachedMode::None, "the program is no longer attached"),
         (true, AttachedMode::Native) => (status::AttachedMode::Native, ""),
         (true, AttachedMode::Generic) => (status::AttachedMode::Generic, attached.why_not_native.as_str()),
     };

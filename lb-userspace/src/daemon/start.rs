@@ -6,21 +6,24 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::ensure;
-use lb_common::{Features, Hop, defence::MAX_SOURCES, program};
+use anyhow::{Context as _, ensure};
+use lb_common::{Features, Hop, defence::MAX_SOURCES, nat, program};
 use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
-use super::{deny, secret};
+use super::{
+    deny::{self, Deny},
+    secret,
+};
 use crate::{
-    config::{Config, Forward, Node, Service},
+    config::{Config, Forward, Node, Service, XdpMode},
     core::{
-        deny::DenyList,
         ids::Family,
-        numbers::Numbers,
-        plan::{self, Planner},
+        image::Image,
+        numbers::{Numbers, Room},
+        plan::{self, Planner, Tables},
     },
-    dataplane::{Attached, Dataplane, Sizes},
+    dataplane::{Attached, AttachedMode, Dataplane, Left, PinError, Pins, Sizes},
     net::{
         facts::{HostFacts, Interface},
         sysctl,
@@ -33,49 +36,144 @@ pub(super) struct Started {
     pub(super) path: PathBuf,
     pub(super) planner: Planner,
     pub(super) dataplane: Dataplane,
+    /// What its maps hold already.
+    pub(super) applied: Image,
     pub(super) attached: Vec<Attached>,
     pub(super) host: HostFacts,
-    pub(super) deny: DenyList,
+    pub(super) deny: Deny,
 }
 
-/// Loads the program and attaches it. On an error everything is as before: what was attached is detached
-/// when the data plane is dropped.
+/// Loads the program and attaches it, in the place of the one that an earlier daemon has left, if there is one. On an error
+/// that one goes on; what is new is detached when the data plane is dropped.
 pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow::Result<Started> {
-    let hash_key = secret::hash_key(config.node.secret_file.as_deref())?;
-    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-    let planner = Planner::new(Numbers::new(&config)?, hash_key, cpus);
-    let deny = deny::read(config.defence.as_ref())?;
-    let room = planner.numbers().room();
-    let features = plan::features(&config);
-    let nat = features.has(Features::NAT);
-    let (flows, fragments) = (config.flows.max, config.flows.fragments);
-    let if_wanted = |feature, size: usize| if features.has(feature) { size as u32 } else { 1 };
-    let sizes = Sizes {
-        affinity_buckets: plan::affinity_buckets(&config),
-        sources: if_wanted(Features::RATE_LIMIT, MAX_SOURCES),
-        ..Sizes::new(flows, fragments, nat, room.keys, room.pools, room.backends)
+    let pins = open_pins(&config.node)?;
+    let left = pins.as_ref().map(Left::find).transpose()?.flatten();
+    let numbers = match &left {
+        Some(left) => Numbers::of_image(&config, left.room(), left.image()).context(
+            "the data path that runs has no room; `usher detach` removes it, which ends all connections",
+        )?,
+        None => Numbers::new(&config)?,
     };
-    let mut dataplane = Dataplane::load(sizes, features)?;
-    info!(
-        instructions = dataplane.verified_instructions(program::USHER)?,
-        flows, "the kernel accepted the program"
-    );
+    let known = left.as_ref().map(|left| left.settings().hash_key);
+    let hash_key = match (secret::hash_key(config.node.secret_file.as_deref())?, known) {
+        (Some(key), known) => {
+            if known.is_some_and(|known| known != key) {
+                warn!("the secret is another one than before: connections that are open may break");
+            }
+            key
+        }
+        (None, Some(known)) => known,
+        (None, None) => secret::random_key(),
+    };
+    let denied = deny::read(config.defence.as_ref())?;
+    let applied = left.as_ref().map(|left| left.image().clone()).unwrap_or_default();
+    // What the programs that run can do, too: services that are gone from the configuration are still there.
+    let features = plan::features(&config) | deny::features_for(&denied) | applied.features();
+    let mut dataplane = load(&config, pins, left, features, numbers.room())?;
+    // Before it is attached: nobody who is denied gets through at the start.
+    let deny = Deny::begin(denied, &mut dataplane)?;
     let attached = attach(&mut dataplane, &config.node, &host)?;
     tell_of_sysctls(&config);
-    Ok(Started { config, path: path.to_owned(), planner, dataplane, attached, host, deny })
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+    let planner = Planner::new(numbers, hash_key, cpus, tables(&dataplane));
+    Ok(Started { config, path: path.to_owned(), planner, dataplane, applied, attached, host, deny })
+}
+
+/// The directory in which the data path outlives this process; `None` where there can be none.
+fn open_pins(node: &Node) -> Result<Option<Pins>, PinError> {
+    match Pins::open(&node.pin_dir) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ PinError::NotBpffs(_)) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "packets flow only as long as this process lives: a restart ends all connections");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Loads the programs, over the maps that are there or new ones.
+fn load(
+    config: &Config,
+    pins: Option<Pins>,
+    left: Option<Left>,
+    features: Features,
+    room: Room,
+) -> anyhow::Result<Dataplane> {
+    let wanted = Tables::of_config(config);
+    let flows = config.flows.max;
+    let rate_limit = features.has(Features::RATE_LIMIT);
+    let sizes = Sizes {
+        nat_table: wanted.nat,
+        affinity_buckets: wanted.affinity_buckets,
+        sources: if rate_limit { MAX_SOURCES as u32 } else { 1 },
+        ..Sizes::new(flows, config.flows.fragments, false, room.keys, room.pools, room.backends)
+    };
+    let goes_on = left.is_some();
+    let dataplane = match pins {
+        Some(pins) => Dataplane::load_pinned(pins, left, sizes, features)?,
+        None => Dataplane::load(sizes, features)?,
+    };
+    let instructions = dataplane.verified_instructions(program::USHER)?;
+    info!(instructions, flows, "the kernel accepted the program");
+    if goes_on {
+        info!("the data path that runs is taken over, with its connections");
+        for setting in larger_or_smaller(&sizes, &dataplane.sizes()) {
+            warn!(
+                "{setting} stays as it was at the first start; `usher detach` ends that, and all connections"
+            );
+        }
+    }
+    Ok(dataplane)
+}
+
+/// The settings that want other sizes than the tables have.
+fn larger_or_smaller(wanted: &Sizes, have: &Sizes) -> Vec<&'static str> {
+    let nat = wanted.nat_table != nat::NONE && wanted.nat_table != have.nat_table;
+    let affinity = wanted.affinity_buckets > 1 && wanted.affinity_buckets != have.affinity_buckets;
+    let settings = [
+        (nat || wanted.flow_table != have.flow_table, "[flows] max"),
+        (wanted.fragments != have.fragments, "[flows] fragments"),
+        (affinity, "[flows] affinity"),
+    ];
+    settings.into_iter().filter(|(differs, _)| *differs).map(|(_, setting)| setting).collect()
+}
+
+fn tables(dataplane: &Dataplane) -> Tables {
+    let Sizes { flow_table: flows, nat_table: nat, affinity_buckets, .. } = dataplane.sizes();
+    Tables { flows, nat, affinity_buckets }
 }
 
 fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::Result<Vec<Attached>> {
     for name in &node.interfaces {
-        let index = if_nametoindex(name.as_str()).unwrap_or(0);
-        ensure!(
-            index <= Hop::MAX_INTERFACE,
-            "interface {name} has index {index}; the data path takes indexes up to {}: make it anew in a \
-             network namespace of its own, or restart the host",
-            Hop::MAX_INTERFACE
+        expect_index(name, if_nametoindex(name.as_str()).unwrap_or(0))?;
+    }
+    let taken = dataplane.take_over(&node.interfaces)?;
+    let link = |name: &String| host.interfaces.iter().map(|have| &have.link).find(|link| link.name == *name);
+    let mode_of = |name: &String| match link(name).is_some_and(|link| link.xdp_generic) {
+        true => AttachedMode::Generic,
+        false => AttachedMode::Native,
+    };
+    let mode = match taken.first().map(mode_of) {
+        None => node.xdp_mode,
+        // All have the same; it cannot change while a program is there.
+        Some(AttachedMode::Native) => XdpMode::Native,
+        Some(AttachedMode::Generic) => XdpMode::Generic,
+    };
+    if !matches!(node.xdp_mode, XdpMode::Auto) && mode != node.xdp_mode {
+        warn!(
+            "[node] xdp_mode stays as it was at the first start; `usher detach` ends that, and all connections"
         );
     }
-    let attached = dataplane.attach(&node.interfaces, node.xdp_mode)?;
+    let new: Vec<String> = node.interfaces.iter().filter(|name| !taken.contains(name)).cloned().collect();
+    let mut attached = dataplane.attach(&new, mode)?;
+    dataplane.forget_others(&node.interfaces)?;
+    attached.extend(taken.into_iter().map(|interface| Attached {
+        mode: mode_of(&interface),
+        interface,
+        why_not_native: String::new(),
+    }));
+    attached.sort_by_key(|one| node.interfaces.iter().position(|name| *name == one.interface));
     for Attached { interface, mode, .. } in &attached {
         let have = host.interfaces.iter().find(|have| have.link.name == *interface);
         let driver = have.and_then(Interface::driver).unwrap_or_default();
@@ -85,6 +183,17 @@ fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::R
         warn!(why, "all interfaces run in generic mode, which is several times slower");
     }
     Ok(attached)
+}
+
+/// Refuses an interface whose number next hops have no room for.
+pub(super) fn expect_index(name: &str, index: u32) -> anyhow::Result<()> {
+    ensure!(
+        index <= Hop::MAX_INTERFACE,
+        "interface {name} has index {index}; the data path takes indexes up to {}: make it anew in a \
+         network namespace of its own, or restart the host",
+        Hop::MAX_INTERFACE
+    );
+    Ok(())
 }
 
 /// Packets whose next hop is not known are left to the kernel, which forwards them only if it may.

@@ -1,6 +1,6 @@
 //! What the loop owns, and how it is kept true to what happens.
 
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use lb_common::{Features, program};
 use tokio::{
@@ -18,11 +18,12 @@ use super::{
     probes::{self, Steering, Tables, Word},
     reload::Order,
     snapshot,
+    start::{self, Started},
 };
 use crate::{
     api::{Refusal, Request},
     capture::CaptureQuery,
-    config::{Config, Service},
+    config::{Config, OnStop, Service, XdpMode},
     core::{
         admin::Standing,
         check::CheckResult,
@@ -31,11 +32,11 @@ use crate::{
         image::{self, Image},
         nat_ports::NatPorts,
         peers::{PeerId, Peers},
-        plan::{self, Planner, Situation},
+        plan::{self, KnownHop, Planner, Situation},
         publish::{self, PeerStates, Publication, SelfState},
         zone::Zone,
     },
-    dataplane::{Attached, Dataplane, DataplaneError},
+    dataplane::{Attached, AttachedMode, Dataplane, DataplaneError},
     dns::Counters,
     net::watch::NextHopTable,
     probe::Report,
@@ -53,6 +54,8 @@ pub(super) struct State {
     pub(super) backends: BTreeMap<BackendId, Checked>,
     pub(super) peers: Peers,
     pub(super) next_hops: NextHopTable,
+    /// Those that an earlier daemon knew, until they are known again.
+    hops_before: BTreeMap<IpAddr, KnownHop>,
     pub(super) publication: Publication,
     /// Of each pool under NAT.
     pub(super) nat_ports: BTreeMap<PoolId, NatPorts>,
@@ -84,22 +87,26 @@ pub(super) struct Interface {
 }
 
 impl State {
-    pub(super) fn new(
-        config: Arc<Config>,
-        path: PathBuf,
-        planner: Planner,
-        dataplane: Dataplane,
-        attached: Vec<Attached>,
-        dns_counters: Option<Arc<Counters>>,
-    ) -> anyhow::Result<State> {
+    pub(super) fn new(started: Started, dns_counters: Option<Arc<Counters>>) -> anyhow::Result<State> {
+        let Started { config, path, planner, dataplane, applied, attached, deny, .. } = started;
         let program = dataplane.program_id()?;
-        let backends = plan::pools(&config)
-            .flat_map(|(service, pool)| {
-                let timing = service.check.timing;
-                plan::backends(service, pool).map(move |(_, id, _)| (id, Checked::new(&timing)))
-            })
-            .collect();
-        let peers = Peers::new(probes::peer_ids(&config), &config.peer_check.timing);
+        let now = Instant::now();
+        let was_up = |id: &BackendId, address: IpAddr| {
+            let before = applied.backends.get(&planner.numbers().backend(id));
+            before.is_some_and(|before| before.is_up() && before.address == address.into())
+        };
+        let mut backends = BTreeMap::new();
+        for (service, pool) in plan::pools(&config) {
+            let timing = &service.check.timing;
+            for (_, id, address) in plan::backends(service, pool) {
+                let checked = match was_up(&id, address) {
+                    true => Checked::presumed_up(timing, now),
+                    false => Checked::new(timing),
+                };
+                backends.insert(id, checked);
+            }
+        }
+        let peers = Peers::new(probes::peer_ids(&config), &config.peer_check, config.dns.is_some(), now);
         let (tables, steered_by) = watch::channel(Arc::default());
         let publication = Publication::default();
         let administration = Administration::begin(&config);
@@ -112,22 +119,23 @@ impl State {
             tables,
             config,
             path,
-            started: Instant::now(),
+            started: now,
             planner,
             dataplane,
             interfaces: attached.into_iter().map(|attached| Interface { attached, present: true }).collect(),
             backends,
             peers,
             next_hops: NextHopTable::default(),
+            hops_before: hops::of_image(&applied),
             publication,
             nat_ports: BTreeMap::new(),
             dns_counters,
             zone,
             programs: [program; 2],
             capturing: None,
-            deny: Deny::default(),
+            deny,
             administration,
-            applied: Image::default(),
+            applied,
             behind: false,
             stopping: false,
         })
@@ -176,11 +184,33 @@ impl State {
 
     /// Takes a peer's own word.
     pub(super) fn hear_peer(&mut self, word: &Word) {
-        if self.peers.hear(&word.id, word.serves) {
-            match word.serves {
-                false => warn!("peer {}: says that it cannot serve", word.id),
-                true => info!("peer {}: no longer says that it cannot serve", word.id),
+        let mut news = self.peers.hear_of(&word.peer, Instant::now());
+        if news {
+            info!("peer {}: its daemon answers again", word.peer);
+        }
+        for (id, serves) in &word.serves {
+            if self.peers.hear(id, *serves) {
+                news = true;
+                match serves {
+                    false => warn!("peer {id}: says that it cannot serve"),
+                    true => info!("peer {id}: no longer says that it cannot serve"),
+                }
             }
+        }
+        if news {
+            self.reconcile();
+        }
+    }
+
+    /// Takes out peers whose daemons have been silent for too long.
+    pub(super) fn look_for_silence(&mut self) {
+        let silent = self.peers.fall_silent(Instant::now());
+        for peer in &silent {
+            warn!(
+                "peer {peer}: its daemon has not answered for too long, so what its data path does is stale"
+            );
+        }
+        if !silent.is_empty() {
             self.reconcile();
         }
     }
@@ -189,6 +219,8 @@ impl State {
     pub(super) fn learn_hops(&mut self, table: &NextHopTable) {
         hops::warn_of_unusable(&self.config, &self.next_hops, table);
         self.next_hops = table.clone();
+        let known = |address: &IpAddr| table.get(address).is_some_and(Option::is_some);
+        self.hops_before.retain(|address, _| !known(address));
         self.reconcile();
     }
 
@@ -205,14 +237,21 @@ impl State {
         let is_ours = |program: u32| self.programs.contains(&program);
         for interface in &mut self.interfaces {
             let name = &interface.attached.interface;
-            let present =
-                links.iter().any(|link| link.name == *name && link.xdp_program.is_some_and(is_ours));
+            let link = links.iter().find(|link| link.name == *name);
+            let mut present = link.is_some_and(|link| link.xdp_program.is_some_and(is_ours));
+            // The kernel takes no link of ours away: the interface is another one.
+            if let Some(link) = link
+                && link.xdp_program.is_none()
+            {
+                present =
+                    attach_again(&mut self.dataplane, &interface.attached, link.index, interface.present);
+            }
             if present != interface.present {
                 changed = true;
                 interface.present = present;
                 match present {
                     true => info!(interface = name, "the XDP program is attached again"),
-                    false => warn!(interface = name, "the XDP program is no longer attached; restart usher"),
+                    false => warn!(interface = name, "the XDP program is no longer attached"),
                 }
             }
         }
@@ -223,7 +262,7 @@ impl State {
 
     /// Tries again what failed: to write maps, to end a capture.
     pub(super) fn catch_up(&mut self) {
-        if let Err(error) = self.tell_deny() {
+        if let Err(error) = self.deny.tell(&mut self.dataplane) {
             error!(error = &error as &dyn std::error::Error, "cannot write the deny list; trying again soon");
         }
         if self.behind {
@@ -244,6 +283,11 @@ impl State {
             Ok(freed) => debug!(freed, "idle flows swept"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot sweep idle flows"),
         }
+    }
+
+    /// Whether the data path goes on without this process, as the configuration may want it.
+    pub(super) fn may_stay(&self) -> bool {
+        self.config.node.on_stop == OnStop::Keep && self.dataplane.pins().is_some()
     }
 
     /// Takes this node's own addresses out of DNS, because it is about to stop.
@@ -314,6 +358,17 @@ impl State {
         }
     }
 
+    /// Replaces the running programs by such that can do no more than they must, if they can.
+    pub(super) fn shed_features(&mut self) {
+        let wanted = plan::features(&self.config) | self.deny.features();
+        if self.capturing.is_none()
+            && self.dataplane.features() != wanted
+            && let Err(error) = self.load_features(wanted)
+        {
+            warn!(error = &error as &dyn std::error::Error, "the program keeps what it no longer needs");
+        }
+    }
+
     /// Replaces the running programs by such that can do this.
     pub(super) fn load_features(&mut self, features: Features) -> Result<(), DataplaneError> {
         // The verifier takes its time.
@@ -348,7 +403,8 @@ impl State {
     }
 
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
-        let hops = hops::known(&self.next_hops);
+        let mut hops = self.hops_before.clone();
+        hops.extend(hops::known(&self.next_hops));
         let standing =
             |id: &BackendId, configured| self.administration.standing(id, configured, self.backends.get(id));
         let situation = Situation { standing: &standing, hops: &hops };
@@ -401,6 +457,23 @@ impl State {
             (weight, health)
         }))
     }
+}
+
+/// Attaches the program to an interface that was made anew. Whether it did; why not is said only if it was `present` before.
+fn attach_again(dataplane: &mut Dataplane, attached: &Attached, index: u32, was_present: bool) -> bool {
+    let Attached { interface, mode, .. } = attached;
+    let mode = match mode {
+        AttachedMode::Native => XdpMode::Native,
+        AttachedMode::Generic => XdpMode::Generic,
+    };
+    let result = start::expect_index(interface, index)
+        .and_then(|()| Ok(dataplane.attach(std::slice::from_ref(interface), mode)?));
+    match &result {
+        Ok(_) => info!(interface, index, "the XDP program is attached to the new interface"),
+        Err(error) if was_present => warn!("{error:#}; trying again"),
+        Err(_) => {}
+    }
+    result.is_ok()
 }
 
 fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl std::fmt::Display) {

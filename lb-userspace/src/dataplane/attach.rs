@@ -107,8 +107,12 @@ fn attach_as(program: &mut Xdp, interface: &str, mode: AttachedMode) -> Result<X
 
 /// Whether the interface has an XDP program already: EBUSY, or EEXIST from drivers that tell modes apart.
 fn is_occupied(error: &ProgramError) -> bool {
-    let error = innermost(error).downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
-    matches!(error, Some(libc::EBUSY | libc::EEXIST))
+    matches!(os_error(error), Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// The number of the kernel's answer.
+pub(super) fn os_error(error: &ProgramError) -> Option<i32> {
+    innermost(error).downcast_ref::<io::Error>().and_then(io::Error::raw_os_error)
 }
 
 /// The cause of all causes.

@@ -2,18 +2,16 @@
 
 use std::sync::Arc;
 
-use aya::programs::{ProgramInfo, xdp::XdpLinkId};
-use lb_common::{Features, Shape, flow, map, nat, program, service::place_bits};
+use aya::programs::xdp::XdpLinkId;
+use lb_common::{Features, Shape, flow, map, nat, service::place_bits};
 
 use super::{
-    Attached, DataplaneError,
-    attach::attach,
-    clock,
+    DataplaneError, Left, Pins, clock,
     flows::{SharedTables, mapped},
+    left,
     object::{self, Maps, Programs},
     services::{ServiceTable, places_for},
 };
-use crate::config::XdpMode;
 
 /// How large the tables are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +51,7 @@ impl Sizes {
     }
 }
 
-/// The loaded programs with their maps. Dropping it detaches and unloads everything.
+/// The loaded programs with their maps. Dropping it detaches and unloads everything that is not pinned.
 pub struct Dataplane {
     pub(super) maps: Maps,
     pub(super) programs: Programs,
@@ -64,54 +62,87 @@ pub struct Dataplane {
     /// Highest service number plus one.
     pub(super) service_count: u32,
     pub(super) services: Arc<ServiceTable>,
+    /// Where maps and links are pinned; `None`: they are not.
+    pub(super) pins: Option<Pins>,
+    sizes: Sizes,
 }
 
 impl Dataplane {
     /// Loads the object with tables of these sizes and these features. Nothing is attached yet.
     pub fn load(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
-        Dataplane::load_with_clock(sizes, features, clock::jiffy())
+        Dataplane::load_with_clock(sizes, features, clock::jiffy(), left::Maps::new())
+    }
+
+    /// The same, pinned so that it outlives this process. What an earlier one has left goes on being used: its tables keep
+    /// their sizes, its flows are known. The running programs are replaced by [`Dataplane::take_over`].
+    ///
+    /// # Errors
+    /// When the kernel refuses; whatever runs goes on as it was.
+    pub fn load_pinned(
+        pins: Pins,
+        left: Option<Left>,
+        sizes: Sizes,
+        features: Features,
+    ) -> Result<Dataplane, DataplaneError> {
+        let (sizes, maps) = match left {
+            Some(left) => left.fit(sizes)?,
+            None => (sizes, left::Maps::new()),
+        };
+        let mut dataplane = Dataplane::load_with_clock(sizes, features, clock::jiffy(), maps)?;
+        let program = dataplane.program_id()?;
+        let kept: Vec<_> = left::kept().collect();
+        for (name, pin) in &kept {
+            pins.set_map(pin, dataplane.maps.get(name)?)?;
+        }
+        pins.keep_maps(&kept.into_iter().map(|(_, pin)| pin).collect::<Vec<_>>())?;
+        pins.add_programs(program, dataplane.programs.next())?;
+        dataplane.pins = Some(pins);
+        Ok(dataplane)
     }
 
     /// The same with the clock stopped, for tests that must not depend on how fast they run.
     pub fn load_with_clock_stopped(sizes: Sizes, features: Features) -> Result<Dataplane, DataplaneError> {
-        Dataplane::load_with_clock(sizes, features, 0)
+        Dataplane::load_with_clock(sizes, features, 0, left::Maps::new())
     }
 
-    fn load_with_clock(sizes: Sizes, features: Features, jiffy: u64) -> Result<Dataplane, DataplaneError> {
-        let (programs, maps) = object::load(sizes, features, jiffy)?;
+    fn load_with_clock(
+        sizes: Sizes,
+        features: Features,
+        jiffy: u64,
+        left: left::Maps,
+    ) -> Result<Dataplane, DataplaneError> {
+        let (programs, maps) = object::load(sizes, features, jiffy, left)?;
         // SAFETY: the object declares the map as a mmapable array of this type, and it was made with so many.
         let places = unsafe { mapped(&maps, map::SERVICES, places_for(sizes.service_bits)) }?;
         let services = Arc::new(ServiceTable::new(places, sizes.service_bits));
         let shared = Arc::new(SharedTables::new(&programs, &maps, sizes, services.clone())?);
         let service_count = sizes.services;
-        Ok(Dataplane { maps, programs, links: Vec::new(), features, shared, service_count, services })
+        Ok(Dataplane {
+            maps,
+            programs,
+            links: Vec::new(),
+            features,
+            shared,
+            service_count,
+            services,
+            pins: None,
+            sizes,
+        })
     }
 
-    /// Attaches the program to all of these interfaces, or to none; an interface that has another program
-    /// already is refused in any mode.
-    ///
-    /// All get the same mode: a native program's redirect to an interface whose driver takes no XDP frames
-    /// loses every packet without a word. With [`XdpMode::Auto`] one interface that refuses native mode
-    /// makes all of them generic.
-    pub fn attach(&mut self, interfaces: &[String], mode: XdpMode) -> Result<Vec<Attached>, DataplaneError> {
-        let program = self.programs.get_mut(program::USHER)?;
-        let (attached, links) = attach(program, program::USHER, interfaces, mode)?;
-        self.links.extend(links);
-        Ok(attached)
+    /// How large the tables are.
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Instructions that the verifier walked through to accept one of the [`program`]s; 0 where the
     /// kernel does not tell (before 5.16).
     pub fn verified_instructions(&self, name: &'static str) -> Result<u32, DataplaneError> {
-        Ok(self.info(name)?.verified_instruction_count().unwrap_or(0))
+        Ok(self.programs.info(name)?.verified_instruction_count().unwrap_or(0))
     }
 
     /// The id under which the kernel knows the program that is attached.
     pub fn program_id(&self) -> Result<u32, DataplaneError> {
-        Ok(self.info(program::USHER)?.id())
-    }
-
-    fn info(&self, name: &'static str) -> Result<ProgramInfo, DataplaneError> {
-        self.programs.get(name)?.info().map_err(|source| DataplaneError::Program { name, source })
+        self.programs.id()
     }
 }

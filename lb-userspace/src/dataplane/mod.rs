@@ -11,9 +11,12 @@ mod deny;
 mod explain;
 mod flows;
 mod kernel;
+mod left;
+mod links;
 mod load;
 mod memory;
 mod object;
+mod pins;
 mod replace;
 mod services;
 mod sys;
@@ -31,8 +34,10 @@ pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
 pub use flows::{FlowCounts, NatFlow, SharedTables};
 pub use kernel::kernel;
+pub use left::Left;
 pub use load::{Dataplane, Sizes};
 pub use memory::Memory;
+pub use pins::{PinError, Pins};
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};
 
@@ -78,6 +83,15 @@ pub enum DataplaneError {
         /// The kernel's answer.
         #[source]
         source: ProgramError,
+    },
+    /// There is no such interface.
+    #[error("there is no interface {interface}")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
     },
     /// Another XDP program has the interface.
     #[error(
@@ -127,6 +141,9 @@ pub enum DataplaneError {
         /// What it holds.
         what: &'static str,
     },
+    /// What an earlier daemon has left cannot be taken over, or nothing can be left to a later one.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// A flow to be explained mixes address families.
     #[error("{from} and {to} are not of the same address family")]
     MixedFamilies {

@@ -5,14 +5,15 @@ use std::{collections::BTreeMap, io, os::fd::AsFd as _};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData, ProgramArray},
-    programs::Xdp,
+    programs::{ProgramInfo, Xdp},
 };
 use lb_common::{Features, Reason, capture, constants, defence::MAX_DENIED, map, program};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    DataplaneError, Sizes, chunks, debug_log,
+    DataplaneError, Sizes, chunks, debug_log, left,
     memory::{expect_memory, no_memory},
+    pins::PinError,
     services::places_for,
     sys,
 };
@@ -35,6 +36,9 @@ const OWN: &[&str] = &[
 /// clients when no rule does, and one that stays free, since before Linux 6.13 a full list refuses even to replace
 /// an element.
 const DENY_PLACES: u32 = MAX_DENIED as u32 + 2;
+
+/// Elements of a map that is replaced as soon as the loader has made it: it makes one for each name.
+const REPLACED: u32 = 1;
 
 /// The maps that all loads share, by name.
 pub(super) struct Maps {
@@ -62,8 +66,9 @@ impl Maps {
 /// The programs of one load, and the maps that are theirs alone.
 pub(super) struct Programs {
     ebpf: Ebpf,
-    /// Which program goes on where another leaves off. The kernel empties it when nobody holds it.
-    _next: ProgramArray<MapData>,
+    /// Which program goes on where another leaves off. The kernel empties it when nobody holds it, neither a process nor
+    /// a pin.
+    next: Map,
     _log: Option<AbortOnDropHandle<()>>,
 }
 
@@ -75,20 +80,35 @@ impl Programs {
         }
         let name = map::PROGRAMS;
         let error = |source| DataplaneError::Map { what: "set an element", map: name, source };
-        let taken = ebpf.take_map(name).ok_or(DataplaneError::Missing { kind: "map", name })?;
-        let mut next: ProgramArray<MapData> = taken.try_into().map_err(error)?;
+        let mut taken = ebpf.take_map(name).ok_or(DataplaneError::Missing { kind: "map", name })?;
+        let mut next: ProgramArray<&mut MapData> = (&mut taken).try_into().map_err(error)?;
         for (place, name) in (0..).zip(program::NEXT) {
             let program = xdp_mut(&mut ebpf, name)?;
             let fd = program.fd().map_err(|source| DataplaneError::Program { name, source })?;
             next.set(place, fd, 0).map_err(error)?;
         }
         let log = debug_log::follow(&mut ebpf);
-        Ok(Programs { ebpf, _next: next, _log: log })
+        Ok(Programs { ebpf, next: taken, _log: log })
+    }
+
+    /// The map of those that go on where another leaves off.
+    pub(super) fn next(&self) -> &Map {
+        &self.next
     }
 
     /// One of the programs.
     pub(super) fn get(&self, name: &'static str) -> Result<&Xdp, DataplaneError> {
         xdp(&self.ebpf, name)
+    }
+
+    /// The id under which the kernel knows the one that is attached.
+    pub(super) fn id(&self) -> Result<u32, DataplaneError> {
+        Ok(self.info(program::USHER)?.id())
+    }
+
+    /// What the kernel knows of one.
+    pub(super) fn info(&self, name: &'static str) -> Result<ProgramInfo, DataplaneError> {
+        self.get(name)?.info().map_err(|source| DataplaneError::Program { name, source })
     }
 
     /// One of the programs, to be attached or detached.
@@ -114,28 +134,52 @@ pub(super) fn xdp_mut<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
     program.ok_or(DataplaneError::Missing { kind: "program", name })
 }
 
-/// Loads the object for the first time: makes the maps.
-pub(super) fn load(sizes: Sizes, features: Features, jiffy: u64) -> Result<(Programs, Maps), DataplaneError> {
-    expect_memory(sizes)?;
+/// Loads the object over the maps that an earlier daemon has left, and makes those that it has not.
+///
+/// # Errors
+/// When the kernel refuses, or a map that was left is of another kind.
+pub(super) fn load(
+    sizes: Sizes,
+    features: Features,
+    jiffy: u64,
+    mut left: left::Maps,
+) -> Result<(Programs, Maps), DataplaneError> {
+    if left.is_empty() {
+        expect_memory(sizes)?;
+    }
     let constants = Constants { features, service_bits: sizes.service_bits, jiffy };
     let mut loader = EbpfLoader::new();
-    loader
-        .map_max_entries(map::SERVICES, places_for(sizes.service_bits))
-        .map_max_entries(map::REASONS, sizes.services * Reason::COUNT as u32)
-        .map_max_entries(map::FLOWS, sizes.flow_table.chunks)
-        .map_max_entries(map::NAT, sizes.nat_table.chunks)
-        .map_max_entries(map::FRAGMENTS, sizes.fragments)
-        .map_max_entries(map::AFFINITY, sizes.affinity_buckets)
-        .map_max_entries(map::SOURCES, sizes.sources)
-        .map_max_entries(map::DENY, DENY_PLACES)
-        .map_max_entries(map::BACKENDS, sizes.backends)
-        .map_max_entries(map::COUNTERS, sizes.backends);
+    for (name, entries) in [
+        (map::SERVICES, places_for(sizes.service_bits)),
+        (map::REASONS, sizes.services * Reason::COUNT as u32),
+        (map::FLOWS, sizes.flow_table.chunks),
+        (map::NAT, sizes.nat_table.chunks),
+        (map::FRAGMENTS, sizes.fragments),
+        (map::AFFINITY, sizes.affinity_buckets),
+        (map::SOURCES, sizes.sources),
+        (map::DENY, DENY_PLACES),
+        (map::BACKENDS, sizes.backends),
+        (map::COUNTERS, sizes.backends),
+    ] {
+        loader.map_max_entries(name, if left.contains_key(name) { REPLACED } else { entries });
+    }
     let mut ebpf = parse(&mut loader, &constants).map_err(DataplaneError::Load)?;
+    for (name, map) in &left {
+        expect_same_kind(&ebpf, name, map)?;
+        share(&ebpf, name, map)?;
+    }
+    let new_tables = [(map::FLOWS, sizes.flow_table), (map::NAT, sizes.nat_table)]
+        .into_iter()
+        .filter(|(name, _)| !left.contains_key(name))
+        .collect::<Vec<_>>();
     let shared: Vec<String> =
         ebpf.maps().map(|(name, _)| name).filter(is_shared).map(str::to_owned).collect();
-    let maps = shared.into_iter().filter_map(|name| ebpf.take_map(&name).map(|map| (name, map)));
+    let maps = shared.into_iter().filter_map(|name| {
+        let map = left.remove(name.as_str()).or_else(|| ebpf.take_map(&name))?;
+        Some((name, map))
+    });
     let maps = Maps { by_name: maps.collect(), service_bits: sizes.service_bits, jiffy };
-    for (name, table) in [(map::FLOWS, sizes.flow_table), (map::NAT, sizes.nat_table)] {
+    for (name, table) in new_tables {
         let outer = data(maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
         chunks::fill(outer.fd().as_fd(), table.chunks).map_err(|source| no_memory(name, source, sizes))?;
     }
@@ -147,8 +191,7 @@ pub(super) fn load_again(maps: &Maps, features: Features) -> Result<Programs, Da
     let constants = Constants { features, service_bits: maps.service_bits, jiffy: maps.jiffy };
     let mut loader = EbpfLoader::new();
     for (name, _) in maps.iter() {
-        // The loader makes a map for each name. They are replaced at once, and should cost nothing.
-        loader.map_max_entries(name, 1);
+        loader.map_max_entries(name, REPLACED);
     }
     let ebpf = parse(&mut loader, &constants).map_err(DataplaneError::Load)?;
     for (name, map) in maps.iter() {
@@ -177,6 +220,20 @@ fn parse<'a>(loader: &mut EbpfLoader<'a>, constants: &'a Constants) -> Result<Eb
 fn is_shared(name: &&str) -> bool {
     // Sections of constants begin with a dot.
     !name.starts_with('.') && !OWN.contains(name)
+}
+
+/// A map that was left is taken over only if the object would make such a one: the kernel does not mind.
+fn expect_same_kind(ebpf: &Ebpf, name: &'static str, left: &Map) -> Result<(), DataplaneError> {
+    let kind = |map: &MapData| {
+        let info = map.info()?;
+        Ok((info.map_type()?, info.key_size(), info.value_size(), info.map_flags()))
+    };
+    let (Some(made), Some(left)) = (ebpf.map(name).and_then(data), data(left)) else {
+        return Err(DataplaneError::Missing { kind: "map", name });
+    };
+    let error = |source| DataplaneError::Map { what: "ask for the kind of", map: name, source };
+    let (made, left) = (kind(made).map_err(error)?, kind(left).map_err(error)?);
+    if made == left { Ok(()) } else { Err(PinError::OtherKind { map: name }.into()) }
 }
 
 /// Lets the programs of a load, which the kernel has not seen yet, name another map than the one that was

@@ -7,8 +7,8 @@ use lb_common::{Features, program};
 
 use super::{
     Dataplane, DataplaneError,
+    attach::os_error,
     object::{self, Programs},
-    sys,
 };
 
 impl Dataplane {
@@ -30,27 +30,26 @@ impl Dataplane {
 
     /// Replaces the running programs.
     pub(super) fn replace(&mut self, programs: Programs, features: Features) -> Result<(), DataplaneError> {
+        if let Some(pins) = &self.pins {
+            pins.add_programs(programs.id()?, programs.next())?;
+        }
         let mut old = mem::replace(&mut self.programs, programs);
         self.features = features;
         let mut result = Ok(());
         for link in mem::take(&mut self.links) {
-            match self.take_over(&mut old, link) {
+            match self.move_link(&mut old, link) {
                 Ok(link) => self.links.push(link),
+                // The interface is gone.
+                Err(DataplaneError::Program { source, .. }) if os_error(&source) == Some(libc::ENOLINK) => {}
                 Err(error) => result = Err(error),
             }
         }
-        // The old programs' map of programs becomes empty when it is closed: not while one of them is at work.
-        if let Err(error) = sys::wait_for_all_cpus() {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "cannot wait for the replaced programs"
-            );
-        }
+        self.forget_programs();
         result
     }
 
     /// Moves an interface from the old program to the new one, at once (BPF_LINK_UPDATE).
-    fn take_over(&mut self, old: &mut Programs, link: XdpLinkId) -> Result<XdpLinkId, DataplaneError> {
+    fn move_link(&mut self, old: &mut Programs, link: XdpLinkId) -> Result<XdpLinkId, DataplaneError> {
         let name = program::USHER;
         let error = |source| DataplaneError::Program { name, source };
         let link = old.get_mut(name)?.take_link(link).map_err(error)?;

@@ -1,6 +1,8 @@
 //! One network interface as the kernel describes it.
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp};
+use netlink_packet_route::link::{
+    LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp, XdpAttached,
+};
 
 /// A network interface, without its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// The id of the XDP program on it.
     pub xdp_program: Option<u32>,
+    /// Whether that program runs in the kernel's generic path.
+    pub xdp_generic: bool,
 }
 
 impl From<LinkMessage> for Link {
@@ -34,6 +38,7 @@ impl From<LinkMessage> for Link {
             answers_arp: !message.header.flags.intersects(LinkFlags::Loopback | LinkFlags::Noarp),
             kind: None,
             xdp_program: None,
+            xdp_generic: false,
         };
         let ethernet = message.header.link_layer_type == LinkLayerType::Ether;
         for attribute in message.attributes {
@@ -41,7 +46,10 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Address(mac) if ethernet => link.mac = mac.try_into().ok(),
-                LinkAttribute::Xdp(xdp) => link.xdp_program = xdp.iter().find_map(program),
+                LinkAttribute::Xdp(xdp) => {
+                    link.xdp_program = xdp.iter().find_map(program);
+                    link.xdp_generic = xdp.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
+                }
                 LinkAttribute::LinkInfo(info) => link.kind = info.iter().find_map(kind),
                 _ => {}
             }

@@ -18,6 +18,9 @@ const STATE: &str = "/run/usher-lab";
 /// Large files that the backends serve; /run may be small and in memory.
 pub(crate) const BIG: &str = "/var/tmp/usher-lab";
 
+/// The lab's own BPF file system.
+pub(crate) const BPFFS: &str = "bpf";
+
 /// A file or folder of the lab; the state folder itself for "".
 pub(crate) fn state(name: &str) -> PathBuf {
     Path::new(STATE).join(name)
@@ -26,6 +29,11 @@ pub(crate) fn state(name: &str) -> PathBuf {
 /// A file of one host.
 pub(crate) fn file(host: Host, name: &str) -> PathBuf {
     state(&host.to_string()).join(name)
+}
+
+/// Where a node's data path outlives its daemon.
+pub(crate) fn pins(node: Host) -> PathBuf {
+    state(BPFFS).join(node.to_string())
 }
 
 /// Where a backend keeps what was uploaded to it as `/upload/NAME`.
@@ -140,6 +148,7 @@ addresses = {addresses}
 socket = "{socket}"
 secret_file = "{secret}"
 state_file = "{remembered}"
+pin_dir = "{pins}"
 
 [dns]
 zone = "{ZONE}"
@@ -154,6 +163,7 @@ negative_ttl = "1s"
         socket = socket.display(),
         secret = secret.display(),
         remembered = remembered.display(),
+        pins = pins(node).display(),
     );
     if options.forward == Forward::Nat {
         let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));

@@ -1,8 +1,6 @@
 //! Many long-lived connections of the client that exchange numbered requests all the time.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -11,41 +9,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
 
 use crate::{
+    exchange::{Connection, Exchange, PATIENCE, plan},
     host::Host,
     lab::Lab,
-    namespace::{connect_from, inside},
-    topology::{Family, client_addresses},
+    namespace::inside,
     wait::until,
 };
 
 /// Threads that drive the connections.
 const WORKERS: usize = 8;
 
-/// Every connection makes a request about this often; what is tested shall have the processors.
+/// Every connection makes a request about this often, unless said otherwise; what is tested shall have the processors.
 const RHYTHM: Duration = Duration::from_millis(500);
-
-/// How long an answer may take. Long enough for some lost packets in a row to be sent again.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The web service's port.
-const WEB: u16 = 80;
-
-/// A connection, as client and nodes see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Connection {
-    /// The client's address and port.
-    pub from: SocketAddr,
-    /// The VIP and the service's port.
-    pub to: SocketAddr,
-    /// The node that has this VIP.
-    pub node: u8,
-    /// The backend that gave the first answer.
-    pub backend: String,
-}
 
 /// What became of all connections.
 #[derive(Debug, Clone, Default)]
@@ -59,6 +38,12 @@ pub struct Report {
 }
 
 impl Report {
+    pub(crate) fn add(&mut self, other: Report) {
+        self.answers += other.answers;
+        self.slowest = self.slowest.max(other.slowest);
+        self.broken.extend(other.broken);
+    }
+
     /// Whether every connection did what it should, `rounds` times at least after its first request.
     ///
     /// # Errors
@@ -81,8 +66,9 @@ pub struct Connections {
     workers: Vec<JoinHandle<Report>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    rhythm: Duration,
     stop: AtomicBool,
     /// Ask nothing for now.
     silent: AtomicBool,
@@ -97,8 +83,16 @@ impl Connections {
     /// # Errors
     /// When one cannot be opened or is not answered.
     pub fn open(lab: &Lab, count: usize) -> Result<Connections> {
-        let (connections, refused) = Connections::open_until_refused(lab, count)?;
-        refused.map_or(Ok(connections), Err)
+        Connections::open_in_rhythm(lab, count, RHYTHM)
+    }
+
+    /// The same, with a request about as often as `rhythm` says.
+    ///
+    /// # Errors
+    /// As for [`Connections::open`].
+    pub fn open_in_rhythm(lab: &Lab, count: usize, rhythm: Duration) -> Result<Connections> {
+        let (streams, refused) = open(lab, count)?;
+        refused.map_or_else(|| Ok(Connections::start(streams, rhythm)), Err)
     }
 
     /// The same, but ends at the first connection that is refused by a reset, and gives that error too.
@@ -106,26 +100,18 @@ impl Connections {
     /// # Errors
     /// When one is not refused and yet cannot be opened, or is not answered.
     pub fn open_until_refused(lab: &Lab, most: usize) -> Result<(Connections, Option<Error>)> {
-        let plan = (0..most).map(|number| plan(lab, number)).collect::<Result<Vec<_>>>()?;
-        let (streams, refused) = inside(Host::Client, || {
-            let mut streams = Vec::new();
-            for (number, way) in plan.iter().enumerate() {
-                match Stream::open(number, way) {
-                    Ok(stream) => streams.push(stream),
-                    Err(error) if error.downcast_ref() == Some(&Errno::ECONNREFUSED) => {
-                        return Ok((streams, Some(error)));
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok((streams, None))
-        })?;
-        Ok((Connections::start(streams), refused))
+        let (streams, refused) = open(lab, most)?;
+        Ok((Connections::start(streams, RHYTHM), refused))
     }
 
-    fn start(mut streams: Vec<Stream>) -> Connections {
+    fn start(mut streams: Vec<Exchange>, rhythm: Duration) -> Connections {
         let connections = streams.iter().map(|stream| stream.connection.clone()).collect();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            rhythm,
+            stop: AtomicBool::default(),
+            silent: AtomicBool::default(),
+            rounds: Default::default(),
+        });
         let worker = |index: usize| {
             let mine = streams.split_off(streams.len() * (WORKERS - 1 - index) / (WORKERS - index));
             let shared = Arc::clone(&shared);
@@ -171,10 +157,7 @@ impl Connections {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut report = Report::default();
         for worker in self.workers.drain(..) {
-            let part = worker.join().map_err(|_| anyhow!("a thread of the connections panicked"))?;
-            report.answers += part.answers;
-            report.slowest = report.slowest.max(part.slowest);
-            report.broken.extend(part.broken);
+            report.add(worker.join().map_err(|_| anyhow!("a thread of the connections panicked"))?);
         }
         Ok(report)
     }
@@ -186,23 +169,30 @@ impl Drop for Connections {
     }
 }
 
-/// From where to where connection `number` goes.
-fn plan(lab: &Lab, number: usize) -> Result<(SocketAddr, SocketAddr, u8)> {
-    let family = Family::ALL[number % 2];
-    let nodes = usize::from(lab.options().nodes);
-    let node = 1 + u8::try_from(number / 2 % nodes).context("node")?;
-    let sources = client_addresses();
-    let from = sources[number / 2 / nodes % sources.len()].of(family);
-    let to = lab.address(Host::Node(node))?.of(family);
-    Ok((SocketAddr::new(from, 0), SocketAddr::new(to, WEB), node))
+/// Opens connections until one is refused by a reset.
+fn open(lab: &Lab, most: usize) -> Result<(Vec<Exchange>, Option<Error>)> {
+    let plan = (0..most).map(|number| plan(lab, number)).collect::<Result<Vec<_>>>()?;
+    inside(Host::Client, || {
+        let mut streams = Vec::new();
+        for (number, way) in plan.iter().enumerate() {
+            match Exchange::open(number, way) {
+                Ok(stream) => streams.push(stream),
+                Err(error) if error.downcast_ref() == Some(&Errno::ECONNREFUSED) => {
+                    return Ok((streams, Some(error)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((streams, None))
+    })
 }
 
-fn work(mut streams: Vec<Stream>, shared: &Shared, index: usize) -> Report {
+fn work(mut streams: Vec<Exchange>, shared: &Shared, index: usize) -> Report {
     let mut report = Report::default();
     while !shared.stop.load(Ordering::Relaxed) {
         let began = Instant::now();
         if shared.silent.load(Ordering::Relaxed) {
-            thread::sleep(RHYTHM);
+            thread::sleep(shared.rhythm);
             continue;
         }
         // All ask, then all listen: as many requests are under way as there are connections.
@@ -218,82 +208,7 @@ fn work(mut streams: Vec<Stream>, shared: &Shared, index: usize) -> Report {
             }
         }
         shared.rounds[index].fetch_add(1, Ordering::Relaxed);
-        thread::sleep(RHYTHM.saturating_sub(began.elapsed()));
+        thread::sleep(shared.rhythm.saturating_sub(began.elapsed()));
     }
     report
-}
-
-/// A connection and how far it got.
-struct Stream {
-    connection: Connection,
-    number: usize,
-    requests: u64,
-    reader: BufReader<TcpStream>,
-}
-
-impl Stream {
-    fn open(number: usize, &(from, to, node): &(SocketAddr, SocketAddr, u8)) -> Result<Stream> {
-        let stream = connect_from(from, to, PATIENCE)?;
-        let from = stream.local_addr().context("own address")?;
-        let connection = Connection { from, to, node, backend: String::new() };
-        let mut stream = Stream { connection, number, requests: 0, reader: BufReader::new(stream) };
-        let first = stream.ask().and_then(|()| stream.answer());
-        let (backend, _) = first.map_err(|error| anyhow!("{}", stream.tell(&error)))?;
-        stream.connection.backend = backend;
-        Ok(stream)
-    }
-
-    fn path(&self) -> String {
-        format!("/numbered/{}/{}", self.number, self.requests)
-    }
-
-    fn ask(&mut self) -> Result<()> {
-        self.requests += 1;
-        let request = format!("GET {} HTTP/1.1\r\nHost: lab\r\n\r\n", self.path());
-        self.reader.get_mut().write_all(request.as_bytes()).context("request")
-    }
-
-    fn expect_answer(&mut self) -> Result<()> {
-        let (backend, path) = self.answer()?;
-        let first = &self.connection.backend;
-        ensure!(backend == *first, "{backend} answered, and {first} before");
-        ensure!(path == self.path(), "asked for {}, got {path}", self.path());
-        Ok(())
-    }
-
-    /// The backend that answered, and what it was asked for.
-    fn answer(&mut self) -> Result<(String, String)> {
-        let status = self.line()?;
-        ensure!(status.starts_with("HTTP/1.1 200"), "answer {status:?}");
-        let mut length = None;
-        loop {
-            let line = self.line()?;
-            if line.is_empty() {
-                break;
-            }
-            if let Some((name, value)) = line.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse::<usize>().ok();
-            }
-        }
-        let mut body = vec![0; length.context("no content-length")?];
-        self.reader.read_exact(&mut body).context("body")?;
-        let body = String::from_utf8_lossy(&body);
-        let (backend, path) = body.trim_end().split_once(' ').with_context(|| format!("body {body:?}"))?;
-        Ok((backend.to_owned(), path.to_owned()))
-    }
-
-    /// The next line of the head.
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let length = self.reader.read_line(&mut line).context("no answer")?;
-        ensure!(length > 0, "the connection was closed");
-        Ok(line.trim_end().to_owned())
-    }
-
-    fn tell(&self, error: &anyhow::Error) -> String {
-        let Connection { from, to, backend, .. } = &self.connection;
-        format!("{from} -> {to} ({backend}), request {}: {error:#}", self.requests)
-    }
 }

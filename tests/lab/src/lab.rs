@@ -14,12 +14,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     binaries,
     command::{Output, check, finish, on},
-    configs::{BIG, file, state},
+    configs::{BIG, file, pins, state},
     host::Host,
     network,
     owner::{self, Turn},
     process::{Signal, end, named},
-    raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher},
+    raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher, start_usher_from},
     status::Status,
     topology::{Family, Options, Pair, ZONE, address, back_address, client_addresses},
     traffic::{Stream, Tally, script},
@@ -132,6 +132,7 @@ impl Lab {
             .env("PATH", binaries::search_path())
             .env("USHER_SOCKET", file(host, "usher.sock"))
             .env("USHER_CONFIG", file(host, "usher.toml"))
+            .env("USHER_PIN_DIR", pins(host))
             .env("USHER_BACKEND_STATE", file(host, "usher-backend"));
         command
     }
@@ -288,12 +289,33 @@ impl Lab {
         start_usher(self, Host::Node(node))
     }
 
+    /// Starts a program on a node in the place of usher: another build of it.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start_usher_from(&self, node: u8, program: &Path) -> Result<()> {
+        start_usher_from(self, Host::Node(node), program)
+    }
+
+    /// Where a node's data path outlives its usher.
+    pub fn pin_dir(&self, node: u8) -> PathBuf {
+        pins(Host::Node(node))
+    }
+
     /// Pulls a node's cables: its links go down at both ends.
     ///
     /// # Errors
     /// When there is no such node.
     pub fn cut_node(&self, node: u8) -> Result<()> {
         network::plug(Host::Node(node), false)
+    }
+
+    /// Takes a node's interfaces away and gives it new ones, with the same names and addresses.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn rewire_node(&self, node: u8) -> Result<()> {
+        network::rewire(Host::Node(node), &self.options)
     }
 
     /// Loses every packet from and to a node, while its links stay up.

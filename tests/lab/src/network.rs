@@ -58,7 +58,7 @@ pub(crate) fn build(options: &Options) -> Result<()> {
     }
     ip_batch(None, &cables(&hosts))?;
     ip_batch(Some(Host::Switch), &switch_lines(&hosts))?;
-    prepare_node_ports(options)?;
+    options.node_hosts().try_for_each(prepare_node_ports)?;
     for &host in hosts.iter().filter(|&&host| host != Host::Switch) {
         ip_batch(Some(host), &host_lines(host, options))?;
     }
@@ -143,23 +143,40 @@ fn switched(host: Host) -> Vec<Port> {
     ports(host).into_iter().filter(|port| port.net != Net::Client).collect()
 }
 
+/// Takes a node's interfaces away, and gives it new ones with the same names and addresses, as when a network card or its
+/// driver comes back.
+pub(crate) fn rewire(node: Host, options: &Options) -> Result<()> {
+    let names = || switched(node).into_iter().map(|port| port.net.interface());
+    let mac =
+        |name: &str| check(&mut on(node, &["cat", &format!("/sys/class/net/{name}/address")]), "a node");
+    let with_mac = |name| Ok(format!("link set {name} address {}", mac(name)?.trim()));
+    let macs = names().map(with_mac).collect::<Result<Vec<_>>>()?;
+    ip_batch(Some(node), &names().map(|name| format!("link delete {name}")).collect::<Vec<_>>())?;
+    ip_batch(None, &switched(node).iter().map(to_switch).collect::<Vec<_>>())?;
+    ip_batch(Some(node), &macs)?;
+    bridge(node, true)?;
+    prepare_node_ports(node)?;
+    ip_batch(Some(node), &host_lines(node, options))
+}
+
+fn to_switch(port: &Port) -> String {
+    format!(
+        "link add {} netns {} type veth peer name {} netns {}",
+        port.net.interface(),
+        port.host.namespace(),
+        port.switch_port(),
+        Host::Switch.namespace()
+    )
+}
+
 fn cables(hosts: &[Host]) -> Vec<String> {
-    let to_switch = |port: Port| {
-        format!(
-            "link add {} netns {} type veth peer name {} netns {}",
-            port.net.interface(),
-            port.host.namespace(),
-            port.switch_port(),
-            Host::Switch.namespace()
-        )
-    };
     let name = Net::Client.interface();
     let direct = format!(
         "link add {name} netns {} type veth peer name {name} netns {}",
         Host::Client.namespace(),
         Host::Router.namespace()
     );
-    hosts.iter().flat_map(|&host| switched(host)).map(to_switch).chain([direct]).collect()
+    hosts.iter().flat_map(|&host| switched(host)).map(|port| to_switch(&port)).chain([direct]).collect()
 }
 
 fn switch_lines(hosts: &[Host]) -> Vec<String> {
@@ -179,17 +196,15 @@ fn port_joins(port: &Port) -> String {
 }
 
 /// See the module's text.
-fn prepare_node_ports(options: &Options) -> Result<()> {
-    let ports =
-        options.node_hosts().flat_map(|node| [Net::Front, Net::Back].map(|net| switch_port(node, net)));
-    let ports: Vec<_> = ports.collect();
+fn prepare_node_ports(node: Host) -> Result<()> {
+    let ports = [Net::Front, Net::Back].map(|net| switch_port(node, net));
     // ethtool tells on stdout which other features follow.
     let offload: Vec<_> = ports.iter().map(|port| format!("ethtool -K {port} tx off >/dev/null")).collect();
     check(&mut on(Host::Switch, &["sh", "-ec", &offload.join("\n")]), "switch")?;
     let object = state("pass.o");
     fs::write(&object, pass::object()).with_context(|| format!("cannot write {}", object.display()))?;
     let attach = |port| format!("link set {port} xdpdrv obj {} sec {}", object.display(), pass::SECTION);
-    ip_batch(Some(Host::Switch), &ports.iter().map(attach).collect::<Vec<_>>())
+    ip_batch(Some(Host::Switch), &ports.map(attach))
 }
 
 fn host_lines(host: Host, options: &Options) -> Vec<String> {

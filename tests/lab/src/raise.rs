@@ -10,10 +10,14 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, umount2},
+};
 
 use crate::{
     binaries, configs,
-    configs::{BIG, client_etc, file, state},
+    configs::{BIG, BPFFS, client_etc, file, state},
     host::Host,
     lab::Lab,
     network,
@@ -42,6 +46,7 @@ pub(crate) fn raise(lab: &Lab) -> Result<()> {
 /// Removes everything that a lab may have left.
 pub(crate) fn clear() -> Result<()> {
     network::remove()?;
+    unmount(&state(BPFFS))?;
     for folder in [state(""), PathBuf::from(BIG)] {
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -65,10 +70,13 @@ pub(crate) fn programs(options: &Options) -> Vec<(Host, &'static str)> {
 
 /// Starts usher on a node with the configuration that lies there.
 pub(crate) fn start_usher(lab: &Lab, node: Host) -> Result<()> {
-    let (usher, config) = (binaries::find(binaries::USHER)?, file(node, "usher.toml"));
-    // As an init system does; `ip netns exec` gives every command a /sys of its own, without it.
-    let start = "mount -t bpf bpf /sys/fs/bpf && exec \"$0\" run --config \"$1\"";
-    let words = ["sh", "-c", start, &usher.to_string_lossy(), &config.to_string_lossy()];
+    start_usher_from(lab, node, &binaries::find(binaries::USHER)?)
+}
+
+/// The same with another program.
+pub(crate) fn start_usher_from(lab: &Lab, node: Host, usher: &Path) -> Result<()> {
+    let config = file(node, "usher.toml");
+    let words = [&*usher.to_string_lossy(), "run", "--config", &config.to_string_lossy()];
     spawn(lab.command(node, &words), &log(node, binaries::USHER))
 }
 
@@ -196,7 +204,23 @@ fn write_files(options: &Options) -> Result<()> {
     for node in options.node_hosts() {
         write(&file(node, "usher.toml"), &configs::usher(node, options))?;
     }
-    write_secret(&state("secret"))
+    write_secret(&state("secret"))?;
+    mount(&state(BPFFS))
+}
+
+/// An init system's is the whole host's; this one holds nothing that the lab does not leave there.
+fn mount(folder: &Path) -> Result<()> {
+    create_folder(folder)?;
+    let mounted = nix::mount::mount(Some("bpf"), folder, Some("bpf"), MsFlags::empty(), None::<&str>);
+    mounted.with_context(|| format!("cannot mount a BPF file system at {}", folder.display()))
+}
+
+fn unmount(folder: &Path) -> Result<()> {
+    match umount2(folder, MntFlags::MNT_DETACH) {
+        // None was mounted.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot unmount {}", folder.display())),
+    }
 }
 
 fn create_folder(path: &Path) -> Result<()> {

@@ -14,6 +14,7 @@ mod defence;
 mod dns;
 mod explain;
 mod floods;
+mod lifecycle;
 mod nat_ports;
 mod nodes;
 mod observe;
@@ -67,10 +68,12 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
     reload::d48_reloads_cut_no_flow,
+    lifecycle::d46_restarts_crashes_and_upgrades_lose_nothing,
     servers::d42_drained_backend_keeps_its_flows_and_gets_no_new_ones,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
 ];
+
 
 /// With a QUIC service.
 const QUIC: &[(&str, Body)] = &checks![
@@ -105,7 +108,12 @@ const NAT: &[(&str, Body)] = &checks![
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::service_manager_is_told_when_the_node_serves_lives_and_stops,
     nodes::d46_drained_node_leaves_dns_and_serves_on,
-    nodes::killed_usher_leaves_dns_and_comes_back,
+    lifecycle::d47_restart_follows_the_file,
+    lifecycle::node_without_a_daemon_serves_and_leaves_dns_after_the_grace,
+    lifecycle::interface_that_is_made_anew_gets_its_program_again,
+    lifecycle::detach_removes_what_a_daemon_has_left,
+    lifecycle::what_is_pinned_and_not_whole_goes_on_and_is_not_touched,
+    lifecycle::without_a_bpf_file_system_the_data_path_ends_with_the_daemon,
     nodes::second_usher_on_the_same_socket_is_refused,
     own_traffic::ping_reaches_the_node,
     own_traffic::server_on_the_node_works_inside_the_nat_ports_too,

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use usher_lab::{Connections, Family, Host, Lab, until};
 
-use crate::support::{Background, config, expect_equal};
+use crate::{
+    reload::Written,
+    support::{Background, config, expect_equal},
+};
 
 /// A node that fails is out of the others' answers by then, and so is one that is well back in them:
 /// three checks, 500 ms apart, each of which may take 500 ms.
@@ -85,6 +88,9 @@ fn expect_requests_through(lab: &Lab, nodes: &[u8]) -> Result<()> {
 
 pub(crate) fn stopped_node_withdraws_serves_on_and_leaves_nothing_attached(lab: &Lab) -> Result<()> {
     let node = Host::Node(VICTIM);
+    let written = Written::of(lab, VICTIM)?;
+    let other = written.ordinary.replace("\nsocket = ", "\non_stop = \"detach\"\nsocket = ");
+    fs::write(lab.node_config(VICTIM), other)?;
     // Once more, by ourselves, for its exit code.
     lab.stop_usher(VICTIM)?;
     let mut usher = Background::start(lab, node, &["usher", "run"])?;
@@ -110,7 +116,9 @@ pub(crate) fn stopped_node_withdraws_serves_on_and_leaves_nothing_attached(lab: 
     expect_equal("programs attached afterwards", &attached(lab, node)?, &0)?;
     let gone = lab.output(node, &["usher", "status"])?;
     ensure!(gone.code == Some(1) && gone.stderr.contains("is `usher run` running"), "{gone:?}");
+    ensure!(!lab.pin_dir(VICTIM).exists(), "{} is left", lab.pin_dir(VICTIM).display());
     expect_requests_through(lab, &[1])?;
+    drop(written);
     lab.start_usher(VICTIM)
 }
 
@@ -185,15 +193,6 @@ pub(crate) fn d46_drained_node_leaves_dns_and_serves_on(lab: &Lab) -> Result<()>
 /// On how many interfaces of a host there is an XDP program.
 fn attached(lab: &Lab, host: Host) -> Result<usize> {
     Ok(lab.run(host, &["ip", "link", "show"])?.matches("prog/xdp").count())
-}
-
-pub(crate) fn killed_usher_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
-    lab.kill_usher(VICTIM)?;
-    wait_named(lab, 1, VICTIM, false)?;
-    expect_requests_through(lab, &[1])?;
-    lab.start_usher(VICTIM)?;
-    lab.wait_all_well(LIMIT * 2)?;
-    expect_requests_through(lab, &[1, VICTIM])
 }
 
 pub(crate) fn second_usher_on_the_same_socket_is_refused(lab: &Lab) -> Result<()> {

@@ -23,24 +23,24 @@ const REQUESTS: usize = 100;
 const VICTIM: u8 = 3;
 
 /// A node's configuration as the lab has made it; put back when dropped.
-struct Written<'a> {
+pub(crate) struct Written<'a> {
     lab: &'a Lab,
     node: u8,
-    ordinary: String,
+    pub(crate) ordinary: String,
 }
 
 impl<'a> Written<'a> {
-    fn of(lab: &'a Lab, node: u8) -> Result<Written<'a>> {
+    pub(crate) fn of(lab: &'a Lab, node: u8) -> Result<Written<'a>> {
         let ordinary = fs::read_to_string(lab.node_config(node))?;
         Ok(Written { lab, node, ordinary })
     }
 
-    fn every(lab: &'a Lab) -> Result<Vec<Written<'a>>> {
+    pub(crate) fn every(lab: &'a Lab) -> Result<Vec<Written<'a>>> {
         (1..=lab.options().nodes).map(|node| Written::of(lab, node)).collect()
     }
 
     /// Writes another text and has it read; what the command says.
-    fn reload(&self, text: &str) -> Result<String> {
+    pub(crate) fn reload(&self, text: &str) -> Result<String> {
         fs::write(self.lab.node_config(self.node), text)?;
         self.lab.run(Host::Node(self.node), &["usher", "reload"])
     }
@@ -54,7 +54,7 @@ impl<'a> Written<'a> {
     }
 
     /// The ordinary text without a backend of the service `web`.
-    fn without(&self, backend: Host) -> Result<String> {
+    pub(crate) fn without(&self, backend: Host) -> Result<String> {
         let head = format!("[[service.backend]]\nname = \"{backend}\"\n");
         let begin = self.ordinary.find(&head).with_context(|| format!("{backend} is in no service"))?;
         let rest = &self.ordinary[begin + head.len()..];
@@ -194,7 +194,10 @@ pub(crate) fn what_cannot_be_reloaded_is_refused_with_the_reason(lab: &Lab) -> R
     for (text, complaint) in [
         (node.ordinary.replace("port = 80\n", "port = 0\n"), "usher.toml:"),
         (node.with_after("name = \"backend1\"", "weight = 70000")?, "70000 is more than 65535"),
-        (format!("{}\n[flows]\nmax = 7777\n", node.ordinary), "[flows] max: only a restart can change it"),
+        (
+            format!("{}\n[flows]\nmax = 7777\n", node.ordinary),
+            "[flows] max: the tables stay as they are; to make them anew, stop usher, ",
+        ),
         (
             node.ordinary.replace("interfaces = [\"front\"", "interfaces = [\"front\", \"lo\""),
             "[node] interfaces: only a restart can change it",

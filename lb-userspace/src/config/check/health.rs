@@ -21,16 +21,28 @@ const BACKENDS: Timing = Timing {
     fall: 3,
     jitter: 0.1,
 };
+/// Long enough for an upgrade, short enough that a backend that dies meanwhile is not trusted for long.
+const RESTART_GRACE: Duration = Duration::from_secs(60);
 /// Quicker than backends: 3 × 500 ms, and a dead node has left every peer's answers.
 const PEERS: Timing =
     Timing { interval: Duration::from_millis(500), timeout: Duration::from_millis(500), ..BACKENDS };
 
-pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<file::Timing>) -> PeerCheck {
-    let timing = match reader.optional(root, "peer_check", section) {
-        Some(section) => timing(reader, &section.key, section.value, PEERS),
-        None => PEERS,
+pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<file::PeerCheck>) -> PeerCheck {
+    let Some(Field { key, value: section, .. }) = reader.optional(root, "peer_check", section) else {
+        return PeerCheck { timing: PEERS, restart_grace: RESTART_GRACE };
     };
-    PeerCheck { timing }
+    let rhythm = file::Timing {
+        interval: section.interval,
+        timeout: section.timeout,
+        rise: section.rise,
+        fall: section.fall,
+        jitter: section.jitter,
+    };
+    let grace = section.restart_grace;
+    PeerCheck {
+        timing: timing(reader, &key, rhythm, PEERS),
+        restart_grace: reader.duration_or(&key, "restart_grace", grace, RESTART_GRACE, Duration::ZERO..=DAY),
+    }
 }
 
 pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file::Check>) -> Check {

@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::reader::{Field, Reader, Seen};
 use crate::config::{
-    Node, NodeAddress, Peer, XdpMode,
+    Node, NodeAddress, OnStop, Peer, XdpMode,
     file::{self, List, Value},
     key::Key,
 };
@@ -16,6 +16,7 @@ const ICMP_RATE: u32 = 1_000;
 
 const SOCKET: &str = "/run/usher/usher.sock";
 const STATE_FILE: &str = "/var/lib/usher/state.json";
+const PIN_DIR: &str = "/sys/fs/bpf/usher";
 
 pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Node>) -> Node {
     let mut node = Node {
@@ -26,6 +27,8 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
         socket: PathBuf::from(SOCKET),
         secret_file: None,
         state_file: PathBuf::from(STATE_FILE),
+        pin_dir: PathBuf::from(PIN_DIR),
+        on_stop: OnStop::Keep,
         icmp_rate: ICMP_RATE,
     };
     let Some(section) = reader.required(root, "node", section) else { return node };
@@ -48,6 +51,13 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
     }
     if let Some(file) = reader.optional(&key, "state_file", section.state_file) {
         node.state_file = reader.absolute_path(&file, STATE_FILE).unwrap_or(node.state_file);
+    }
+    if let Some(dir) = reader.optional(&key, "pin_dir", section.pin_dir) {
+        node.pin_dir = pin_dir(reader, &dir).unwrap_or(node.pin_dir);
+    }
+    if let Some(what) = reader.optional(&key, "on_stop", section.on_stop) {
+        let choices = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
+        node.on_stop = reader.choice(&what, &choices).unwrap_or(node.on_stop);
     }
     if let Some(rate) = reader.optional(&key, "icmp_rate", section.icmp_rate) {
         let mend = "use 0 to 1000000; 1000 suits most";
@@ -140,6 +150,15 @@ fn address(reader: &mut Reader<'_>, entry: Field<file::NodeAddress>) -> Option<(
         reader.refuse(&publish.key, format!("{published} is of the other family"), mend);
     }
     Some((address, published))
+}
+
+fn pin_dir(reader: &mut Reader<'_>, field: &Field<String>) -> Option<PathBuf> {
+    if field.value.contains('.') {
+        let mend = format!("use a name without, such as \"{PIN_DIR}\"");
+        reader.refuse(&field.key, "has a dot in it, which the BPF file system refuses", mend);
+        return None;
+    }
+    reader.absolute_path(field, PIN_DIR)
 }
 
 fn socket_path(reader: &mut Reader<'_>, field: &Field<String>) -> Option<PathBuf> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node, NodeAddress,
-        Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -55,6 +55,8 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             socket: "/run/usher/usher.sock".into(),
             secret_file: None,
             state_file: "/var/lib/usher/state.json".into(),
+            pin_dir: "/sys/fs/bpf/usher".into(),
+            on_stop: OnStop::Keep,
             icmp_rate: 1_000,
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
@@ -77,7 +79,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             contact: "hostmaster.example.test".into(),
             all_down,
         }),
-        peer_check: PeerCheck { timing },
+        peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60) },
         peers: vec![peer("node2", &["192.0.2.12", "2001:db8:1::12"]), peer("node3", &["192.0.2.13"])],
         services: vec![
             service("web", Some("www.example.test"), Protocol::Tcp, 80, both),

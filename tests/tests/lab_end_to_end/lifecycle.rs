@@ -1,0 +1,337 @@
+//! Daemons that stop, crash, are upgraded, or do not come back, while packets flow.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use usher_lab::{Connections, Family, Host, Lab, NewConnections, until};
+
+use crate::{
+    reload::Written,
+    support::{Background, RECOVERY, expect_equal, status, vip},
+};
+
+/// Long-lived connections, over both families and to all nodes, and how often each asks something.
+const CONNECTIONS: usize = 200;
+const RHYTHM: Duration = Duration::from_millis(50);
+
+/// New connections per second.
+const NEW: u32 = 500;
+
+/// Of each event.
+const ROUNDS: usize = 3;
+
+/// The node that suffers.
+const NODE: u8 = 1;
+
+/// Restarts, crashes, upgrades, and upgrades that the kernel refuses: nobody notices.
+pub(crate) fn d46_restarts_crashes_and_upgrades_lose_nothing(lab: &Lab) -> Result<()> {
+    let other = OtherBuilds::make()?;
+    let interfaces = lab.run(Host::Node(NODE), &["ls", "/sys/class/net"])?;
+    let flaps = || -> Result<String> {
+        let files =
+            interfaces.split_whitespace().map(|name| format!("/sys/class/net/{name}/carrier_changes"));
+        let files: Vec<_> = ["cat".to_owned()].into_iter().chain(files).collect();
+        lab.run(Host::Node(NODE), &files.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let before = flaps()?;
+    let connections = Connections::open_in_rhythm(lab, CONNECTIONS, RHYTHM)?;
+    let new = NewConnections::start(lab, NEW)?;
+    for _ in 0..ROUNDS {
+        for event in [restart, crash, upgrade, refused_upgrade] {
+            event(lab, &other)?;
+            lab.wait_all_well(RECOVERY)?;
+        }
+    }
+    expect_equal("changes of the carrier", &flaps()?, &before)?;
+    let new = new.finish()?;
+    connections.wait_rounds(1)?;
+    let old = connections.finish()?;
+    println!(
+        "{} answers on {CONNECTIONS} connections, the slowest after {:?}; {} new connections, the slowest took {:?}",
+        old.answers, old.slowest, new.answers, new.slowest
+    );
+    old.expect_whole(CONNECTIONS, 1)?;
+    new.expect_whole(new.broken.len() + new.answers as usize, 1)
+}
+
+fn restart(lab: &Lab, _: &OtherBuilds) -> Result<()> {
+    replaced(lab, || {
+        lab.stop_usher(NODE)?;
+        lab.start_usher(NODE)
+    })
+}
+
+fn crash(lab: &Lab, _: &OtherBuilds) -> Result<()> {
+    replaced(lab, || {
+        lab.kill_usher(NODE)?;
+        lab.start_usher(NODE)
+    })
+}
+
+fn upgrade(lab: &Lab, other: &OtherBuilds) -> Result<()> {
+    replaced(lab, || {
+        lab.stop_usher(NODE)?;
+        lab.start_usher_from(NODE, &other.new)
+    })
+}
+
+/// The new one's program is none; the old one's goes on.
+fn refused_upgrade(lab: &Lab, other: &OtherBuilds) -> Result<()> {
+    let before = programs(lab)?;
+    lab.stop_usher(NODE)?;
+    let output = lab.output(Host::Node(NODE), &[&other.bad.to_string_lossy(), "run"])?;
+    ensure!(output.code == Some(1) && output.stderr.contains("the kernel refused the program"), "{output:?}");
+    expect_equal("programs after a refused one", &programs(lab)?, &before)?;
+    lab.start_usher(NODE)
+}
+
+/// Every interface has another program after the event, and had one all the time as far as we can see.
+fn replaced(lab: &Lab, event: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = programs(lab)?;
+    event()?;
+    until("the program is replaced", RECOVERY, || {
+        let after = programs(lab)?;
+        ensure!(after.len() == before.len(), "programs {before:?} became {after:?}");
+        ensure!(after.iter().all(|id| !before.contains(id)), "programs {before:?} became {after:?}");
+        Ok(())
+    })
+}
+
+/// The ids of the programs on the node's interfaces.
+fn programs(lab: &Lab) -> Result<Vec<String>> {
+    let shown = lab.run(Host::Node(NODE), &["ip", "link", "show"])?;
+    let ids = shown.split("prog/xdp id ").skip(1).filter_map(|rest| rest.split_whitespace().next());
+    Ok(ids.map(str::to_owned).collect())
+}
+
+/// Copies of usher: a good one, and one with a program that no kernel takes. Removed when dropped.
+struct OtherBuilds {
+    folder: PathBuf,
+    new: PathBuf,
+    bad: PathBuf,
+}
+
+impl OtherBuilds {
+    fn make() -> Result<OtherBuilds> {
+        let usher = env::current_exe()?.ancestors().nth(2).context("no target folder")?.join("usher");
+        let folder = env::temp_dir().join(format!("usher-builds-{}", std::process::id()));
+        // The processes must have usher's name.
+        let [new, bad] = ["new", "bad"].map(|name| folder.join(name).join("usher"));
+        for path in [&new, &bad] {
+            fs::create_dir_all(path.parent().context("a folder")?)?;
+            fs::copy(&usher, path).with_context(|| format!("cannot copy {}", usher.display()))?;
+        }
+        break_programs(&bad)?;
+        Ok(OtherBuilds { folder, new, bad })
+    }
+}
+
+impl Drop for OtherBuilds {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Gives every BPF object in a binary an instruction that does not exist, in the place of each `exit`.
+fn break_programs(binary: &Path) -> Result<()> {
+    /// `EM_BPF`, at byte 18 of an ELF file.
+    const MACHINE: [u8; 2] = 247_u16.to_le_bytes();
+    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    let mut bytes = fs::read(binary)?;
+    let is_bpf =
+        |at: &usize| bytes[*at..].starts_with(b"\x7fELF\x02\x01\x01") && bytes[*at + 18..*at + 20] == MACHINE;
+    let objects: Vec<usize> = (0..bytes.len() - 64).filter(is_bpf).collect();
+    ensure!(!objects.is_empty(), "{} holds no BPF object", binary.display());
+    for at in objects {
+        // `e_shoff`: the sections' headers come last.
+        let length = u64::from_le_bytes(bytes[at + 40..at + 48].try_into()?) as usize;
+        let object = &mut bytes[at..at + length];
+        object
+            .chunks_exact_mut(8)
+            .filter(|instruction| **instruction == EXIT)
+            .for_each(|exit| exit[0] = 0xff);
+    }
+    Ok(fs::write(binary, bytes)?)
+}
+
+/// What the file has lost meanwhile is gone after a restart, and what it has gained is there; the others' connections go
+/// on.
+pub(crate) fn d47_restart_follows_the_file(lab: &Lab) -> Result<()> {
+    let victim = Host::Backend(3);
+    let written = Written::of(lab, NODE)?;
+    let connections = Connections::open(lab, 40)?;
+    let its_own =
+        connections.all().iter().filter(|one| one.node == NODE && one.backend == victim.to_string());
+    let its_own = its_own.count();
+    let restarted = |text: &str| -> Result<usize> {
+        fs::write(lab.node_config(NODE), text)?;
+        lab.stop_usher(NODE)?;
+        lab.start_usher(NODE)?;
+        lab.wait_all_well(RECOVERY)?;
+        let status = status(lab, NODE)?;
+        let web = status.services.iter().find(|service| service.name == "web").context("no service web")?;
+        Ok(web.backends.iter().filter(|backend| backend.name == victim.to_string()).count())
+    };
+    expect_equal("without it", &restarted(&written.without(victim)?)?, &0)?;
+    let used = (0..30).map(|_| {
+        let url = format!("http://{}/", vip(lab, NODE, Family::V4, 80)?);
+        lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])
+    });
+    let used = used.collect::<Result<Vec<_>>>()?;
+    ensure!(!used.iter().any(|page| page.starts_with(&victim.to_string())), "it is still used: {used:?}");
+    expect_equal("with it again", &restarted(&written.ordinary)?, &2)?;
+    connections.wait_rounds(1)?;
+    let report = connections.finish()?;
+    ensure!(
+        report.broken.len() <= its_own,
+        "{} broke, {its_own} were its: {:?}",
+        report.broken.len(),
+        report.broken
+    );
+    Ok(())
+}
+
+/// The grace of peers in this check.
+const GRACE: Duration = Duration::from_secs(4);
+
+/// Packets flow without a daemon; peers keep the node in DNS, both services of it, for as long as the grace is.
+pub(crate) fn node_without_a_daemon_serves_and_leaves_dns_after_the_grace(lab: &Lab) -> Result<()> {
+    let peer = Written::of(lab, 2)?;
+    peer.reload(&format!("{}\n[peer_check]\nrestart_grace = \"{}s\"\n", peer.ordinary, GRACE.as_secs()))?;
+    let own = lab.address(Host::Node(NODE))?.v4.to_string();
+    let is_named = || -> Result<bool> {
+        let named = ["www", "echo"]
+            .map(|label| Ok::<_, anyhow::Error>(lab.dig(2, label, Family::V4)?.contains(&own)));
+        let [www, echo] = named;
+        let (www, echo) = (www?, echo?);
+        ensure!(www == echo, "www is named: {www}, echo: {echo}");
+        Ok(www)
+    };
+    lab.wait_all_well(RECOVERY)?;
+    let connections = Connections::open(lab, 40)?;
+    let before = counted(lab)?;
+    lab.kill_usher(NODE)?;
+    let killed = Instant::now();
+    while killed.elapsed() < GRACE {
+        ensure!(is_named()?, "it left DNS after {:?}", killed.elapsed());
+    }
+    until("it leaves DNS", RECOVERY, || {
+        ensure!(!is_named()?, "it is still there");
+        Ok(())
+    })?;
+    let page = lab.run(Host::Node(2), &["usher", "status"])?;
+    ensure!(page.contains("serves, but its daemon is silent"), "{page}");
+    connections.wait_rounds(1)?;
+    lab.start_usher(NODE)?;
+    lab.wait_all_well(RECOVERY)?;
+    let after = counted(lab)?;
+    ensure!(after > before, "{before} packets were counted, then {after}");
+    connections.finish()?.expect_whole(40, 1)?;
+    peer.reload(&peer.ordinary).map(drop)
+}
+
+/// Packets that the node has sent to backends since its first start.
+fn counted(lab: &Lab) -> Result<u64> {
+    let status = status(lab, NODE)?;
+    Ok(status.services.iter().flat_map(|service| &service.backends).map(|backend| backend.packets).sum())
+}
+
+/// The node leaves DNS meanwhile, and everything is as before when its interfaces are there again; also for the next daemon.
+pub(crate) fn interface_that_is_made_anew_gets_its_program_again(lab: &Lab) -> Result<()> {
+    lab.rewire_node(NODE)?;
+    until("the program is on the new interfaces", RECOVERY, || {
+        expect_equal("programs", &programs(lab)?.len(), &2)
+    })?;
+    lab.wait_all_well(RECOVERY)?;
+    replaced(lab, || {
+        lab.kill_usher(NODE)?;
+        lab.start_usher(NODE)
+    })?;
+    lab.wait_all_well(RECOVERY)?;
+    for family in Family::ALL {
+        let url = format!("http://{}/", vip(lab, NODE, family, 80)?);
+        lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])?;
+    }
+    let links = fs::read_dir(lab.pin_dir(NODE).join("layout-1/links"))?.count();
+    expect_equal("links that are pinned", &links, &2)
+}
+
+/// By hand, and only when no daemon would notice.
+pub(crate) fn detach_removes_what_a_daemon_has_left(lab: &Lab) -> Result<()> {
+    let node = Host::Node(NODE);
+    let refused = lab.output(node, &["usher", "detach"])?;
+    ensure!(refused.code == Some(1) && refused.stderr.contains("usher runs; stop it first"), "{refused:?}");
+    let ids = programs(lab)?;
+    lab.stop_usher(NODE)?;
+    expect_equal("programs without a daemon", &programs(lab)?, &ids)?;
+    expect_equal("said", &lab.run(node, &["usher", "detach"])?.as_str(), &"detached\n")?;
+    expect_equal("programs afterwards", &programs(lab)?, &vec![])?;
+    ensure!(!lab.pin_dir(NODE).exists(), "{} is left", lab.pin_dir(NODE).display());
+    expect_equal("said", &lab.run(node, &["usher", "detach"])?.as_str(), &"nothing was attached\n")?;
+    let elsewhere = lab.output(node, &["usher", "detach", "--pin-dir", "/tmp"])?;
+    ensure!(elsewhere.stderr.contains("/tmp is not in a BPF file system"), "{elsewhere:?}");
+    lab.start_usher(NODE)
+}
+
+/// What cannot be taken over is left alone, with the way out.
+pub(crate) fn what_is_pinned_and_not_whole_goes_on_and_is_not_touched(lab: &Lab) -> Result<()> {
+    let node = Host::Node(NODE);
+    let ids = programs(lab)?;
+    lab.stop_usher(NODE)?;
+    fs::remove_file(lab.pin_dir(NODE).join("layout-1/maps/COUNTERS")).context("a pin")?;
+    let refused = lab.output(node, &["usher", "run"])?;
+    ensure!(
+        refused.code == Some(1)
+            && refused
+                .stderr
+                .contains("maps/COUNTERS is missing, so the data path that runs cannot be taken over")
+            && refused.stderr.contains("`usher detach` removes it"),
+        "{refused:?}"
+    );
+    expect_equal("programs", &programs(lab)?, &ids)?;
+    let url = format!("http://{}/", vip(lab, NODE, Family::V6, 80)?);
+    lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])?;
+
+    let other = lab.pin_dir(NODE);
+    fs::rename(other.join("layout-1"), other.join("layout-0")).context("another layout")?;
+    let refused = lab.output(node, &["usher", "run"])?;
+    let said = "layout-0 holds the data path of another version of usher, which this one cannot take over";
+    ensure!(refused.code == Some(1) && refused.stderr.contains(said), "{refused:?}");
+    expect_equal("programs", &programs(lab)?, &ids)?;
+    lab.run(node, &["usher", "detach"])?;
+    expect_equal("programs afterwards", &programs(lab)?, &vec![])?;
+    lab.start_usher(NODE)
+}
+
+/// It runs as it did before there were pins, and says what that means.
+pub(crate) fn without_a_bpf_file_system_the_data_path_ends_with_the_daemon(lab: &Lab) -> Result<()> {
+    let node = Host::Node(NODE);
+    let written = Written::of(lab, NODE)?;
+    lab.stop_usher(NODE)?;
+    lab.run(node, &["usher", "detach"])?;
+    let line = written.ordinary.lines().find(|line| line.starts_with("pin_dir")).context("no pin_dir")?;
+    fs::write(
+        lab.node_config(NODE),
+        written.ordinary.replace(line, "pin_dir = \"/run/usher-lab/node1/pins\""),
+    )?;
+    let usher = Background::start(lab, node, &["usher", "run"])?;
+    lab.wait_all_well(RECOVERY)?;
+    ensure!(!programs(lab)?.is_empty(), "nothing is attached");
+    usher.signal("TERM")?;
+    let (code, _, log) = usher.finish(Duration::from_secs(10))?;
+    expect_equal("exit code", &code, &Some(0))?;
+    for said in [
+        "/run/usher-lab/node1/pins is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf",
+        "packets flow only as long as this process lives",
+        "this node withdraws its addresses",
+    ] {
+        ensure!(log.contains(said), "no `{said}` in {log}");
+    }
+    expect_equal("programs afterwards", &programs(lab)?, &vec![])?;
+    drop(written);
+    lab.start_usher(NODE)
+}
