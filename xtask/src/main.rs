@@ -3,6 +3,7 @@
 mod bench;
 mod build_ebpf;
 mod cargo;
+mod chaos;
 mod ci;
 mod demo;
 mod fuzz;
@@ -44,6 +45,8 @@ enum Verb {
     Lab(lab::Verb),
     /// Watch usher at work: set up, build, raise the lab, break things, mend them
     Demo,
+    /// Let random faults and chores happen in the lab, under traffic that never ceases, and judge every loss
+    Chaos(chaos::Chaos),
     /// Run every test: rules, units, end to end, other kernels
     Test {
         /// Only the program in other kernels, under qemu
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf { debug_log: true } => build_ebpf::build_with_log(),
         Verb::Lab(verb) => lab::lab(&verb),
         Verb::Demo => demo::demo(),
+        Verb::Chaos(options) => chaos::run(&options),
         Verb::Test { kernels: false } => test::test(),
         Verb::Test { kernels: true } => kernels::test(),
         Verb::Fuzz { seeds: true, .. } => fuzz::add_seeds(),

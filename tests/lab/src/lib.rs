@@ -20,6 +20,7 @@
 //! another process uses it.
 
 pub mod binaries;
+mod chaos;
 mod command;
 mod configs;
 mod connections;
@@ -42,6 +43,7 @@ mod traffic;
 mod transfer;
 mod wait;
 
+pub use chaos::{Summary, chaos};
 pub use command::Output;
 pub use connections::{Connections, Report};
 pub use exchange::Connection;

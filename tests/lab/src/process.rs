@@ -30,8 +30,12 @@ pub(crate) struct Process {
 pub(crate) enum Signal {
     /// Asked to stop.
     Term,
-    /// Stopped.
+    /// Ended.
     Kill,
+    /// Frozen.
+    Stop,
+    /// Goes on.
+    Continue,
 }
 
 /// Starts `command` so that it outlives us and Ctrl-C on our terminal; its output goes to `log`.
@@ -80,7 +84,7 @@ pub(crate) fn end(host: Host, name: &str, signal: Signal) -> Result<()> {
     if processes.is_empty() {
         bail!("no {name} runs on {host}");
     }
-    send(signal, &processes)?;
+    self::signal(signal, &processes)?;
     until(&format!("{name} on {host} is gone"), Duration::from_secs(10), || match named(host, name).len() {
         0 => Ok(()),
         left => bail!("{left} processes are left"),
@@ -94,16 +98,18 @@ pub(crate) fn end_all(namespace: &str) -> Result<()> {
         if processes.is_empty() {
             return Ok(());
         }
-        send(Signal::Kill, &processes)?;
+        signal(Signal::Kill, &processes)?;
         bail!("{} processes are left", processes.len())
     })
 }
 
 /// Sends a signal; processes that are gone meanwhile do not matter.
-fn send(signal: Signal, processes: &[Process]) -> Result<()> {
+pub(crate) fn signal(signal: Signal, processes: &[Process]) -> Result<()> {
     let signal = match signal {
         Signal::Term => "TERM",
         Signal::Kill => "KILL",
+        Signal::Stop => "STOP",
+        Signal::Continue => "CONT",
     };
     let pids: Vec<_> = processes.iter().map(|process| process.pid.to_string()).collect();
     // The shell's own `kill`: the program of that name is not on every machine.

@@ -8,6 +8,7 @@
 //! ignored; with `USHER_NO_SKIP=1` they fail.
 
 mod backends;
+mod chaos;
 mod configuration;
 mod crash;
 mod defence;
@@ -74,6 +75,8 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
 ];
 
+/// After all others of a way: it takes long to know what went wrong.
+const CHAOS: &[(&str, Body)] = &checks![chaos::half_a_minute_of_anything_loses_only_what_it_may];
 
 /// With a QUIC service.
 const QUIC: &[(&str, Body)] = &checks![
@@ -157,13 +160,16 @@ fn run(arguments: &Arguments) -> Conclusion {
     let trials = [
         lab("nat", BOTH_WAYS, &nat),
         lab("nat", NAT, &nat),
+        lab("nat", CHAOS, &nat),
         lab("nat", QUIC, &nat),
         lab("nat", SMALL, &small(&nat)),
         lab("nat", FEW_PORTS, &few_ports),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
         lab("dsr_l2", QUIC, &dsr_l2),
+        lab("dsr_l2", CHAOS, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
         lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),
+        lab("dsr_ipip", CHAOS, &dsr_ipip),
         lab("dsr_ipip", SMALL, &small(&dsr_ipip)),
         lab("dsr_gue", BOTH_WAYS, &dsr_gue),
         lab("dsr_gue", SMALL, &small(&dsr_gue)),
