@@ -53,11 +53,11 @@ pub fn chaos(lab: &Lab, seed: u64, time: Duration, say: &mut dyn FnMut(&str)) ->
         *guilty.entry(loss.kind).or_default() += 1;
         let at = |when: Instant| when.saturating_duration_since(begin).as_secs_f64();
         say(&format!(
-            "{:7.2} s  LOST: {} through node{}, sent at {:.2} s: {}",
+            "{:7.2} s  LOST: {} through node{}, since {:.2} s: {}",
             at(loss.seen),
             loss.kind,
             loss.node,
-            at(loss.sent),
+            at(loss.since),
             loss.why
         ));
     }

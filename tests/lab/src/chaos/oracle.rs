@@ -21,8 +21,8 @@ pub(crate) struct Loss {
     pub(crate) node: u8,
     /// The backend that had answered before; empty when none had.
     pub(crate) backend: String,
-    /// When what was lost was sent, and when the loss was seen.
-    pub(crate) sent: Instant,
+    /// When a kept connection was last seen well, or when another thing was sent; and when the loss was seen.
+    pub(crate) since: Instant,
     pub(crate) seen: Instant,
     pub(crate) why: String,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Excuse {
 
 impl Excuse {
     fn covers(&self, loss: &Loss) -> bool {
-        let at_the_time = loss.sent <= self.until && self.from <= loss.seen;
+        let at_the_time = loss.since <= self.until && self.from <= loss.seen;
         at_the_time
             && match &self.cause {
                 Cause::Node(node) => loss.node == *node,
@@ -95,13 +95,13 @@ mod tests {
 
     use super::*;
 
-    fn loss(start: Instant, kind: Kind, backend: &str, sent: u64, seen: u64) -> Loss {
+    fn loss(start: Instant, kind: Kind, backend: &str, since: u64, seen: u64) -> Loss {
         let at = |seconds| start + Duration::from_secs(seconds);
         Loss {
             kind,
             node: 1,
             backend: backend.to_owned(),
-            sent: at(sent),
+            since: at(since),
             seen: at(seen),
             why: String::new(),
         }

@@ -20,16 +20,16 @@ use crate::{
     namespace::inside,
 };
 
-/// Threads for each kind of traffic.
-const WORKERS: usize = 4;
+/// Threads for each kind of traffic. Many: one that waits for a lost packet's second copy leaves its other connections alone.
+const WORKERS: usize = 12;
 
 /// Connections that each thread keeps, and how often each of them asks something.
-const KEPT: usize = 15;
+const KEPT: usize = 5;
 const RHYTHM: Duration = Duration::from_millis(200);
 
 /// From one new connection of a thread to the next: 100 in a second, all together. And from one datagram to the next.
-const NEW: Duration = Duration::from_millis(40);
-const DATAGRAM: Duration = Duration::from_millis(40);
+const NEW: Duration = Duration::from_millis(120);
+const DATAGRAM: Duration = Duration::from_millis(120);
 
 /// How long the answer to a datagram may take: nobody sends it again.
 const DATAGRAM_PATIENCE: Duration = Duration::from_secs(2);
@@ -57,9 +57,9 @@ impl Shared {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    fn lost(&self, kind: Kind, (node, backend): (u8, &str), sent: Instant, error: &anyhow::Error) {
+    fn lost(&self, kind: Kind, (node, backend): (u8, &str), since: Instant, error: &anyhow::Error) {
         let (backend, why) = (backend.to_owned(), format!("{error:#}"));
-        let loss = Loss { kind, node, backend, sent, seen: Instant::now(), why };
+        let loss = Loss { kind, node, backend, since, seen: Instant::now(), why };
         self.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
     }
 }
@@ -108,30 +108,29 @@ impl Drop for Traffic {
 
 /// Keeps connections, and opens another one for each that breaks.
 fn keep(ways: &[Way], shared: &Shared, index: usize) -> Result<()> {
-    let mut kept: Vec<Option<Exchange>> = (0..KEPT).map(|_| None).collect();
+    // Each with when it was last seen well.
+    let mut kept: Vec<Option<(Exchange, Instant)>> = (0..KEPT).map(|_| None).collect();
     while shared.goes_on() {
         let began = Instant::now();
         let mut asked = Vec::new();
-        for (number, place) in kept.iter_mut().enumerate() {
-            let number = index * KEPT + number;
-            let now = Instant::now();
-            if place.is_none() {
-                *place = opened(number, &ways[number], shared);
-            } else if let Some(exchange) = place {
-                asked.push((number % KEPT, now, exchange.ask()));
+        for (place, number) in kept.iter_mut().zip(index * KEPT..) {
+            match place.take() {
+                Some((mut exchange, well)) => asked.push((place, exchange.ask(), exchange, well)),
+                None => {
+                    *place = opened(number, &ways[number], shared).map(|exchange| (exchange, Instant::now()));
+                }
             }
         }
-        for (number, sent, result) in asked {
-            let Some(mut exchange) = kept[number].take() else { continue };
+        for (place, result, mut exchange, well) in asked {
             match result.and_then(|()| exchange.expect_answer()) {
                 Ok(()) => {
                     shared.answered.kept.fetch_add(1, Ordering::Relaxed);
-                    kept[number] = Some(exchange);
+                    *place = Some((exchange, Instant::now()));
                 }
                 Err(error) => {
                     let connection = &exchange.connection;
                     let error = anyhow!("{}", exchange.tell(&error));
-                    shared.lost(Kind::Kept, (connection.node, &connection.backend), sent, &error);
+                    shared.lost(Kind::Kept, (connection.node, &connection.backend), well, &error);
                 }
             }
         }
