@@ -367,11 +367,16 @@ fn seat<'a, T: Tables, const ODD: bool>(
     if place.is_proven() {
         return Err(Reason::NatFull);
     }
-    // Another CPU has just taken it for this very flow. (A record that the flow has left behind, when its backend or its
-    // service's address was removed and came back, is a good seat.)
+    // Another CPU has just taken it for this very flow. (A record that the flow has left behind is a good seat: when its
+    // backend or its service's address was removed and came back, or when the flow was idle for longer than its service
+    // allows, though not than others do.)
     let found = place.found();
     let taker = found.entry.backend();
-    let is_this = || taker == choice.number && set.record(found.way).belongs_to(&tuple(packet, flow, group));
+    let is_this = || {
+        taker == choice.number
+            && found.entry.is_live(flow.now, &flow.limits)
+            && set.record(found.way).belongs_to(&tuple(packet, flow, group))
+    };
     if place.is_own() && (taker == BEING_WRITTEN || is_this()) {
         return Err(Reason::NatBusy);
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     packet::flag,
-    world::{CLOSING_IDLE, Case, Flow, World, backend, each_service},
+    world::{CLOSING_IDLE, Case, Flow, UDP_IDLE, World, backend, each_service},
 };
 
 /// For every family and protocol.
@@ -103,6 +103,21 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat(&again, flow.goes_on(), 2),
             ],
             after: After { idle: Some(idle), ..nat_flows(&[(New, 2)]) },
+        },
+        Scenario {
+            // Its record is still there: others are judged by the longest limit of all.
+            id: scenario(case, "C37 a flow that was idle for longer than its service allows comes back"),
+            world: World::service(case, Forward::Nat)
+                .with(|image| each_service(image, |service| service.idle = UDP_IDLE)),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                Step::Later(UDP_IDLE + 1),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                nat(&flow, flow.goes_on(), 1),
+            ],
+            after: After { idle: Some(UDP_IDLE), ..nat_flows(&[(Proven, 1)]) },
         },
         Scenario {
             id: scenario(case, "C37 each service has an idle limit of its own"),
