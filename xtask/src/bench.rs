@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{build_ebpf, cargo::cargo, places, run};
+use crate::{build_ebpf, cargo::cargo, lab, places, run};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -15,6 +15,8 @@ pub(crate) enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// What restarts, crashes, upgrades and reloads cost clients: 20 of each and more, in every way of forwarding
+    Lifecycle,
 }
 
 /// Runs a benchmark. Only its figures go to standard output.
@@ -22,7 +24,23 @@ pub(crate) enum Verb {
 /// # Errors
 /// When it does not build, or fails.
 pub(crate) fn bench(verb: &Verb) -> Result<()> {
-    let Verb::Dataplane { options } = verb;
+    match verb {
+        Verb::Dataplane { options } => dataplane(options),
+        Verb::Lifecycle => lifecycle(),
+    }
+}
+
+fn lifecycle() -> Result<()> {
+    lab::build()?;
+    for check in ["lifecycle::d46_restarts", "reload::d48_reloads"] {
+        let words =
+            ["test", "--package", "usher-tests", "--test", "lab_end_to_end", "--", check, "--nocapture"];
+        run::openly(cargo(&words).env("USHER_LIFECYCLE_ALL", "1"))?;
+    }
+    Ok(())
+}
+
+fn dataplane(options: &[String]) -> Result<()> {
     build_ebpf::build_ebpf()?;
     let arguments = ["build", "--release", "--package", "usher-tests", "--bin", "bench_dataplane"];
     run::quietly("build the benchmark", &mut cargo(&arguments))?;

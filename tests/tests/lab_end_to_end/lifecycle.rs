@@ -21,8 +21,11 @@ const RHYTHM: Duration = Duration::from_millis(50);
 /// New connections per second.
 const NEW: u32 = 500;
 
-/// Of each event.
+/// How often each event happens, but for `cargo xtask bench lifecycle`.
 const ROUNDS: usize = 3;
+
+/// Set by `cargo xtask bench lifecycle`: each event happens as often as its own number says.
+const ALL: &str = "USHER_LIFECYCLE_ALL";
 
 /// The node that suffers.
 const NODE: u8 = 1;
@@ -40,10 +43,14 @@ pub(crate) fn d46_restarts_crashes_and_upgrades_lose_nothing(lab: &Lab) -> Resul
     let before = flaps()?;
     let connections = Connections::open_in_rhythm(lab, CONNECTIONS, RHYTHM)?;
     let new = NewConnections::start(lab, NEW)?;
-    for _ in 0..ROUNDS {
-        for event in [restart, crash, upgrade, refused_upgrade] {
-            event(lab, &other)?;
-            lab.wait_all_well(RECOVERY)?;
+    let events: [(Event, usize); 4] = [(restart, 20), (crash, 20), (upgrade, 5), (refused_upgrade, 5)];
+    let all = env::var_os(ALL).is_some();
+    for round in 0..20 {
+        for (event, most) in events {
+            if round < if all { most } else { ROUNDS } {
+                event(lab, &other)?;
+                lab.wait_all_well(RECOVERY)?;
+            }
         }
     }
     expect_equal("changes of the carrier", &flaps()?, &before)?;
@@ -57,6 +64,8 @@ pub(crate) fn d46_restarts_crashes_and_upgrades_lose_nothing(lab: &Lab) -> Resul
     old.expect_whole(CONNECTIONS, 1)?;
     new.expect_whole(new.broken.len() + new.answers as usize, 1)
 }
+
+type Event = fn(&Lab, &OtherBuilds) -> Result<()>;
 
 fn restart(lab: &Lab, _: &OtherBuilds) -> Result<()> {
     replaced(lab, || {

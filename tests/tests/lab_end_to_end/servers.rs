@@ -1,6 +1,11 @@
 //! Backends that an administrator drains, takes out for maintenance and weighs anew.
 
-use std::{fs, time::Instant};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
 use usher_lab::{Connections, Family, Host, Lab, Tally};
@@ -120,26 +125,58 @@ pub(crate) fn what_was_set_outlives_the_daemon(lab: &Lab) -> Result<()> {
 }
 
 fn what_cannot_be_kept_is_in_force_and_said(lab: &Lab) -> Result<()> {
+    let full = Mounted::new("size=4k")?;
+    fs::write(full.0.join("much"), [0; 4_096])?;
+    let read_only = Mounted::new("ro")?;
+    // Nothing can be made in the first.
+    for (folder, why) in [
+        (Path::new("/proc/usher"), ""),
+        (&full.0, ": No space left on device"),
+        (&read_only.0, ": Read-only file system"),
+    ] {
+        cannot_be_kept(lab, &folder.join("state.json"), why)?;
+    }
+    lab.stop_usher(1)?;
+    lab.start_usher(1)
+}
+
+/// A small file system in memory, with an option of its own; removed when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(option: &str) -> Result<Mounted> {
+        let folder =
+            env::temp_dir().join(format!("usher-{}-{}", std::process::id(), option.replace('=', "-")));
+        fs::create_dir_all(&folder)?;
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", option, "tmpfs"]).arg(&folder).status()?;
+        ensure!(status.success(), "cannot mount {}", folder.display());
+        Ok(Mounted(folder))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn cannot_be_kept(lab: &Lab, state_file: &Path, why: &str) -> Result<()> {
     let path = lab.node_config(1);
     let ordinary = fs::read_to_string(&path)?;
     let line = ordinary.lines().find(|line| line.starts_with("state_file = ")).context("no state_file")?;
-    // Nothing can be made there.
-    fs::write(&path, ordinary.replace(line, "state_file = \"/proc/usher/state.json\""))?;
+    let state_file = state_file.display();
+    fs::write(&path, ordinary.replace(line, &format!("state_file = \"{state_file}\"")))?;
     lab.stop_usher(1)?;
     lab.start_usher(1)?;
     lab.wait_all_well(RECOVERY)?;
     let output = lab.output(Host::Node(1), &["usher", "server", "set", &name(), "state", "drain"])?;
     ensure!(output.code == Some(0), "{output:?}");
-    ensure!(
-        output.stderr.contains(
-            "it is in force, but forgotten if the daemon ends now: cannot write /proc/usher/state.json"
-        ),
-        "{output:?}"
-    );
+    let said = format!("it is in force, but forgotten if the daemon ends now: cannot write {state_file}");
+    ensure!(output.stderr.contains(&said) && output.stderr.contains(why), "{output:?}");
     expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
-    fs::write(&path, ordinary)?;
-    lab.stop_usher(1)?;
-    lab.start_usher(1)
+    Ok(fs::write(&path, ordinary)?)
 }
 
 fn what_is_not_there_is_refused(lab: &Lab) -> Result<()> {
