@@ -101,6 +101,8 @@ pub struct Service {
     pub flows: u64,
     /// Its packets by reason, every reason, zeros too.
     pub packets: BTreeMap<String, u64>,
+    /// By family, what decides about new flows beside weight and health; empty ordinarily.
+    pub unusual: BTreeMap<String, String>,
     /// One entry per backend and family, in the configuration's order.
     pub backends: Vec<Backend>,
 }
@@ -130,6 +132,8 @@ pub struct Backend {
     pub weight: u16,
     /// The configuration's.
     pub configured_weight: u16,
+    /// It gets flows only while no other one is up.
+    pub backup: bool,
     /// Slots of the pool's Maglev table that name it now; the share of new flows it really gets.
     pub slots: u32,
     /// `None` while route or neighbour is unknown: packets for it cannot leave.

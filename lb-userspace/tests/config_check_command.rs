@@ -43,6 +43,8 @@ fn a_good_file_is_summed_up() {
          service web: tcp port 80 on 2 addresses, 2 backends\n\
          service h3: udp port 443 on 2 addresses, 1 backend\n\
          service db: tcp port 5432 on 2 addresses, 1 backend\n\
+         service dns: udp port 5353 on 2 addresses, 1 backend\n\
+         service orders: tcp port 50051 on 2 addresses, 1 backend\n\
          OK: usher.toml: not compared with this host\n"
     );
     assert_eq!((err.as_str(), code), ("", success()));

@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ethtool", "ethtool"),
     ("nginx", "nginx-light"),
     ("unbound", "unbound"),
+    ("named", "bind9"),
     ("dig", "bind9-dnsutils"),
     ("curl", "curl"),
     ("ping", "iputils-ping"),
@@ -221,7 +222,7 @@ fn keep_services_off(packages: &[&str]) {
     if !Path::new("/run/systemd/system").exists() {
         return;
     }
-    for (package, service) in [("nginx-light", "nginx"), ("unbound", "unbound")] {
+    for (package, service) in [("nginx-light", "nginx"), ("unbound", "unbound"), ("bind9", "named")] {
         if packages.contains(&package) {
             let _ = run::output(Command::new("systemctl").args(["disable", "--now", service]));
         }

@@ -119,6 +119,9 @@ fn service(service: &Service, colour: bool) -> String {
         service.forward,
         count(service.flows),
     );
+    for (family, why) in &service.unusual {
+        out.push_str(&format!("  {}: {}\n", printable(family), printable(why)));
+    }
     let mut rows = vec![
         headings(&["BACKEND", "ADDRESS", "ADMIN", "HEALTH", "LAST CHECK"])
             .into_iter()
@@ -169,10 +172,11 @@ fn health(backend: &Backend) -> Cell {
 
 /// The one that counts, and the configuration's if that is another.
 fn weight(backend: &Backend) -> String {
-    match backend.weight == backend.configured_weight {
+    let weight = match backend.weight == backend.configured_weight {
         true => backend.weight.to_string(),
         false => format!("{} of {}", backend.weight, backend.configured_weight),
-    }
+    };
+    if backend.backup { format!("{weight}, backup") } else { weight }
 }
 
 fn peers(peers: &[Peer], colour: bool) -> String {

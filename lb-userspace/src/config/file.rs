@@ -156,6 +156,7 @@ pub(super) struct Service {
     pub affinity: Value<String>,
     pub rate_limit: Value<RateLimit>,
     pub quic: Value<Quic>,
+    pub panic_below: Value<i64>,
     pub check: Value<Check>,
     #[serde(default)]
     pub backend: Vec<Spanned<Backend>>,
@@ -188,6 +189,9 @@ pub(super) struct Check {
     pub ca_file: Value<String>,
     pub verify: Value<bool>,
     pub command: List<String>,
+    pub query: Value<String>,
+    pub record: Value<String>,
+    pub grpc_service: Value<String>,
     pub port: Value<i64>,
     pub interval: Value<String>,
     pub timeout: Value<String>,
@@ -203,6 +207,7 @@ pub(super) struct Backend {
     pub address: Value<BackendAddress>,
     pub port: Value<i64>,
     pub weight: Value<i64>,
+    pub backup: Value<bool>,
     pub quic_server_id: Value<String>,
 }
 

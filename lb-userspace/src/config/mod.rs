@@ -246,6 +246,8 @@ pub struct Service {
     pub forward: Forward,
     /// How its flows are treated.
     pub flows: FlowOptions,
+    /// The share of its backends in percent below which all are used, whatever checks find; 0: never.
+    pub panic_below: u8,
     /// How backends are checked.
     pub check: Check,
     /// In the file's order; names are unique within the service.
@@ -418,6 +420,8 @@ pub struct Backend {
     pub port: u16,
     /// Share of new flows relative to the others; 0 takes none.
     pub weight: u16,
+    /// It gets flows only while no other one is up.
+    pub backup: bool,
     /// What QUIC connection ids call it: the server id, and zeros after it.
     pub quic_server_id: Option<[u8; 8]>,
 }
@@ -462,6 +466,20 @@ pub enum CheckKind {
     Exec {
         /// The program, an absolute path, and its arguments.
         command: Vec<String>,
+    },
+    /// A DNS server has records of a type for a name.
+    Dns {
+        /// The name.
+        query: String,
+        /// The type: `A`, `SOA`.
+        record: &'static str,
+        /// What one of the records contains; any will do when absent.
+        expect: Option<String>,
+    },
+    /// A gRPC server says by grpc.health.v1 that it serves.
+    Grpc {
+        /// The service that is asked for; the whole server when empty.
+        service: String,
     },
     /// A datagram is answered.
     Udp {

@@ -154,9 +154,11 @@ impl Override {
         let health = self.health.or(measured);
         let weight = self.weight(configured);
         match self.state {
+            Admin::Ready if self.health == Some(Health::Down) => Standing { health, weight: 0 },
             Admin::Ready => Standing { health, weight },
             Admin::Drain => Standing { health, weight: 0 },
-            Admin::Maint => Standing { health: Some(Health::Down), weight },
+            // Without a weight: it is not to be used, even in a panic.
+            Admin::Maint => Standing { health: Some(Health::Down), weight: 0 },
         }
     }
 

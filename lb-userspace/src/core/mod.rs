@@ -11,6 +11,7 @@ pub mod nat_ports;
 pub mod numbers;
 pub mod peers;
 pub mod plan;
+pub mod policy;
 pub mod publish;
 pub mod reload;
 pub mod zone;

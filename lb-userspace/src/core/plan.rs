@@ -15,6 +15,7 @@ use super::{
     image::Image,
     maglev::{self, Candidate},
     numbers::Numbers,
+    policy::{self, Member, Mode},
 };
 use crate::config::{self, Config, HashInput, OnBackendDown, Protocol};
 
@@ -107,12 +108,13 @@ pub struct Planner {
     cpus: u32,
     sizes: Tables,
     tables: BTreeMap<PoolId, (Vec<Candidate>, Arc<[u16]>)>,
+    modes: BTreeMap<PoolId, Mode>,
 }
 
 impl Planner {
     /// A planner for these numbers, the cluster's hash key, a number of CPUs and tables of these sizes.
     pub fn new(numbers: Numbers, hash_key: HashKey, cpus: u32, sizes: Tables) -> Planner {
-        Planner { numbers, hash_key, cpus, sizes, tables: BTreeMap::new() }
+        Planner { numbers, hash_key, cpus, sizes, tables: BTreeMap::new(), modes: BTreeMap::new() }
     }
 
     /// The numbers it works with.
@@ -123,7 +125,13 @@ impl Planner {
     /// Works with other numbers from now on; tables of pools that are gone are forgotten.
     pub fn set_numbers(&mut self, numbers: Numbers) {
         self.tables.retain(|pool, _| numbers.pool(pool) != 0);
+        self.modes.retain(|pool, _| numbers.pool(pool) != 0);
         self.numbers = numbers;
+    }
+
+    /// What decided about each pool's new flows in the last image.
+    pub fn modes(&self) -> &BTreeMap<PoolId, Mode> {
+        &self.modes
     }
 
     /// The cluster's hash key.
@@ -138,9 +146,10 @@ impl Planner {
         for (service, pool) in pools(config) {
             let number = self.numbers.pool(&pool);
             let mut candidates = Vec::new();
-            for (backend, id, address) in backends(service, pool.clone()) {
+            let (mode, standings) = standings(service, &pool, situation);
+            self.modes.insert(pool.clone(), mode);
+            for ((backend, id, address), standing) in backends(service, pool.clone()).zip(standings) {
                 let backend_number = self.numbers.backend(&id);
-                let standing = (situation.standing)(&id, backend.weight);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
                 let record = backend_record(service, backend, address, number, standing, known);
                 if let (Some(id), Some(quic)) = (backend.quic_server_id, service.flows.quic) {
@@ -181,6 +190,17 @@ impl Planner {
         self.tables.insert(pool.clone(), (candidates, table.clone()));
         table
     }
+}
+
+/// What counts of each of a pool's backends, and what decided that.
+fn standings(service: &config::Service, pool: &PoolId, situation: &Situation) -> (Mode, Vec<Standing>) {
+    let members: Vec<_> = backends(service, pool.clone())
+        .map(|(backend, id, _)| Member {
+            is_backup: backend.backup,
+            standing: (situation.standing)(&id, backend.weight),
+        })
+        .collect();
+    policy::apply(&members, service.panic_below)
 }
 
 /// IP protocol number.

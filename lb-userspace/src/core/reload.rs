@@ -118,6 +118,7 @@ fn service(old: &Service, new: &Service, title: &str) -> Vec<String> {
     line(values("addresses", &old.addresses, &new.addresses));
     line(values("forward", &old.forward, &new.forward));
     line(values("options", &old.flows, &new.flows));
+    line(values("panic_below", &old.panic_below, &new.panic_below));
     line(values("check", &old.check, &new.check));
     let backends = named(&old.backends, &new.backends, "backend", |backend| &backend.name, backend);
     backends.into_iter().for_each(|change| line(Some(change)));
@@ -132,6 +133,7 @@ fn backend(old: &Backend, new: &Backend, title: &str) -> Vec<String> {
         values("addresses", &old.addresses, &new.addresses),
         values("port", &old.port, &new.port),
         values("weight", &old.weight, &new.weight),
+        values("backup", &old.backup, &new.backup),
         values("quic_server_id", &old.quic_server_id, &new.quic_server_id),
     ];
     changes.into_iter().flatten().map(|change| format!("{title}: {change}")).collect()

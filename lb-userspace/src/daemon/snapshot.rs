@@ -7,7 +7,7 @@ use lb_common::{BackendCounters, Fate, Reason, Trace};
 use super::{nat_ports, state::State};
 use crate::{
     config,
-    core::{health::Checked, ids::BackendId, peers::PeerId, plan},
+    core::{health::Checked, ids::BackendId, peers::PeerId, plan, policy::Mode},
     dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
@@ -121,6 +121,9 @@ fn service(state: &State, service: &config::Service, measured: &Measured, now: I
         .flat_map(|family| plan::backends(service, plan::pool(service, family)))
         .map(|(one, id, address)| backend(state, one, &id, address, measured, now))
         .collect();
+    let modes = plan::families(service)
+        .filter_map(|(_, pool)| Some((pool.family, *state.planner.modes().get(&pool)?)));
+    let unusual = modes.filter(|(_, mode)| *mode != Mode::Ordinary);
     let pools = plan::families(service).map(|(_, pool)| state.planner.numbers().pool(&pool));
     let packets = pools.filter_map(|pool| measured.reasons.get(&pool));
     let packets = packets.fold(vec![0; Reason::COUNT], |all, of_pool| sum(&all, of_pool));
@@ -133,6 +136,7 @@ fn service(state: &State, service: &config::Service, measured: &Measured, now: I
         forward: service.forward,
         flows: backends.iter().map(|backend| backend.flows).sum(),
         packets: Reason::ALL.iter().map(|reason| reason.label().to_owned()).zip(packets).collect(),
+        unusual: unusual.map(|(family, mode)| (family.to_string(), mode.to_string())).collect(),
         backends,
     }
 }
@@ -162,6 +166,7 @@ fn backend(
         last_check: checked.and_then(|checked| last_check(checked, now)),
         weight: set.weight(backend.weight),
         configured_weight: backend.weight,
+        backup: backend.backup,
         slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),
         flows: measured.flows.by_backend.get(&number).copied().unwrap_or(0),

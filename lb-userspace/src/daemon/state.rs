@@ -33,6 +33,7 @@ use crate::{
         nat_ports::NatPorts,
         peers::{PeerId, Peers},
         plan::{self, KnownHop, Planner, Situation},
+        policy::Mode,
         publish::{self, PeerStates, Publication, SelfState},
         zone::Zone,
     },
@@ -408,7 +409,9 @@ impl State {
         let standing =
             |id: &BackendId, configured| self.administration.standing(id, configured, self.backends.get(id));
         let situation = Situation { standing: &standing, hops: &hops };
+        let before = self.planner.modes().clone();
         let desired = self.planner.image(&self.config, &situation);
+        log_modes(&before, self.planner.modes());
         let operations = image::diff(&self.applied, &desired);
         if operations.is_empty() {
             return Ok(());
@@ -480,6 +483,17 @@ fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl st
     match to {
         Health::Up => info!("{what} {id}: {transition}"),
         Health::Down => warn!("{what} {id}: {transition}"),
+    }
+}
+
+/// Says which pools' flows are decided about otherwise than before.
+fn log_modes(before: &BTreeMap<PoolId, Mode>, now: &BTreeMap<PoolId, Mode>) {
+    for (pool, mode) in now {
+        match mode {
+            mode if before.get(pool).copied().unwrap_or_default() == *mode => {}
+            Mode::Ordinary => info!("service {pool}: {mode} again"),
+            Mode::Backups | Mode::Panic { .. } => warn!("service {pool}: {mode}"),
+        }
     }
 }
 

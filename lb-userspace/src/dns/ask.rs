@@ -52,6 +52,9 @@ pub enum AskError {
     /// The zone's name is no DNS name.
     #[error("\"{0}\" is not a zone's name")]
     Zone(String),
+    /// The name or the type is none of DNS.
+    #[error("\"{0}\" is no question")]
+    Question(String),
     /// The peer answered, but not with its health: it serves another zone, for example.
     #[error("{address} does not serve the zone (its answer: {rcode})")]
     Refused {
@@ -84,14 +87,19 @@ pub async fn ask_serves(
 fn query(zone: &str) -> Result<Message<Vec<u8>>, AskError> {
     let bad_name = || AskError::Zone(zone.to_owned());
     let name = Name::<Vec<u8>>::from_str(&format!("{SERVES_LABEL}.{zone}")).map_err(|_| bad_name())?;
-    build_query(&name).map_err(|_| bad_name())
+    build_query(&name, Rtype::TXT, false).map_err(|_| bad_name())
 }
 
-fn build_query(name: &Name<Vec<u8>>) -> Result<Message<Vec<u8>>, PushError> {
+pub(super) fn build_query(
+    name: &Name<Vec<u8>>,
+    rtype: Rtype,
+    recurse: bool,
+) -> Result<Message<Vec<u8>>, PushError> {
     let mut builder = MessageBuilder::new_vec();
     builder.header_mut().set_id(rand::random());
+    builder.header_mut().set_rd(recurse);
     let mut builder = builder.question();
-    builder.push((name, Rtype::TXT))?;
+    builder.push((name, rtype))?;
     let mut builder = builder.additional();
     builder.opt(|opt| {
         opt.set_udp_payload_size(MAX_UDP);
@@ -100,7 +108,11 @@ fn build_query(name: &Name<Vec<u8>>) -> Result<Message<Vec<u8>>, PushError> {
     Ok(builder.into_message())
 }
 
-async fn exchange(address: SocketAddr, query: &Message<Vec<u8>>) -> Result<Message<Vec<u8>>, AskError> {
+/// Over UDP, and again over TCP when the answer does not fit.
+pub(super) async fn exchange(
+    address: SocketAddr,
+    query: &Message<Vec<u8>>,
+) -> Result<Message<Vec<u8>>, AskError> {
     let failed = |source| AskError::Io { address, source };
     let answer = exchange_udp(address, query).await.map_err(failed)?;
     if !answer.header().tc() {

@@ -1,4 +1,4 @@
-//! The embedded DNS server, and the question that one node asks another.
+//! The embedded DNS server, and questions to other servers.
 //!
 //! It decides nothing: it serves the zone that [`crate::core::zone`] describes. The wire format is the
 //! `domain` crate's, named nowhere else.
@@ -7,10 +7,12 @@
 //!   answer nothing before its first checks have finished.
 //! - [`answer`] is the whole protocol as a function from message to message, without sockets.
 //! - [`ask_serves`] asks a peer which pools it serves.
+//! - [`look_up`] asks a backend that is a DNS server.
 
 mod answer;
 mod ask;
 mod counters;
+mod look_up;
 mod request;
 mod server;
 mod tcp;
@@ -18,6 +20,7 @@ mod tcp;
 pub use answer::{Reply, Rotation, Transport, answer};
 pub use ask::{AskError, ask_serves};
 pub use counters::{CounterValues, Counters};
+pub use look_up::{Found, look_up};
 pub use server::{BindError, Protocol, Sockets, bind};
 
 /// Largest UDP message we send, and announce to receive: fits any IPv6 path unfragmented (1280 octets less headers).

@@ -1,6 +1,8 @@
 //! Runs checks of backends and peers. One file per kind; what the results mean is decided in `core`.
 
+mod dns;
 mod exec;
+mod grpc;
 mod http;
 mod runner;
 mod tcp;
@@ -64,6 +66,11 @@ impl Probe {
                 }
             }
             CheckKind::Tls(tls) => tls::check(&endpoints, &mut self.tls, tls, limit).await,
+            CheckKind::Dns { query, record, expect } => {
+                let request = dns::Request { query, record, expect: expect.as_deref() };
+                dns::check(&endpoints, &request, limit).await
+            }
+            CheckKind::Grpc { service } => grpc::check(&endpoints, service, limit).await,
             CheckKind::Exec { command } => exec::check(&endpoints, command, limit).await,
             CheckKind::Udp { send, expect } => {
                 let request = udp::Request { send, expect: expect.as_deref() };

@@ -128,6 +128,16 @@ secret"#,
         r#"usher.toml:7: node: state_file: "state.json" is not an absolute path; write the whole path, such as "/var/lib/usher/state.json""#,
     ),
     (
+        r#"secret_file = "/etc/usher/secret""#,
+        "secret_file = \"/etc/usher/secret\"\npin_dir = \"/sys/fs/bpf/usher.1\"",
+        r#"usher.toml:7: node: pin_dir: has a dot in it, which the BPF file system refuses; use a name without, such as "/sys/fs/bpf/usher""#,
+    ),
+    (
+        r#"secret_file = "/etc/usher/secret""#,
+        "secret_file = \"/etc/usher/secret\"\non_stop = \"leave\"",
+        r#"usher.toml:7: node: on_stop: "leave" is not possible here; use "keep" or "detach""#,
+    ),
+    (
         r#"secret_file = "/etc/usher/secret"
 "#,
         "",

@@ -152,7 +152,7 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
     (
         r#"kind = "http""#,
         r#"kind = "ping""#,
-        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "exec""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "dns" or "grpc" or "exec""#,
     ),
     (
         r#"kind = "http", path = "/healthz""#,
@@ -168,6 +168,31 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
         r#"kind = "http""#,
         r#"kind = "http", command = ["/bin/true"]"#,
         r#"usher.toml:24: service "web": check: command: means nothing to a check of kind "http"; set kind = "exec", or remove it"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "dns""#,
+        r#"usher.toml:24: service "web": check: query: is missing; set query = "www.example.test" to a name that the backend answers"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "dns", query = "www.example.test", record = "AAA""#,
+        r#"usher.toml:24: service "web": check: record: "AAA" is not possible here; did you mean "AAAA"?"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "http", query = "www.example.test""#,
+        r#"usher.toml:24: service "web": check: query: means nothing to a check of kind "http"; set kind = "dns", or remove it"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "grpc", grpc_service = "shop orders""#,
+        r#"usher.toml:24: service "web": check: grpc_service: is not the name of a gRPC service; write its package and name, such as "shop.Orders", or "" for the whole server"#,
+    ),
+    (
+        r#"forward = "nat""#,
+        "forward = \"nat\"\npanic_below = 101",
+        r#"usher.toml:24: service "web": panic_below: 101 is more than 100; use a share in percent, such as 50; 0 for never"#,
     ),
     (
         r#"kind = "http""#,

@@ -21,6 +21,7 @@ mod nodes;
 mod observe;
 mod own_traffic;
 mod path_mtu;
+mod policies;
 mod quic;
 mod reload;
 mod servers;
@@ -106,6 +107,8 @@ const NAT: &[(&str, Body)] = &checks![
     reload::service_is_added_and_removed_by_reload,
     reload::what_cannot_be_reloaded_is_refused_with_the_reason,
     reload::signal_reloads_and_the_log_says_what,
+    policies::backup_serves_only_while_nobody_else_does,
+    policies::in_a_panic_all_are_used,
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
     servers::what_was_set_outlives_the_daemon,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,

@@ -46,7 +46,7 @@ impl<'a> Written<'a> {
     }
 
     /// The ordinary text with something else after a line, in the service `web`.
-    fn with_after(&self, line: &str, more: &str) -> Result<String> {
+    pub(crate) fn with_after(&self, line: &str, more: &str) -> Result<String> {
         let web = self.ordinary.find("name = \"web\"").context("no service web")?;
         let at =
             web + self.ordinary[web..].find(line).with_context(|| format!("no line {line}"))? + line.len();

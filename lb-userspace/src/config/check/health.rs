@@ -69,6 +69,9 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
     let ca_file = reader.optional(&key, "ca_file", section.ca_file);
     let verify = reader.optional(&key, "verify", section.verify);
     let command = reader.list(&key, "command", section.command, String::clone);
+    let query = reader.optional(&key, "query", section.query);
+    let record = reader.optional(&key, "record", section.record);
+    let grpc_service = reader.optional(&key, "grpc_service", section.grpc_service);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
         return Check { kind: CheckKind::Tcp, port, timing };
@@ -79,11 +82,14 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
         ("path", path.is_some(), &[Kind::Http, Kind::Https][..]),
         ("host", host.is_some(), &[Kind::Http, Kind::Https]),
         ("send", send.is_some(), &[Kind::Udp]),
-        ("expect", expect.is_some(), &[Kind::Http, Kind::Https, Kind::Udp]),
+        ("expect", expect.is_some(), &[Kind::Http, Kind::Https, Kind::Udp, Kind::Dns]),
         ("server_name", server_name.is_some(), &[Kind::Https, Kind::Tls]),
         ("ca_file", ca_file.is_some(), &[Kind::Https, Kind::Tls]),
         ("verify", verify.is_some(), &[Kind::Https, Kind::Tls]),
         ("command", command.is_some(), &[Kind::Exec]),
+        ("query", query.is_some(), &[Kind::Dns]),
+        ("record", record.is_some(), &[Kind::Dns]),
+        ("grpc_service", grpc_service.is_some(), &[Kind::Grpc]),
     ];
     for (name, _, theirs) in written.iter().filter(|(_, written, theirs)| *written && !theirs.contains(&kind))
     {
@@ -101,6 +107,10 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
             host,
             expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
             tls,
+        },
+        (Kind::Dns, _) => dns(reader, &key, query, record, expect),
+        (Kind::Grpc, _) => CheckKind::Grpc {
+            service: grpc_service.map_or_else(String::new, |field| grpc_name(reader, field)),
         },
         (Kind::Exec, _) => CheckKind::Exec { command: exec(reader, &key, command) },
         (Kind::Udp, _) => CheckKind::Udp {
@@ -126,11 +136,14 @@ enum Kind {
     Https,
     Tls,
     Udp,
+    Dns,
+    Grpc,
     Exec,
 }
 
 impl Kind {
-    const ALL: [Kind; 6] = [Kind::Tcp, Kind::Http, Kind::Https, Kind::Tls, Kind::Udp, Kind::Exec];
+    const ALL: [Kind; 8] =
+        [Kind::Tcp, Kind::Http, Kind::Https, Kind::Tls, Kind::Udp, Kind::Dns, Kind::Grpc, Kind::Exec];
 
     fn name(self) -> &'static str {
         match self {
@@ -139,6 +152,8 @@ impl Kind {
             Kind::Https => "https",
             Kind::Tls => "tls",
             Kind::Udp => "udp",
+            Kind::Dns => "dns",
+            Kind::Grpc => "grpc",
             Kind::Exec => "exec",
         }
     }
@@ -168,6 +183,45 @@ fn tls(
         ca_file,
         verify,
     }
+}
+
+/// Types of records that a server can be asked for, the usual one first.
+const RECORDS: [&str; 10] = ["A", "AAAA", "CNAME", "MX", "NS", "PTR", "SOA", "SRV", "TXT", "CAA"];
+
+/// A question, and what is expected of the answer.
+fn dns(
+    reader: &mut Reader<'_>,
+    key: &Key,
+    query: Option<Field<String>>,
+    record: Option<Field<String>>,
+    expect: Option<Field<String>>,
+) -> CheckKind {
+    const EXAMPLE: &str = "www.example.test";
+    let query = match query {
+        Some(query) => reader.dns_name(&query, EXAMPLE),
+        None => {
+            let mend = format!("set query = \"{EXAMPLE}\" to a name that the backend answers");
+            reader.refuse(&key.child("query"), "is missing", mend);
+            None
+        }
+    };
+    let record = record.and_then(|record| reader.choice(&record, &RECORDS.map(|name| (name, name))));
+    CheckKind::Dns {
+        query: query.map_or_else(String::new, |query| query.to_string()),
+        record: record.unwrap_or(RECORDS[0]),
+        expect: expect.map(|expect| expect.value),
+    }
+}
+
+/// As protocol buffers name it: `package.Service`.
+fn grpc_name(reader: &mut Reader<'_>, field: Field<String>) -> String {
+    const LONGEST: usize = 255;
+    let good = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '_' | '-' | '/');
+    if field.value.len() > LONGEST || !field.value.chars().all(good) {
+        let mend = "write its package and name, such as \"shop.Orders\", or \"\" for the whole server";
+        reader.refuse(&field.key, "is not the name of a gRPC service", mend);
+    }
+    field.value
 }
 
 /// A program and its arguments.

@@ -82,6 +82,9 @@ fn service_of(
              the backend's health: check = { kind = \"tcp\", port = … }",
         );
     }
+    let panic_below = reader.optional(&key, "panic_below", service.panic_below).map_or(Some(0), |share| {
+        reader.whole(&share, 0..=100, "use a share in percent, such as 50; 0 for never")
+    });
     let check = health::check(reader, &key, service.check);
     let backends = backends(reader, &key, service.backend, port, forward, flows.quic);
     Some(Service {
@@ -92,6 +95,7 @@ fn service_of(
         addresses,
         forward: forward?,
         flows,
+        panic_below: panic_below?,
         check,
         backends,
     })
@@ -195,6 +199,7 @@ fn backend_of(
     let weight = reader
         .optional(&key, "weight", backend.weight)
         .map_or(Some(1), |weight| reader.whole(&weight, 0..=65_535, "use a share such as 1 or 100"));
+    let backup = reader.optional(&key, "backup", backend.backup).is_some_and(|backup| backup.value);
     if let Some(port) = port {
         for field in &addresses {
             reader.unique(&mut seen.endpoints, field, (field.value, port));
@@ -207,7 +212,7 @@ fn backend_of(
         let field = reader.take(key.child("quic_server_id"), place);
         reader.unique(&mut seen.server_ids, &field, id);
     }
-    Some(Backend { name: name?, addresses, port: port?, weight: weight?, quic_server_id })
+    Some(Backend { name: name?, addresses, port: port?, weight: weight?, backup, quic_server_id })
 }
 
 /// At most one address per family.

@@ -33,12 +33,14 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         addresses: vips.map(ip).to_vec(),
         forward: Forward::Nat,
         flows: FlowOptions::new(Duration::from_secs(60)),
+        panic_below: 0,
         check: Check { kind: CheckKind::Tcp, port: None, timing },
         backends: vec![Backend {
             name: "backend1".into(),
             addresses: families.iter().copied().map(ip).collect(),
             port,
             weight: 1,
+            backup: false,
             quic_server_id: None,
         }],
     };

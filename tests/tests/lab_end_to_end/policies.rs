@@ -1,0 +1,86 @@
+//! Who gets new flows when few are well: backups, and everybody in a panic.
+
+use anyhow::{Context as _, Result, ensure};
+use usher_lab::{Family, Host, Lab, Tally, until};
+
+use crate::{
+    reload::Written,
+    support::{RECOVERY, backends, expect_equal, status, wait_health},
+};
+
+/// Requests that must all succeed.
+const REQUESTS: usize = 60;
+
+/// A backup gets nothing while another backend is up, and everything when none is; then nothing again.
+pub(crate) fn backup_serves_only_while_nobody_else_does(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    for node in &written {
+        node.reload(&node.with_after("name = \"backend3\"", "backup = true")?)?;
+    }
+    expect_slots(lab, [true, true, false])?;
+    ensure!(status_page(lab)?.contains("1, backup"), "{}", status_page(lab)?);
+    let tally = lab.fetch(Family::V4, REQUESTS)?;
+    expect_used(&tally, &["backend1", "backend2"])?;
+
+    for backend in [1, 2] {
+        lab.kill_backend(backend)?;
+        wait_health(lab, backend, "down", std::time::Instant::now(), RECOVERY)?;
+    }
+    expect_slots(lab, [false, false, true])?;
+    let page = status_page(lab)?;
+    ensure!(page.contains("v4: only backups are up, and get the flows"), "{page}");
+    expect_used(&lab.fetch(Family::V6, REQUESTS)?, &["backend3"])?;
+
+    lab.start_backend(1)?;
+    lab.start_backend(2)?;
+    lab.wait_all_well(RECOVERY)?;
+    expect_slots(lab, [true, true, false])?;
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// With one backend of three up, all are used, and said so; the dead refuse, and that was wanted.
+pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    for node in &written {
+        node.reload(&node.with_after("name = \"web\"", "panic_below = 50")?)?;
+    }
+    lab.kill_backend(1)?;
+    wait_health(lab, 1, "down", std::time::Instant::now(), RECOVERY)?;
+    expect_slots(lab, [false, true, true])?;
+    lab.kill_backend(2)?;
+    wait_health(lab, 2, "down", std::time::Instant::now(), RECOVERY)?;
+    expect_slots(lab, [true; 3])?;
+    let page = status_page(lab)?;
+    let said = "v4: PANIC: only 1 of 3 backends are up, so all are used, whatever checks find";
+    ensure!(page.contains(said), "{page}");
+    lab.start_backend(1)?;
+    lab.start_backend(2)?;
+    lab.wait_all_well(RECOVERY)?;
+    ensure!(!status_page(lab)?.contains("PANIC"), "it goes on");
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// Which backends of the service `web` get new flows, on every node and over both families.
+fn expect_slots(lab: &Lab, expected: [bool; 3]) -> Result<()> {
+    until("the slots are as they should be", RECOVERY, || {
+        for node in 1..=lab.options().nodes {
+            let status = status(lab, node)?;
+            for family in Family::ALL {
+                let of = backends(&status, "web", family)?;
+                let used: Vec<_> = of.iter().map(|backend| backend.slots > 0).collect();
+                expect_equal(&format!("node{node}, {family}"), &used, &expected.to_vec())?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn expect_used(tally: &Tally, expected: &[&str]) -> Result<()> {
+    tally.expect_no_failure()?;
+    let used: Vec<_> = tally.backends.keys().map(String::as_str).collect();
+    expect_equal("backends that answer", &used, &expected.to_vec())
+}
+
+fn status_page(lab: &Lab) -> Result<String> {
+    lab.run(Host::Node(1), &["usher", "status"]).context("status")
+}
