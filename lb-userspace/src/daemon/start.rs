@@ -83,7 +83,7 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
 fn open_pins(node: &Node) -> Result<Option<Pins>, PinError> {
     match Pins::open(&node.pin_dir) {
         Ok(pins) => Ok(Some(pins)),
-        Err(error @ PinError::NotBpffs(_)) => {
+        Err(error @ (PinError::NotBpffs(_) | PinError::NoDirectory { .. })) => {
             let error = &error as &dyn std::error::Error;
             warn!(error, "packets flow only as long as this process lives: a restart ends all connections");
             Ok(None)

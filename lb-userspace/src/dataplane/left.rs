@@ -66,15 +66,16 @@ impl Left {
                 maps.insert(name, map);
             }
         }
-        let Some(settings) = maps.get(map::SETTINGS).map(settings).transpose()?.filter(is_in_use) else {
-            return Ok(None);
-        };
         if let Some(missing) = NEEDED.iter().find(|name| !maps.contains_key(**name)) {
             // Whoever was killed while it pinned its maps has attached nothing yet.
             return match pins.has_links()? {
                 true => Err(PinError::Damaged(pins.map_path(missing)).into()),
                 false => Ok(None),
             };
+        }
+        let settings = settings(found(&maps, map::SETTINGS)?)?;
+        if !is_in_use(&settings) {
+            return Ok(None);
         }
         let image = image(&maps, &settings)?;
         let entries = |name| maps.get(name).map(entries).transpose();

@@ -33,7 +33,16 @@ pub enum PinError {
     /// There is no BPF file system.
     #[error("{dir} is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf", dir = .0.display())]
     NotBpffs(PathBuf),
-    /// A directory or pin cannot be made, read or removed.
+    /// There is one, but not for us.
+    #[error("cannot make {dir}", dir = .dir.display())]
+    NoDirectory {
+        /// The directory.
+        dir: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory or pin cannot be pinned, opened, read or removed.
     #[error("cannot {what} {path}", path = .path.display())]
     File {
         /// What was tried.
@@ -80,7 +89,7 @@ impl Pins {
     /// The directory, which is made if it is not there.
     ///
     /// # Errors
-    /// When it is in no BPF file system, or another version of usher has left something there.
+    /// When it is in no BPF file system, cannot be made, or another version of usher has left something there.
     pub fn open(root: &Path) -> Result<Pins, PinError> {
         if !is_bpffs(root) {
             return Err(PinError::NotBpffs(root.to_owned()));
@@ -91,7 +100,7 @@ impl Pins {
             let dir = pins.own.join(dir);
             let mut builder = DirBuilder::new();
             builder.recursive(true).mode(0o700);
-            builder.create(&dir).map_err(|source| file_error("make", &dir, source))?;
+            builder.create(&dir).map_err(|source| PinError::NoDirectory { dir, source })?;
         }
         for other in layouts(root)?.into_iter().filter(|dir| *dir != pins.own) {
             if !list(&other.join(LINKS))?.is_empty() {

@@ -11,7 +11,7 @@ use usher_lab::{Connections, Family, Host, Lab, NewConnections, until};
 
 use crate::{
     reload::Written,
-    support::{Background, RECOVERY, expect_equal, status, vip},
+    support::{Background, Mounted, RECOVERY, expect_equal, status, vip},
 };
 
 /// Long-lived connections, over both families and to all nodes, and how often each asks something.
@@ -316,31 +316,37 @@ pub(crate) fn what_is_pinned_and_not_whole_goes_on_and_is_not_touched(lab: &Lab)
     lab.start_usher(NODE)
 }
 
-/// It runs as it did before there were pins, and says what that means.
+/// It runs as if there were no pins, and says what that means.
 pub(crate) fn without_a_bpf_file_system_the_data_path_ends_with_the_daemon(lab: &Lab) -> Result<()> {
     let node = Host::Node(NODE);
-    let written = Written::of(lab, NODE)?;
+    let read_only = Mounted::new("bpf", "ro")?;
+    let elsewhere = lab.node_config(NODE).with_file_name("pins");
     lab.stop_usher(NODE)?;
     lab.run(node, &["usher", "detach"])?;
+    for (dir, said) in [
+        (elsewhere, "pins is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf"),
+        (read_only.path().join("usher"), "Read-only file system"),
+    ] {
+        ends_with_the_daemon(lab, &dir, said)?;
+    }
+    lab.start_usher(NODE)
+}
+
+fn ends_with_the_daemon(lab: &Lab, pin_dir: &Path, complaint: &str) -> Result<()> {
+    let written = Written::of(lab, NODE)?;
     let line = written.ordinary.lines().find(|line| line.starts_with("pin_dir")).context("no pin_dir")?;
-    fs::write(
-        lab.node_config(NODE),
-        written.ordinary.replace(line, "pin_dir = \"/run/usher-lab/node1/pins\""),
-    )?;
-    let usher = Background::start(lab, node, &["usher", "run"])?;
+    let other = written.ordinary.replace(line, &format!("pin_dir = \"{}\"", pin_dir.display()));
+    fs::write(lab.node_config(NODE), other)?;
+    let usher = Background::start(lab, Host::Node(NODE), &["usher", "run"])?;
     lab.wait_all_well(RECOVERY)?;
     ensure!(!programs(lab)?.is_empty(), "nothing is attached");
     usher.signal("TERM")?;
     let (code, _, log) = usher.finish(Duration::from_secs(10))?;
     expect_equal("exit code", &code, &Some(0))?;
-    for said in [
-        "/run/usher-lab/node1/pins is not in a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf",
-        "packets flow only as long as this process lives",
-        "this node withdraws its addresses",
-    ] {
+    for said in
+        [complaint, "packets flow only as long as this process lives", "this node withdraws its addresses"]
+    {
         ensure!(log.contains(said), "no `{said}` in {log}");
     }
-    expect_equal("programs afterwards", &programs(lab)?, &vec![])?;
-    drop(written);
-    lab.start_usher(NODE)
+    expect_equal("programs afterwards", &programs(lab)?, &vec![])
 }

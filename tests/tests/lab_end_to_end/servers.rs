@@ -1,16 +1,11 @@
 //! Backends that an administrator drains, takes out for maintenance and weighs anew.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
 use usher_lab::{Connections, Family, Host, Lab, Tally};
 
-use crate::support::{RECOVERY, expect_equal, service, status};
+use crate::support::{Mounted, RECOVERY, expect_equal, service, status};
 
 /// The backend that it is done to.
 const DRAINED: u8 = 2;
@@ -125,41 +120,19 @@ pub(crate) fn what_was_set_outlives_the_daemon(lab: &Lab) -> Result<()> {
 }
 
 fn what_cannot_be_kept_is_in_force_and_said(lab: &Lab) -> Result<()> {
-    let full = Mounted::new("size=4k")?;
-    fs::write(full.0.join("much"), [0; 4_096])?;
-    let read_only = Mounted::new("ro")?;
+    let full = Mounted::new("tmpfs", "size=4k")?;
+    fs::write(full.path().join("much"), [0; 4_096])?;
+    let read_only = Mounted::new("tmpfs", "ro")?;
     // Nothing can be made in the first.
     for (folder, why) in [
         (Path::new("/proc/usher"), ""),
-        (&full.0, ": No space left on device"),
-        (&read_only.0, ": Read-only file system"),
+        (full.path(), ": No space left on device"),
+        (read_only.path(), ": Read-only file system"),
     ] {
         cannot_be_kept(lab, &folder.join("state.json"), why)?;
     }
     lab.stop_usher(1)?;
     lab.start_usher(1)
-}
-
-/// A small file system in memory, with an option of its own; removed when dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(option: &str) -> Result<Mounted> {
-        let folder =
-            env::temp_dir().join(format!("usher-{}-{}", std::process::id(), option.replace('=', "-")));
-        fs::create_dir_all(&folder)?;
-        let status =
-            Command::new("mount").args(["-t", "tmpfs", "-o", option, "tmpfs"]).arg(&folder).status()?;
-        ensure!(status.success(), "cannot mount {}", folder.display());
-        Ok(Mounted(folder))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        let _ = fs::remove_dir(&self.0);
-    }
 }
 
 fn cannot_be_kept(lab: &Lab, state_file: &Path, why: &str) -> Result<()> {

@@ -3,7 +3,9 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    env, fs,
     net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -180,6 +182,33 @@ pub(crate) fn growth<K: Ord + Clone>(
     let grown =
         |(key, value): (&K, &u64)| (key.clone(), value.saturating_sub(before.get(key).copied().unwrap_or(0)));
     after.iter().map(grown).collect()
+}
+
+/// An empty file system, mounted with an option of its own; removed when dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts one of a kind: `tmpfs`, `bpf`. Processes that run already may not see it.
+    pub(crate) fn new(kind: &str, option: &str) -> Result<Mounted> {
+        let name = format!("usher-{}-{kind}-{}", std::process::id(), option.replace('=', "-"));
+        let folder = env::temp_dir().join(name);
+        fs::create_dir_all(&folder)?;
+        let status = Command::new("mount").args(["-t", kind, "-o", option, kind]).arg(&folder).status()?;
+        ensure!(status.success(), "cannot mount {}", folder.display());
+        Ok(Mounted(folder))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 /// A command in the background, ended when dropped.
