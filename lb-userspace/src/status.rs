@@ -373,12 +373,7 @@ mod tests {
 
     #[test]
     fn last_check_keeps_fractions_of_a_millisecond() {
-        let result = CheckResult {
-            code: Code::L4Ok,
-            duration: Duration::from_micros(250),
-            detail: String::new(),
-            warning: None,
-        };
+        let result = CheckResult::new(Code::L4Ok, Duration::from_micros(250), "");
         let last = LastCheck::new(&result, Duration::from_secs(2));
         assert_eq!((last.duration_ms, last.ago_ms), (0.25, 2000));
     }

@@ -476,6 +476,8 @@ pub enum CheckKind {
         /// What one of the records contains; any will do when absent.
         expect: Option<String>,
     },
+    /// An agent says how the backend is, in HAProxy's words.
+    Agent,
     /// A gRPC server says by grpc.health.v1 that it serves.
     Grpc {
         /// The service that is asked for; the whole server when empty.

@@ -162,6 +162,16 @@ impl Override {
         }
     }
 
+    /// What holds when the backend itself wants something, too: what an administrator has set has the last word.
+    #[must_use]
+    pub fn over(self, advice: Override) -> Override {
+        Override {
+            state: if self.state == Admin::Ready { advice.state } else { self.state },
+            weight: self.weight.or(advice.weight),
+            health: self.health,
+        }
+    }
+
     /// Its share of new flows as long as it takes any.
     pub fn weight(&self, configured: u16) -> u16 {
         self.weight.unwrap_or(Weight::UNCHANGED).of(configured)
@@ -257,6 +267,15 @@ mod tests {
             assert_eq!(standing(&[weight(text)], UP).1, expected, "{text}");
         }
         assert_eq!(Override::default().changed(weight("5")).changed(weight("100%")), Override::default());
+    }
+
+    #[test]
+    fn an_administrator_has_the_last_word_over_a_backends_agent() {
+        let agent = Override { state: Admin::Drain, weight: Some(Weight::Percent(50)), health: None };
+        assert_eq!(Override::default().over(agent), agent);
+        let set = Override { state: Admin::Maint, weight: Some(Weight::Share(7)), health: DOWN };
+        assert_eq!(set.over(agent), set);
+        assert_eq!(set.over(Override::default()), set);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::admin::Override;
+
 /// What a check found. The names are those that HAProxy's status page uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -82,4 +84,13 @@ pub struct CheckResult {
     pub detail: String,
     /// What will make it fail some day: `its certificate expires in 6 days`.
     pub warning: Option<String>,
+    /// What the backend itself wants, by an agent.
+    pub advice: Option<Override>,
+}
+
+impl CheckResult {
+    /// A result that neither warns nor advises.
+    pub fn new(code: Code, duration: Duration, detail: impl Into<String>) -> CheckResult {
+        CheckResult { code, duration, detail: detail.into(), warning: None, advice: None }
+    }
 }

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Timing,
-    core::check::{CheckResult, Code},
+    core::{
+        admin::Override,
+        check::{CheckResult, Code},
+    },
 };
 
 /// Measured health. What an administrator wants is another type: [`Admin`](super::admin::Admin).
@@ -48,6 +51,8 @@ pub struct Checked {
     presumed: Option<(Health, Instant)>,
     seen: Option<Seen>,
     trouble: Option<Trouble>,
+    /// What the backend itself last wanted.
+    advice: Option<Override>,
 }
 
 /// A check that could not be made here (`SOCKERR`): it says something about this host only.
@@ -77,7 +82,14 @@ pub struct Seen {
 impl Checked {
     /// A thing that has not been checked yet.
     pub fn new(timing: &Timing) -> Checked {
-        Checked { rise: timing.rise, fall: timing.fall, presumed: None, seen: None, trouble: None }
+        Checked {
+            rise: timing.rise,
+            fall: timing.fall,
+            presumed: None,
+            seen: None,
+            trouble: None,
+            advice: None,
+        }
     }
 
     /// A thing that an earlier daemon saw up: it takes `fall` failures in a row to be down.
@@ -96,6 +108,7 @@ impl Checked {
             return None;
         }
         self.trouble = None;
+        self.advice = result.advice.or(self.advice);
         let passed = result.code.passed();
         let in_a_row = match &self.seen {
             Some(seen) if seen.last.code.passed() == passed => seen.in_a_row.saturating_add(1),
@@ -147,6 +160,11 @@ impl Checked {
     pub fn last(&self) -> Option<(&CheckResult, Instant)> {
         let trouble = self.trouble.as_ref().map(|trouble| (&trouble.result, trouble.at));
         trouble.or_else(|| self.seen.as_ref().map(|seen| (&seen.last, seen.last_at)))
+    }
+
+    /// What the backend itself last wanted; an agent that is silent takes nothing back.
+    pub fn advice(&self) -> Option<Override> {
+        self.advice
     }
 
     /// What the latest result warns of.
@@ -220,7 +238,7 @@ mod tests {
 
     fn result(passed: bool) -> CheckResult {
         let (code, detail) = if passed { (Code::L4Ok, "") } else { (Code::L4Con, "Connection refused") };
-        CheckResult { code, duration: Duration::from_millis(1), detail: detail.to_owned(), warning: None }
+        CheckResult::new(code, Duration::from_millis(1), detail)
     }
 
     /// Feeds one result per character (`+` passed, `-` failed) and writes one state per result (`U` or `D`).
@@ -306,12 +324,7 @@ mod tests {
     fn checks_that_cannot_be_made_change_nothing_and_are_known() {
         let now = Instant::now();
         let mut checked = Checked::new(&timing(2, 3));
-        let sockerr = CheckResult {
-            code: Code::Sockerr,
-            duration: Duration::ZERO,
-            detail: "Too many open files here".to_owned(),
-            warning: None,
-        };
+        let sockerr = CheckResult::new(Code::Sockerr, Duration::ZERO, "Too many open files here");
         assert_eq!(checked.observe(&sockerr, now), None);
         assert_eq!((checked.health(), checked.last()), (None, Some((&sockerr, now))));
         for passed in [true, false, false] {

@@ -331,7 +331,7 @@ mod tests {
     }
 
     fn result(code: Code) -> CheckResult {
-        CheckResult { code, duration: Duration::ZERO, detail: String::new(), warning: None }
+        CheckResult::new(code, Duration::ZERO, "")
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     api::Refusal,
     config::Config,
     core::{
-        admin::{Drained, Overrides, Standing},
+        admin::{Drained, Override, Overrides, Standing},
         health::Checked,
         ids::BackendId,
     },
@@ -91,11 +91,6 @@ impl Administration {
         self.behind |= !forgotten.is_empty();
     }
 
-    /// What was set for backends.
-    pub(super) fn servers(&self) -> &Overrides {
-        &self.set.servers
-    }
-
     /// Whether the node is drained, and for how many seconds more, if there is an end.
     pub(super) fn drained(&self) -> Option<Option<u64>> {
         self.set.node.map(|drained| drained.left(unix_seconds()))
@@ -103,8 +98,13 @@ impl Administration {
 
     /// What counts of a backend with this weight in the configuration that checks found like this.
     pub(super) fn standing(&self, id: &BackendId, configured: u16, checked: Option<&Checked>) -> Standing {
+        self.counts(id, checked).standing(configured, checked.and_then(Checked::health))
+    }
+
+    /// What is set for a backend: by administrators and, where they set nothing, by its agent.
+    pub(super) fn counts(&self, id: &BackendId, checked: Option<&Checked>) -> Override {
         let set = self.set.servers.get(&id.pool.service, &id.backend);
-        set.standing(configured, checked.and_then(Checked::health))
+        checked.and_then(Checked::advice).map_or(set, |advice| set.over(advice))
     }
 
     /// Tries again to write the file.

@@ -286,7 +286,7 @@ fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duratio
         }
         Err(error) => (Code::L7Rsp, error.to_string()),
     };
-    CheckResult { code, duration, detail, warning: None }
+    CheckResult::new(code, duration, detail)
 }
 
 #[cfg(test)]

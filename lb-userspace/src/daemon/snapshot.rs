@@ -153,7 +153,7 @@ fn backend(
     let counters = measured.counters.get(&number).copied().unwrap_or_default();
     let checked = state.backends.get(id);
     let next_hop = state.next_hops.get(&address).copied().flatten();
-    let set = state.administration.servers().get(&id.pool.service, &id.backend);
+    let set = state.administration.counts(id, checked);
     status::Backend {
         name: backend.name.to_string(),
         family: id.pool.family,

@@ -162,14 +162,22 @@ impl State {
         let Some(checked) = self.backends.get_mut(&report.id) else { return };
         let was_in_trouble = checked.trouble().is_some();
         let warned_of = checked.warning().map(str::to_owned);
+        let advised = checked.advice();
         let transition = checked.observe(&report.result, Instant::now());
         log_trouble("backend", &report.id, was_in_trouble, checked.trouble());
         if let Some(warning) = checked.warning().filter(|warning| warned_of.as_deref() != Some(*warning)) {
             warn!("backend {}: {warning}", report.id);
         }
-        let Some(transition) = transition else { return };
-        log(transition.to, "backend", &report.id, &transition);
-        self.reconcile();
+        let advice = checked.advice().filter(|_| checked.advice() != advised);
+        if let Some(advice) = advice {
+            info!("backend {}: its agent says: {advice}", report.id);
+        }
+        if let Some(transition) = &transition {
+            log(transition.to, "backend", &report.id, transition);
+        }
+        if transition.is_some() || advice.is_some() {
+            self.reconcile();
+        }
     }
 
     /// Takes the result of a peer's check.

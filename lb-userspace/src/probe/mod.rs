@@ -1,5 +1,6 @@
 //! Runs checks of backends and peers. One file per kind; what the results mean is decided in `core`.
 
+mod agent;
 mod dns;
 mod exec;
 mod grpc;
@@ -24,7 +25,10 @@ pub use self::{
 };
 use crate::{
     config::CheckKind,
-    core::check::{CheckResult, Code},
+    core::{
+        admin::Override,
+        check::{CheckResult, Code},
+    },
 };
 
 /// One check, ready to be run any number of times.
@@ -70,6 +74,7 @@ impl Probe {
                 let request = dns::Request { query, record, expect: expect.as_deref() };
                 dns::check(&endpoints, &request, limit).await
             }
+            CheckKind::Agent => agent::check(&endpoints, limit).await,
             CheckKind::Grpc { service } => grpc::check(&endpoints, service, limit).await,
             CheckKind::Exec { command } => exec::check(&endpoints, command, limit).await,
             CheckKind::Udp { send, expect } => {
@@ -77,8 +82,8 @@ impl Probe {
                 udp::check(&endpoints, &request, limit).await
             }
         };
-        let Finding { code, detail, warning } = finding.unwrap_or_else(|failure| failure);
-        CheckResult { code, duration: start.elapsed(), detail, warning }
+        let Finding { code, detail, warning, advice } = finding.unwrap_or_else(|failure| failure);
+        CheckResult { code, duration: start.elapsed(), detail, warning, advice }
     }
 }
 
@@ -138,11 +143,12 @@ struct Finding {
     code: Code,
     detail: String,
     warning: Option<String>,
+    advice: Option<Override>,
 }
 
 impl Finding {
     fn new(code: Code, detail: impl Into<String>) -> Finding {
-        Finding { code, detail: detail.into(), warning: None }
+        Finding { code, detail: detail.into(), warning: None, advice: None }
     }
 }
 

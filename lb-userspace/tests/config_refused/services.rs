@@ -152,7 +152,7 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
     (
         r#"kind = "http""#,
         r#"kind = "ping""#,
-        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "dns" or "grpc" or "exec""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "dns" or "grpc" or "agent" or "exec""#,
     ),
     (
         r#"kind = "http", path = "/healthz""#,
@@ -178,6 +178,11 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
         r#"kind = "http", path = "/healthz""#,
         r#"kind = "dns", query = "www.example.test", record = "AAA""#,
         r#"usher.toml:24: service "web": check: record: "AAA" is not possible here; did you mean "AAAA"?"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "agent""#,
+        r#"usher.toml:24: service "web": check: port: is missing: an agent has a port of its own; set port = 9000, or where the agent listens"#,
     ),
     (
         r#"kind = "http""#,

@@ -1,11 +1,13 @@
-//! Who gets new flows when few are well: backups, and everybody in a panic.
+//! Who gets new flows: backups, and everybody in a panic, when few are well; and by the word of agents.
+
+use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use usher_lab::{Family, Host, Lab, Tally, until};
 
 use crate::{
     reload::Written,
-    support::{RECOVERY, backends, expect_equal, status, wait_health},
+    support::{Background, RECOVERY, backends, expect_equal, status, wait_health},
 };
 
 /// Requests that must all succeed.
@@ -24,7 +26,7 @@ pub(crate) fn backup_serves_only_while_nobody_else_does(lab: &Lab) -> Result<()>
 
     for backend in [1, 2] {
         lab.kill_backend(backend)?;
-        wait_health(lab, backend, "down", std::time::Instant::now(), RECOVERY)?;
+        wait_health(lab, backend, "down", Instant::now(), RECOVERY)?;
     }
     expect_slots(lab, [false, false, true])?;
     let page = status_page(lab)?;
@@ -45,10 +47,10 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
         node.reload(&node.with_after("name = \"web\"", "panic_below = 50")?)?;
     }
     lab.kill_backend(1)?;
-    wait_health(lab, 1, "down", std::time::Instant::now(), RECOVERY)?;
+    wait_health(lab, 1, "down", Instant::now(), RECOVERY)?;
     expect_slots(lab, [false, true, true])?;
     lab.kill_backend(2)?;
-    wait_health(lab, 2, "down", std::time::Instant::now(), RECOVERY)?;
+    wait_health(lab, 2, "down", Instant::now(), RECOVERY)?;
     expect_slots(lab, [true; 3])?;
     let page = status_page(lab)?;
     let said = "v4: PANIC: only 1 of 3 backends are up, so all are used, whatever checks find";
@@ -58,6 +60,65 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
     lab.wait_all_well(RECOVERY)?;
     ensure!(!status_page(lab)?.contains("PANIC"), "it goes on");
     written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// A server on the backend that answers each connection with what is in a file, as an agent does.
+const AGENT: &str = "use IO::Socket::IP; $SIG{PIPE} = 'IGNORE'; \
+    my $s = IO::Socket::IP->new(LocalHost => '::', LocalPort => 9000, Listen => 9, V6Only => 0, ReuseAddr => 1) or die $@; \
+    while (my $c = $s->accept) { open(my $f, '<', $ARGV[0]); print {$c} <$f>; close $c }";
+
+/// What agents say counts at once; what an administrator says comes first.
+pub(crate) fn agents_words_count_at_once(lab: &Lab) -> Result<()> {
+    let words = |backend: u8| lab.node_config(1).with_file_name(format!("agent{backend}"));
+    let say = |backend: u8, line: &str| fs::write(words(backend), line);
+    let agents: Vec<_> = (1..=lab.options().backends)
+        .map(|backend| {
+            say(backend, "up\n")?;
+            let file = words(backend);
+            Background::start(lab, Host::Backend(backend), &["perl", "-e", AGENT, &file.to_string_lossy()])
+        })
+        .collect::<Result<_>>()?;
+    let written = Written::every(lab)?;
+    for node in &written {
+        let (before, after) = node.ordinary.split_once("\ncheck = ").context("no check")?;
+        let (_, after) = after.split_once('\n').context("no line")?;
+        let check = "{ kind = \"agent\", port = 9000, interval = \"200ms\", rise = 2, fall = 3 }";
+        node.reload(&format!("{before}\ncheck = {check}\n{after}"))?;
+    }
+    lab.wait_all_well(RECOVERY)?;
+    expect_slots(lab, [true; 3])?;
+    let shown = |what: &str| {
+        until(&format!("status shows {what}"), RECOVERY, || {
+            let page = status_page(lab)?;
+            ensure!(page.contains(what), "{page}");
+            Ok(())
+        })
+    };
+    say(2, "drain # until Friday\n")?;
+    expect_slots(lab, [true, false, true])?;
+    shown("L7OK drain # until Friday")?;
+    say(2, "ready up\n")?;
+    expect_slots(lab, [true; 3])?;
+    say(3, "0%\n")?;
+    expect_slots(lab, [true, true, false])?;
+    shown("0 of 1")?;
+    for node in 1..=lab.options().nodes {
+        lab.run(Host::Node(node), &["usher", "server", "set", "web/backend3", "weight", "5"])?;
+    }
+    expect_slots(lab, [true; 3])?;
+    for node in 1..=lab.options().nodes {
+        lab.run(Host::Node(node), &["usher", "server", "set", "web/backend3", "weight", "100%"])?;
+    }
+    say(3, "100%\n")?;
+    say(1, "down # no disk\n")?;
+    expect_slots(lab, [false, true, true])?;
+    shown("L7STS down # no disk")?;
+    say(1, "up\n")?;
+    lab.wait_all_well(RECOVERY)?;
+    expect_slots(lab, [true; 3])?;
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))?;
+    drop(agents);
+    lab.wait_all_well(RECOVERY)
 }
 
 /// Which backends of the service `web` get new flows, on every node and over both families.

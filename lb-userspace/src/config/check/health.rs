@@ -109,6 +109,13 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
             tls,
         },
         (Kind::Dns, _) => dns(reader, &key, query, record, expect),
+        (Kind::Agent, _) => {
+            if port.is_none() && reader.sound(&key.child("port")) {
+                let mend = "set port = 9000, or where the agent listens";
+                reader.refuse(&key.child("port"), "is missing: an agent has a port of its own", mend);
+            }
+            CheckKind::Agent
+        }
         (Kind::Grpc, _) => CheckKind::Grpc {
             service: grpc_service.map_or_else(String::new, |field| grpc_name(reader, field)),
         },
@@ -138,12 +145,22 @@ enum Kind {
     Udp,
     Dns,
     Grpc,
+    Agent,
     Exec,
 }
 
 impl Kind {
-    const ALL: [Kind; 8] =
-        [Kind::Tcp, Kind::Http, Kind::Https, Kind::Tls, Kind::Udp, Kind::Dns, Kind::Grpc, Kind::Exec];
+    const ALL: [Kind; 9] = [
+        Kind::Tcp,
+        Kind::Http,
+        Kind::Https,
+        Kind::Tls,
+        Kind::Udp,
+        Kind::Dns,
+        Kind::Grpc,
+        Kind::Agent,
+        Kind::Exec,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -154,6 +171,7 @@ impl Kind {
             Kind::Udp => "udp",
             Kind::Dns => "dns",
             Kind::Grpc => "grpc",
+            Kind::Agent => "agent",
             Kind::Exec => "exec",
         }
     }
