@@ -34,7 +34,9 @@ fn kept_and_new_inputs_of_packet_hold_and_reach_most_of_the_data_path() {
         assert!(inputs.len() > 10, "only {} inputs", inputs.len());
         run(&inputs, |data| fuzz::packet(data).into_iter().for_each(|reason| counts[reason as usize] += 1));
     }
-    let missed: Vec<_> = Reason::ALL.iter().filter(|reason| counts[**reason as usize] == 0).collect();
+    // A record is busy only while another CPU writes it, and inputs run on one.
+    let wanted = Reason::ALL.iter().filter(|reason| **reason != Reason::NatBusy);
+    let missed: Vec<_> = wanted.filter(|reason| counts[**reason as usize] == 0).collect();
     println!("reasons that no input ends with: {missed:?}");
     for reason in [Reason::Nat, Reason::NatReply, Reason::DsrL2, Reason::NotService, Reason::Malformed] {
         assert!(!missed.contains(&&reason), "no input ends with {reason:?}");
