@@ -64,6 +64,8 @@ pub struct Dataplane {
     pub(super) services: Arc<ServiceTable>,
     /// Where maps and links are pinned; `None`: they are not.
     pub(super) pins: Option<Pins>,
+    /// It has been told what to do, now or by an earlier daemon: else nothing of it is left when it is dropped.
+    pub(super) in_use: bool,
     sizes: Sizes,
 }
 
@@ -84,19 +86,21 @@ impl Dataplane {
         sizes: Sizes,
         features: Features,
     ) -> Result<Dataplane, DataplaneError> {
+        let in_use = left.is_some();
         let (sizes, maps) = match left {
             Some(left) => left.fit(sizes)?,
             None => (sizes, left::Maps::new()),
         };
         let mut dataplane = Dataplane::load_with_clock(sizes, features, clock::jiffy(), maps)?;
+        dataplane.in_use = in_use;
         let program = dataplane.program_id()?;
+        let pins = dataplane.pins.insert(pins).clone();
         let kept: Vec<_> = left::kept().collect();
         for (name, pin) in &kept {
             pins.set_map(pin, dataplane.maps.get(name)?)?;
         }
         pins.keep_maps(&kept.into_iter().map(|(_, pin)| pin).collect::<Vec<_>>())?;
         pins.add_programs(program, dataplane.programs.next())?;
-        dataplane.pins = Some(pins);
         Ok(dataplane)
     }
 
@@ -126,6 +130,7 @@ impl Dataplane {
             service_count,
             services,
             pins: None,
+            in_use: false,
             sizes,
         })
     }
@@ -144,5 +149,18 @@ impl Dataplane {
     /// The id under which the kernel knows the program that is attached.
     pub fn program_id(&self) -> Result<u32, DataplaneError> {
         self.programs.id()
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        if self.in_use {
+            return;
+        }
+        // A start that failed.
+        if let Err(error) = self.unpin() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what was pinned stays; `usher detach` removes it");
+        }
     }
 }

@@ -43,7 +43,11 @@ impl Dataplane {
 
     fn apply_one(&mut self, operation: &Operation) -> Result<(), DataplaneError> {
         match operation {
-            Operation::SetSettings(settings) => self.set_element(map::SETTINGS, 0, **settings),
+            Operation::SetSettings(settings) => {
+                self.set_element(map::SETTINGS, 0, **settings)?;
+                self.in_use = true;
+                Ok(())
+            }
             Operation::SetBackend(number, backend) => {
                 self.set_element(map::BACKENDS, u32::from(*number), *backend)
             }

@@ -286,6 +286,28 @@ pub(crate) fn detach_removes_what_a_daemon_has_left(lab: &Lab) -> Result<()> {
     lab.start_usher(NODE)
 }
 
+/// Another program has an interface: the start fails, and nothing of it stays, not even in memory.
+pub(crate) fn start_that_fails_leaves_nothing(lab: &Lab) -> Result<()> {
+    let node = Host::Node(NODE);
+    lab.stop_usher(NODE)?;
+    lab.run(node, &["usher", "detach"])?;
+    // The one that the switch has: it does nothing.
+    let attach = ["ip", "link", "set", "back", "xdpdrv", "obj", "/run/usher-lab/pass.o", "sec", PASS];
+    lab.run(node, &attach)?;
+    let refused = lab.output(node, &["usher", "run"])?;
+    ensure!(
+        refused.code == Some(1) && refused.stderr.contains("back has another XDP program already"),
+        "{refused:?}"
+    );
+    expect_equal("programs", &programs(lab)?.len(), &1)?;
+    ensure!(!lab.pin_dir(NODE).exists(), "{} is left", lab.pin_dir(NODE).display());
+    lab.run(node, &["ip", "link", "set", "back", "xdpdrv", "off"])?;
+    lab.start_usher(NODE)
+}
+
+/// The section of that program.
+const PASS: &str = "xdp";
+
 /// What cannot be taken over is left alone, with the way out.
 pub(crate) fn what_is_pinned_and_not_whole_goes_on_and_is_not_touched(lab: &Lab) -> Result<()> {
     let node = Host::Node(NODE);

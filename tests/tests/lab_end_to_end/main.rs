@@ -119,6 +119,7 @@ const NAT: &[(&str, Body)] = &checks![
     lifecycle::node_without_a_daemon_serves_and_leaves_dns_after_the_grace,
     lifecycle::interface_that_is_made_anew_gets_its_program_again,
     lifecycle::detach_removes_what_a_daemon_has_left,
+    lifecycle::start_that_fails_leaves_nothing,
     lifecycle::what_is_pinned_and_not_whole_goes_on_and_is_not_touched,
     lifecycle::without_a_bpf_file_system_the_data_path_ends_with_the_daemon,
     nodes::second_usher_on_the_same_socket_is_refused,
