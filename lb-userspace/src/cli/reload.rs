@@ -16,7 +16,8 @@ use crate::{
 /// of what stays is lost: health, counters, what `usher server` set and what `usher deny` added are kept. SIGHUP does the
 /// same, and says so in the log.
 ///
-/// Some settings need a restart, such as interfaces, the size of the flow table and NAT addresses; the command names them.
+/// Some settings need a restart, such as interfaces and NAT addresses, and the size of the flow table needs `usher detach` before
+/// it; the command names them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
