@@ -166,7 +166,11 @@ impl<'a> Stage<'a> {
             Fault::DrainNode(node) => {
                 self.lab.run(Host::Node(node), &["usher", "node", "ready"])?;
             }
-            Fault::CutNode(node) | Fault::SilenceNode(node) => self.lab.heal_node(node)?,
+            Fault::CutNode(node) | Fault::SilenceNode(node) => {
+                self.lab.heal_node(node)?;
+                // Checks that are under way may still be the last of a row that fails.
+                thread::sleep(AFTERWARDS);
+            }
         }
         (self.say)(&format!("{fault:?} is undone"));
         Ok(())
