@@ -154,12 +154,8 @@ fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::R
         true => AttachedMode::Generic,
         false => AttachedMode::Native,
     };
-    let mode = match taken.first().map(mode_of) {
-        None => node.xdp_mode,
-        // All have the same; it cannot change while a program is there.
-        Some(AttachedMode::Native) => XdpMode::Native,
-        Some(AttachedMode::Generic) => XdpMode::Generic,
-    };
+    // All have the same; it cannot change while a program is there.
+    let mode = taken.first().map_or(node.xdp_mode, |name| mode_of(name).into());
     if !matches!(node.xdp_mode, XdpMode::Auto) && mode != node.xdp_mode {
         warn!(
             "[node] xdp_mode stays as it was at the first start; `usher detach` ends that, and all connections"

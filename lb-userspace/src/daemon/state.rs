@@ -23,7 +23,7 @@ use super::{
 use crate::{
     api::{Refusal, Request},
     capture::CaptureQuery,
-    config::{Config, OnStop, Service, XdpMode},
+    config::{Config, OnStop, Service},
     core::{
         admin::Standing,
         check::CheckResult,
@@ -37,7 +37,7 @@ use crate::{
         publish::{self, PeerStates, Publication, SelfState},
         zone::Zone,
     },
-    dataplane::{Attached, AttachedMode, Dataplane, DataplaneError},
+    dataplane::{Attached, Dataplane, DataplaneError},
     dns::Counters,
     net::watch::NextHopTable,
     probe::Report,
@@ -473,12 +473,8 @@ impl State {
 /// Attaches the program to an interface that was made anew. Whether it did; why not is said only if it was `present` before.
 fn attach_again(dataplane: &mut Dataplane, attached: &Attached, index: u32, was_present: bool) -> bool {
     let Attached { interface, mode, .. } = attached;
-    let mode = match mode {
-        AttachedMode::Native => XdpMode::Native,
-        AttachedMode::Generic => XdpMode::Generic,
-    };
     let result = start::expect_index(interface, index)
-        .and_then(|()| Ok(dataplane.attach(std::slice::from_ref(interface), mode)?));
+        .and_then(|()| Ok(dataplane.attach(std::slice::from_ref(interface), (*mode).into())?));
     match &result {
         Ok(_) => info!(interface, index, "the XDP program is attached to the new interface"),
         Err(error) if was_present => warn!("{error:#}; trying again"),

@@ -38,6 +38,16 @@ impl AttachedMode {
     }
 }
 
+impl From<AttachedMode> for XdpMode {
+    /// That mode and no other.
+    fn from(mode: AttachedMode) -> XdpMode {
+        match mode {
+            AttachedMode::Native => XdpMode::Native,
+            AttachedMode::Generic => XdpMode::Generic,
+        }
+    }
+}
+
 /// Attaches a loaded program to all of these interfaces, or to none.
 ///
 /// All get the same mode; with [`XdpMode::Auto`] one interface that refuses native mode makes all of them

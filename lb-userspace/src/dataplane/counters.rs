@@ -20,7 +20,7 @@ impl Dataplane {
     /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
     pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
         let mut sums = vec![0; Reason::COUNT];
-        for service in 0..self.service_count {
+        for service in 0..self.sizes.services {
             let counted = self.reasons_of(service)?;
             sums.iter_mut().zip(counted).for_each(|(sum, count)| *sum += count);
         }

@@ -59,14 +59,12 @@ pub struct Dataplane {
     pub(super) links: Vec<XdpLinkId>,
     pub(super) features: Features,
     pub(super) shared: Arc<SharedTables>,
-    /// Highest service number plus one.
-    pub(super) service_count: u32,
     pub(super) services: Arc<ServiceTable>,
     /// Where maps and links are pinned; `None`: they are not.
     pub(super) pins: Option<Pins>,
     /// It has been told what to do, now or by an earlier daemon: else nothing of it is left when it is dropped.
     pub(super) in_use: bool,
-    sizes: Sizes,
+    pub(super) sizes: Sizes,
 }
 
 impl Dataplane {
@@ -120,14 +118,12 @@ impl Dataplane {
         let places = unsafe { mapped(&maps, map::SERVICES, places_for(sizes.service_bits)) }?;
         let services = Arc::new(ServiceTable::new(places, sizes.service_bits));
         let shared = Arc::new(SharedTables::new(&programs, &maps, sizes, services.clone())?);
-        let service_count = sizes.services;
         Ok(Dataplane {
             maps,
             programs,
             links: Vec::new(),
             features,
             shared,
-            service_count,
             services,
             pins: None,
             in_use: false,

@@ -137,8 +137,9 @@ impl Pins {
         Ok(found)
     }
 
+    /// A map, if it is pinned.
     pub(super) fn map(&self, pin: &str) -> Result<Option<Map>, PinError> {
-        let path = self.own.join(MAPS).join(pin);
+        let path = self.map_path(pin);
         if !path.exists() {
             return Ok(None);
         }

@@ -1,8 +1,6 @@
 //! `grpc`: a gRPC server says by grpc.health.v1 that it serves (the specification:
 //! <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>). Without TLS.
 
-use std::{convert::Infallible, future::pending};
-
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     HeaderMap, Request, StatusCode,
@@ -12,7 +10,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
-use super::{Endpoints, Finding, Limit, tcp};
+use super::{Endpoints, Finding, Limit, exchanged, tcp};
 use crate::core::check::Code;
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -38,19 +36,11 @@ async fn exchange(stream: TcpStream, endpoints: &Endpoints, service: &str) -> Re
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .map_err(|error| no_answer(&error))?;
-    // The connection must be polled while the answer is awaited; why it ended, the answer says.
-    let connection = async {
-        let _ = connection.await;
-        pending::<Infallible>().await
-    };
     let exchange = async {
         let answer = sender.send_request(question(endpoints, service)?).await;
         read(answer.map_err(|error| no_answer(&error))?, service).await
     };
-    tokio::select! {
-        finding = exchange => finding,
-        never = connection => match never {},
-    }
+    exchanged(connection, exchange).await
 }
 
 fn question(endpoints: &Endpoints, service: &str) -> Result<Request<Full<Bytes>>, Finding> {

@@ -1,6 +1,6 @@
 //! `http`: `GET path` is answered with an expected status, on a connection of its own.
 
-use std::{convert::Infallible, error::Error, future::pending, io, ops::RangeInclusive};
+use std::{error::Error, io, ops::RangeInclusive};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::{
@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Endpoints, Finding, Limit, io_detail, tcp, tls};
+use super::{Endpoints, Finding, Limit, exchanged, io_detail, tcp, tls};
 use crate::{config, core::check::Code};
 
 /// Bytes of the body after which the answer is taken for complete.
@@ -66,11 +66,6 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| no_answer(&error))?;
-    // The connection must be polled while the answer is awaited; why it ended, the answer says.
-    let connection = async {
-        let _ = connection.await;
-        pending::<Infallible>().await
-    };
     let exchange = async {
         let answer = sender.send_request(message).await.map_err(|error| no_answer(&error))?;
         judge(answer.status(), request.expect)?;
@@ -78,14 +73,7 @@ where
         read(answer.into_body()).await.map_err(|error| no_answer(&error))?;
         Ok(Finding::new(Code::L7Ok, status))
     };
-    limit
-        .or(Code::L7Tout, async {
-            tokio::select! {
-                finding = exchange => finding,
-                never = connection => match never {},
-            }
-        })
-        .await?
+    limit.or(Code::L7Tout, exchanged(connection, exchange)).await?
 }
 
 fn message(endpoints: &Endpoints, request: &Request<'_>) -> Result<hyper::Request<Empty<Bytes>>, Finding> {

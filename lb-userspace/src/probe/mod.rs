@@ -11,7 +11,10 @@ mod tls;
 mod udp;
 
 use std::{
-    fmt, io,
+    convert::Infallible,
+    fmt,
+    future::pending,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -149,6 +152,19 @@ struct Finding {
 impl Finding {
     fn new(code: Code, detail: impl Into<String>) -> Finding {
         Finding { code, detail: detail.into(), warning: None, advice: None }
+    }
+}
+
+/// What an exchange over HTTP comes to. Its connection must be polled while the answer is awaited; why that ended, the answer
+/// says.
+async fn exchanged<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
+    let connection = async {
+        connection.await;
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        result = exchange => result,
+        never = connection => match never {},
     }
 }
 

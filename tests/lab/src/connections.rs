@@ -56,6 +56,16 @@ impl Report {
         ensure!(self.answers >= least, "only {} answers on {connections} connections", self.answers);
         Ok(())
     }
+
+    /// Whether no more broke than those whose backend was taken away.
+    ///
+    /// # Errors
+    /// Tells how all broke.
+    pub fn expect_broken_at_most(&self, its_own: usize) -> Result<()> {
+        let broken = &self.broken;
+        ensure!(broken.len() <= its_own, "{} broke, {its_own} were its: {broken:?}", broken.len());
+        Ok(())
+    }
 }
 
 /// Open connections, in use by threads of their own until [`Connections::finish`].

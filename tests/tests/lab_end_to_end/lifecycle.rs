@@ -194,14 +194,7 @@ pub(crate) fn d47_restart_follows_the_file(lab: &Lab) -> Result<()> {
     ensure!(!used.iter().any(|page| page.starts_with(&victim.to_string())), "it is still used: {used:?}");
     expect_equal("with it again", &restarted(&written.ordinary)?, &2)?;
     connections.wait_rounds(1)?;
-    let report = connections.finish()?;
-    ensure!(
-        report.broken.len() <= its_own,
-        "{} broke, {its_own} were its: {:?}",
-        report.broken.len(),
-        report.broken
-    );
-    Ok(())
+    connections.finish()?.expect_broken_at_most(its_own)
 }
 
 /// The grace of peers in this check.

@@ -145,14 +145,7 @@ pub(crate) fn d41_d45_backend_leaves_a_service_and_returns_by_reload(lab: &Lab) 
         tally.expect_no_failure()?;
     }
     connections.wait_rounds(1)?;
-    let report = connections.finish()?;
-    ensure!(
-        report.broken.len() <= its_own,
-        "{} broke, {its_own} were its: {:?}",
-        report.broken.len(),
-        report.broken
-    );
-    Ok(())
+    connections.finish()?.expect_broken_at_most(its_own)
 }
 
 /// A service comes and goes; its clients are served, and then refused by the host.
