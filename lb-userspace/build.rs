@@ -11,8 +11,11 @@ use std::{
 /// Where `cargo xtask build-ebpf` leaves them, from the workspace's root.
 const FOLDER: &str = "target/ebpf/bpfel-unknown-none/release";
 /// Each object, and the variable that names another file instead.
-const OBJECTS: &[(&str, &str)] =
-    &[("usher-xdp", "USHER_EBPF_OBJECT"), ("usher-backend", "USHER_BACKEND_EBPF_OBJECT")];
+const OBJECTS: &[(&str, &str)] = &[
+    ("usher-xdp", "USHER_EBPF_OBJECT"),
+    ("usher-backend", "USHER_BACKEND_EBPF_OBJECT"),
+    ("usher-check", "USHER_CHECK_EBPF_OBJECT"),
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for (name, variable) in OBJECTS {

@@ -11,6 +11,7 @@ pub mod backend;
 pub mod bench;
 pub mod budget;
 pub mod capture;
+pub mod check_path;
 pub mod chunk;
 pub mod constants;
 pub mod decap;

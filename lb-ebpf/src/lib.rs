@@ -32,7 +32,7 @@ pub mod select;
 pub mod tables;
 mod tags;
 mod translate;
-mod tunnel;
+pub mod tunnel;
 
 use lb_common::{Address, Fate, Features, Forward, Handoff, Hop, Reason, ServiceKey, Trace};
 

@@ -30,15 +30,16 @@ pub const IPIP: Tunnel = Tunnel { udp: 0 };
 /// GUE version 1 (draft-ietf-intarea-gue section 4): the IP packet follows the UDP header.
 pub const GUE: Tunnel = Tunnel { udp: UdpHdr::LEN };
 
-/// IP protocol numbers of packets in packets.
-const IPV4_IN_IP: u8 = 4;
-const IPV6_IN_IP: u8 = 41;
+/// IP protocol number of IPv4 packets in packets.
+pub const IPV4_IN_IP: u8 = 4;
+/// IP protocol number of IPv6 packets in packets.
+pub const IPV6_IN_IP: u8 = 41;
 
 /// Hops that the outer packet has to live.
 const HOPS: u8 = 64;
 
 /// "Don't fragment" (bit 14 of the flags and fragment offset, RFC 791 section 3.1).
-const DONT_FRAGMENT: u16 = 0x4000;
+pub const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Every IPv6 link takes packets of this length (RFC 8200 section 5), and no host sends shorter ones when
 /// told to.

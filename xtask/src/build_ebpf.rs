@@ -15,8 +15,8 @@ use crate::{places, run, setup, toolchain::Toolchain};
 const PANIC_SYMBOLS: &[&str] =
     &["panicking", "rust_begin_unwind", "unwrap_failed", "expect_failed", "slice_index"];
 
-/// The data path, the programs that measure it, and what runs on backend hosts.
-pub(crate) const OBJECTS: &[&str] = &["usher-xdp", "usher-bench", "usher-backend"];
+/// The data path, the programs that measure it, what runs on backend hosts, and what takes checks along the data path.
+pub(crate) const OBJECTS: &[&str] = &["usher-xdp", "usher-bench", "usher-backend", "usher-check"];
 
 /// The map through which aya-log tells of every packet: no object for use may have it.
 const LOGS: &str = "AYA_LOGS";

@@ -192,6 +192,7 @@ pub(super) struct Check {
     pub query: Value<String>,
     pub record: Value<String>,
     pub grpc_service: Value<String>,
+    pub aim: Value<String>,
     pub port: Value<i64>,
     pub interval: Value<String>,
     pub timeout: Value<String>,

@@ -440,8 +440,19 @@ pub struct Check {
     pub kind: CheckKind,
     /// Another port than the backend's.
     pub port: Option<u16>,
+    /// What it is aimed at.
+    pub aim: Aim,
     /// When, how long, how often.
     pub timing: Timing,
+}
+
+/// What a check is aimed at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aim {
+    /// The service's addresses, in the way that clients' packets go to the backend.
+    Vip,
+    /// The backend's address.
+    Address,
 }
 
 /// The kinds of check.
@@ -490,6 +501,14 @@ pub enum CheckKind {
         /// What the answer contains; any answer when absent.
         expect: Option<String>,
     },
+}
+
+impl CheckKind {
+    /// Whether the data path can take such checks to the service's address: an agent is another server, and a command does
+    /// what it likes.
+    pub fn may_aim_at_vip(&self) -> bool {
+        !matches!(self, CheckKind::Agent | CheckKind::Exec { .. })
+    }
 }
 
 /// What is expected of a backend's certificate.

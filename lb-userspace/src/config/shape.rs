@@ -225,6 +225,7 @@ const FORMS: &[(&str, &str)] = &[
     ("interfaces", "a list of names, such as [\"eth0\"]"),
     ("panic_below", "a share in percent without quotes, such as 50"),
     ("backup", "true or false"),
+    ("aim", "\"vip\" or \"address\""),
     ("grpc_service", "a name in quotes, such as \"shop.Orders\""),
     ("query", "a DNS name in quotes, such as \"www.example.test\""),
     ("record", "a type in quotes, such as \"A\" or \"SOA\""),

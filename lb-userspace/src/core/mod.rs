@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod check;
+pub mod check_path;
 pub mod deny;
 pub mod health;
 pub mod ids;

@@ -306,7 +306,7 @@ pub fn service_keys(config: &Config) -> u32 {
 
 /// The first address of a family's network from which tunnelled packets come, and which of its last 32 bits are
 /// free.
-fn tunnel_source(config: &Config, family: Family) -> (Address, [u8; 4]) {
+pub(super) fn tunnel_source(config: &Config, family: Family) -> (Address, [u8; 4]) {
     let mut networks = config.tunnel.source.iter();
     let Some(network) = networks.find(|network| Family::of(network.addr()) == family) else {
         return (Address::NONE, [0; 4]);

@@ -6,6 +6,7 @@
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`admin`]: what administrators set for backends.
+//! - [`check_path`]: the programs that take checks along the data path.
 //! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
@@ -23,6 +24,7 @@
 
 mod admin;
 mod capture;
+mod check_path;
 mod deny;
 mod events;
 mod flows;
@@ -55,6 +57,7 @@ use crate::{
     net::{facts, watch::NextHops},
     reload::ReloadQuery,
 };
+use check_path::CheckPrograms;
 use events::{Event, Events, Senders};
 use manager::Manager;
 use probes::{BackendProbes, Running};
@@ -112,6 +115,7 @@ struct Daemon {
     stays: bool,
     /// It leaves because a part is missing.
     failed: bool,
+    check_programs: CheckPrograms,
     backend_probes: BackendProbes,
     peer_probes: Vec<Running>,
     next_hops: NextHops,
@@ -146,8 +150,10 @@ impl Daemon {
         state.learn_hops(&hops.borrow_and_update());
         state.shed_features();
         let (senders, events) = Events::new(hops)?;
+        let mut check_programs = CheckPrograms::default();
+        check_programs.follow(&config);
         let mut backend_probes = BackendProbes::default();
-        backend_probes.follow(&config, &senders.backends);
+        backend_probes.follow(&config, check_programs.ways().as_ref(), &senders.backends);
         let peer_probes = probes::start_peers(&config, &host, state.steering(), &senders.peers);
         let requests = senders.requests.clone();
         info!(node = %config.node.name, "usher runs");
@@ -162,6 +168,7 @@ impl Daemon {
             leave_at: None,
             stays: false,
             failed: false,
+            check_programs,
             backend_probes,
             peer_probes,
             next_hops,
@@ -211,7 +218,10 @@ impl Daemon {
             Event::HangUp => self.prepare_reload(Order { query: ReloadQuery::default(), reply: None }),
             Event::Prepared(prepared) => self.reload(*prepared),
             Event::Hops(table) => self.state.learn_hops(&table),
-            Event::Links(reading) => self.state.look_at_interfaces(reading),
+            Event::Links(reading) => {
+                self.state.look_at_interfaces(reading);
+                self.check_programs.follow(&self.state.config);
+            }
             Event::CatchUp => {
                 self.manager.alive();
                 self.state.catch_up();

@@ -10,27 +10,29 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{HashKey, SLOTS, flow};
+use lb_common::{HashKey, SLOTS, check_path::Way, flow};
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
     time::{Instant, sleep_until},
 };
+use tracing::warn;
 
 use crate::{
     config::{
-        Check, CheckKind, Config, Dns, HashInput, Peer, Protocol, Service, Timing,
+        Check, CheckKind, Config, Dns, Forward, HashInput, Peer, Protocol, Service, Timing,
         host::{HostFacts, probe_source},
     },
     core::{
         check::{CheckResult, Code},
-        health,
+        check_path, health,
         ids::{BackendId, Family, PoolId},
         peers::{Judge, PeerId, PortChooser},
         plan,
     },
+    dataplane::Ways,
     dns::{self, AskError},
-    probe::{self, Probe, Report, SourcePort},
+    probe::{self, Probe, Report, SourcePort, Through},
 };
 
 /// A running check of any kind; dropping it ends it.
@@ -59,34 +61,68 @@ pub(super) struct Steering {
 
 /// One check per backend and family.
 #[derive(Default)]
-pub(super) struct BackendProbes(BTreeMap<BackendId, (Check, SocketAddr, Running)>);
+pub(super) struct BackendProbes(BTreeMap<BackendId, (BackendProbe, Running)>);
+
+/// What makes a backend's check what it is.
+#[derive(PartialEq)]
+struct BackendProbe {
+    check: Check,
+    target: SocketAddr,
+    forward: Forward,
+    /// Through the data path; none when it goes to the target as any connection.
+    ways: Vec<Way>,
+}
 
 impl BackendProbes {
-    /// Starts and ends checks as the configuration has it; those that stay as they are go on in their rhythm.
-    pub(super) fn follow(&mut self, config: &Config, reports: &mpsc::Sender<Report<BackendId>>) {
+    /// Starts and ends checks as the configuration has it; those that stay as they are go on in their rhythm. `ways`
+    /// leads through the data path, where that can be.
+    pub(super) fn follow(
+        &mut self,
+        config: &Config,
+        ways: Option<&Ways>,
+        reports: &mpsc::Sender<Report<BackendId>>,
+    ) {
         let mut before = mem::take(&mut self.0);
         let wanted = plan::pools(config)
             .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)));
         for (service, (backend, id, address)) in wanted {
-            let check = &service.check;
-            let target = SocketAddr::new(address, check.port.unwrap_or(backend.port));
-            let running = match before.remove(&id) {
-                Some((was, at, running)) if was == *check && at == target => running,
-                _ => start_backend(id.clone(), check, target, reports),
+            let check = service.check.clone();
+            let wanted = BackendProbe {
+                target: SocketAddr::new(address, check.port.unwrap_or(backend.port)),
+                check,
+                forward: service.forward,
+                ways: ways
+                    .map_or_else(Vec::new, |_| check_path::ways(config, service, id.pool.family, address)),
             };
-            self.0.insert(id, (check.clone(), target, running));
+            let running = match before.remove(&id) {
+                Some((was, running)) if was == wanted => running,
+                _ => start_backend(id.clone(), &wanted, ways, reports),
+            };
+            self.0.insert(id, (wanted, running));
         }
     }
 }
 
 fn start_backend(
     id: BackendId,
-    check: &Check,
-    target: SocketAddr,
+    wanted: &BackendProbe,
+    ways: Option<&Ways>,
     reports: &mpsc::Sender<Report<BackendId>>,
 ) -> Running {
+    let BackendProbe { check, target, forward, ways: aims } = wanted;
     let timing = check.timing;
-    let probe = Probe::new(check.kind.clone(), target, timing.timeout);
+    let mut probe = Probe::new(check.kind.clone(), *target, timing.timeout);
+    if let Some(ways) = ways
+        && let Some(through) = Through::new(ways.clone(), *forward, aims.clone())
+    {
+        probe.through = Some(through);
+        if let (true, Err(error)) = (forward.is_tunnel(), ways.watch(target.ip())) {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "backend {id}: refused tunnel packets are not noticed"
+            );
+        }
+    }
     Running::Probe { _handle: probe::start(id, probe, timing, reports.clone()) }
 }
 

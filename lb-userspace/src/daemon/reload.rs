@@ -113,7 +113,8 @@ impl Daemon {
             .adopt(config.clone(), numbers, denied)
             .map_err(|error| Reloaded::refused([format!("{:#}", anyhow::Error::from(error))]))?;
         self.next_hops.set_destinations(config.destinations());
-        self.backend_probes.follow(&config, &self.senders.backends);
+        self.check_programs.follow(&config);
+        self.backend_probes.follow(&config, self.check_programs.ways().as_ref(), &self.senders.backends);
         // What was sent before may be of a backend that was elsewhere then.
         self.events.forget_backends();
         if peers_differ(&old, &config) {

@@ -2,6 +2,7 @@
 
 mod attach;
 mod capture;
+mod check_path;
 mod chunks;
 mod clock;
 mod counters;
@@ -30,6 +31,7 @@ use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
 pub use attach::{Attached, AttachedMode};
 pub use capture::{Capture, Captured};
+pub use check_path::{CheckPath, Ways};
 pub use decap::{Decapsulator, Unpack, program_name, verdicts_of};
 pub use explain::Query;
 pub use flows::{FlowCounts, NatFlow, SharedTables};
@@ -80,6 +82,15 @@ pub enum DataplaneError {
         interface: String,
         /// `native` or `generic`.
         mode: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: ProgramError,
+    },
+    /// The programs that take checks along the data path could not be attached.
+    #[error("cannot attach the programs for checks to {interface}")]
+    AttachCheck {
+        /// The interface.
+        interface: String,
         /// The kernel's answer.
         #[source]
         source: ProgramError,

@@ -5,7 +5,10 @@ use std::{io, os::fd::AsFd as _, sync::Arc};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use lb_common::{
     Address, Backend, DecapSettings, FragmentKey, FragmentPath, QuicKey, SLOTS_PADDED, Settings, Trace,
-    bench::Plan, capture::Filter, map,
+    bench::Plan,
+    capture::Filter,
+    check_path::{Refusal, Way},
+    map,
 };
 
 use super::{Dataplane, DataplaneError, chunks, object::data, sys};
@@ -22,7 +25,20 @@ macro_rules! pod {
         $(unsafe impl aya::Pod for Pod<$type> {})+
     };
 }
-pod!(Settings, QuicKey, Backend, FragmentKey, FragmentPath, Trace, Filter, Plan, Address, DecapSettings);
+pod!(
+    Settings,
+    QuicKey,
+    Backend,
+    FragmentKey,
+    FragmentPath,
+    Trace,
+    Filter,
+    Plan,
+    Address,
+    DecapSettings,
+    Way,
+    Refusal
+);
 
 impl Dataplane {
     /// Carries out the operations in their order. Runs of Maglev tables are swapped by few system calls.

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd as _, BorrowedFd},
     str::FromStr,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use domain::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::{TcpSocket, UdpSocket},
     time::timeout,
 };
 
@@ -77,7 +78,7 @@ pub async fn ask_serves(
     limit: Duration,
 ) -> Result<BTreeMap<PoolId, bool>, AskError> {
     let query = query(zone)?;
-    match timeout(limit, exchange(address, &query)).await {
+    match timeout(limit, exchange(address, &|_| Ok(()), &query)).await {
         Ok(answer) => read(address, &answer?),
         Err(_) => Err(AskError::Timeout { address, limit }),
     }
@@ -108,17 +109,21 @@ pub(super) fn build_query(
     Ok(builder.into_message())
 }
 
+/// What is done with each socket before it sends.
+pub(super) type Opened<'a> = &'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync);
+
 /// Over UDP, and again over TCP when the answer does not fit.
 pub(super) async fn exchange(
     address: SocketAddr,
+    opened: Opened<'_>,
     query: &Message<Vec<u8>>,
 ) -> Result<Message<Vec<u8>>, AskError> {
     let failed = |source| AskError::Io { address, source };
-    let answer = exchange_udp(address, query).await.map_err(failed)?;
+    let answer = exchange_udp(address, opened, query).await.map_err(failed)?;
     if !answer.header().tc() {
         return Ok(answer);
     }
-    let octets = exchange_tcp(address, query).await.map_err(failed)?;
+    let octets = exchange_tcp(address, opened, query).await.map_err(failed)?;
     match Message::from_octets(octets) {
         Ok(answer) if answer.is_answer(query) && !answer.header().tc() => Ok(answer),
         _ => Err(AskError::Malformed(address)),
@@ -126,10 +131,15 @@ pub(super) async fn exchange(
 }
 
 /// Waits for the answer to this very question; what is not it may come from anybody and is ignored.
-async fn exchange_udp(address: SocketAddr, query: &Message<Vec<u8>>) -> io::Result<Message<Vec<u8>>> {
+async fn exchange_udp(
+    address: SocketAddr,
+    opened: Opened<'_>,
+    query: &Message<Vec<u8>>,
+) -> io::Result<Message<Vec<u8>>> {
     let any: SocketAddr =
         if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).await?;
+    opened(socket.as_fd())?;
     // Connected: only datagrams from the peer arrive, and its host's "port unreachable" is seen.
     socket.connect(address).await?;
     socket.send(query.as_slice()).await?;
@@ -143,8 +153,14 @@ async fn exchange_udp(address: SocketAddr, query: &Message<Vec<u8>>) -> io::Resu
     }
 }
 
-async fn exchange_tcp(address: SocketAddr, query: &Message<Vec<u8>>) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn exchange_tcp(
+    address: SocketAddr,
+    opened: Opened<'_>,
+    query: &Message<Vec<u8>>,
+) -> io::Result<Vec<u8>> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    opened(socket.as_fd())?;
+    let mut stream = socket.connect(address).await?;
     stream.write_all(&frame(query.as_slice())?).await?;
     let len = stream.read_u16().await?;
     let mut octets = vec![0; usize::from(len)];

@@ -13,7 +13,7 @@ use crate::core::{
 const MAX_LINE: u64 = 1_024;
 
 /// Connects and reads a line.
-pub(super) async fn check(endpoints: &Endpoints, limit: Limit) -> Result<Finding, Finding> {
+pub(super) async fn check(endpoints: &Endpoints<'_>, limit: Limit) -> Result<Finding, Finding> {
     let stream = tcp::connect(endpoints, limit).await?;
     let mut line = Vec::new();
     let mut stream = BufReader::new(stream.take(MAX_LINE));

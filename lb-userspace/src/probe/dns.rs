@@ -1,5 +1,7 @@
 //! `dns`: a DNS server has records of a type for a name, and the expected one if that is said.
 
+use std::os::fd::BorrowedFd;
+
 use tokio::time::Instant;
 
 use super::{Endpoints, Finding, Limit, is_local, tcp};
@@ -19,12 +21,13 @@ pub(super) struct Request<'a> {
 
 /// Asks once; over TCP too, if the answer does not fit.
 pub(super) async fn check(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     request: &Request<'_>,
     limit: Limit,
 ) -> Result<Finding, Finding> {
     let left = limit.deadline.saturating_duration_since(Instant::now());
-    let found = look_up(endpoints.target, request.query, request.record, left).await;
+    let opened = |socket: BorrowedFd<'_>| endpoints.open(&socket);
+    let found = look_up(endpoints.target, &opened, request.query, request.record, left).await;
     judge(&found.map_err(|error| no_answer(&error, limit))?, request)
 }
 

@@ -26,7 +26,7 @@ const SHOWN: usize = 200;
 /// Runs the command, which finds the backend's address and port in its environment. When the time is over it is killed,
 /// with all that it has started.
 pub(super) async fn check(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     command: &[String],
     limit: Limit,
 ) -> Result<Finding, Finding> {
@@ -38,7 +38,7 @@ pub(super) async fn check(
     judge(&output)
 }
 
-fn start(endpoints: &Endpoints, command: &[String]) -> io::Result<Child> {
+fn start(endpoints: &Endpoints<'_>, command: &[String]) -> io::Result<Child> {
     let [program, arguments @ ..] = command else { return Err(ErrorKind::InvalidInput.into()) };
     Command::new(program)
         .args(arguments)

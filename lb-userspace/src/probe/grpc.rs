@@ -27,12 +27,16 @@ const NOT_FOUND: &str = "5";
 const UNIMPLEMENTED: &str = "12";
 
 /// Asks how a service is, or the whole server when `service` is empty.
-pub(super) async fn check(endpoints: &Endpoints, service: &str, limit: Limit) -> Result<Finding, Finding> {
+pub(super) async fn check(
+    endpoints: &Endpoints<'_>,
+    service: &str,
+    limit: Limit,
+) -> Result<Finding, Finding> {
     let stream = tcp::connect(endpoints, limit).await?;
     limit.or(Code::L7Tout, exchange(stream, endpoints, service)).await?
 }
 
-async fn exchange(stream: TcpStream, endpoints: &Endpoints, service: &str) -> Result<Finding, Finding> {
+async fn exchange(stream: TcpStream, endpoints: &Endpoints<'_>, service: &str) -> Result<Finding, Finding> {
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .map_err(|error| no_answer(&error))?;
@@ -43,7 +47,7 @@ async fn exchange(stream: TcpStream, endpoints: &Endpoints, service: &str) -> Re
     exchanged(connection, exchange).await
 }
 
-fn question(endpoints: &Endpoints, service: &str) -> Result<Request<Full<Bytes>>, Finding> {
+fn question(endpoints: &Endpoints<'_>, service: &str) -> Result<Request<Full<Bytes>>, Finding> {
     Request::post(format!("http://{}{PATH}", endpoints.target))
         .header("content-type", "application/grpc")
         .header("te", "trailers")

@@ -30,7 +30,7 @@ pub(super) struct Request<'a> {
 
 /// Connects, asks, and reads the answer to its end or `MAX_BODY`.
 pub(super) async fn check(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     request: &Request<'_>,
     limit: Limit,
 ) -> Result<Finding, Finding> {
@@ -40,7 +40,7 @@ pub(super) async fn check(
 
 /// The same over TLS.
 pub(super) async fn check_over_tls(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     request: &Request<'_>,
     client: &mut tls::Client,
     tls: &config::Tls,
@@ -53,7 +53,7 @@ pub(super) async fn check_over_tls(
 
 async fn exchange<S>(
     stream: S,
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     request: &Request<'_>,
     limit: Limit,
 ) -> Result<Finding, Finding>
@@ -76,7 +76,10 @@ where
     limit.or(Code::L7Tout, exchanged(connection, exchange)).await?
 }
 
-fn message(endpoints: &Endpoints, request: &Request<'_>) -> Result<hyper::Request<Empty<Bytes>>, Finding> {
+fn message(
+    endpoints: &Endpoints<'_>,
+    request: &Request<'_>,
+) -> Result<hyper::Request<Empty<Bytes>>, Finding> {
     let target = endpoints.target.to_string();
     hyper::Request::get(request.path)
         .header(header::HOST, request.host.unwrap_or(&target))

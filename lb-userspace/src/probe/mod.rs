@@ -7,6 +7,7 @@ mod grpc;
 mod http;
 mod runner;
 mod tcp;
+mod through;
 mod tls;
 mod udp;
 
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 pub use self::{
     runner::{Handle, Report, start},
+    through::Through,
     tls::Client as TlsClient,
 };
 use crate::{
@@ -45,6 +47,8 @@ pub struct Probe {
     pub source: Option<IpAddr>,
     /// Local port; the kernel's choice when absent.
     pub source_port: Option<SourcePort>,
+    /// The way through the data path; the ordinary one when absent.
+    pub through: Option<Through>,
     /// Limit of the whole check, from the connection to the end of the answer.
     pub timeout: Duration,
     /// What handshakes need; the first one makes it.
@@ -54,39 +58,57 @@ pub struct Probe {
 impl Probe {
     /// A check that leaves from where the kernel likes.
     pub fn new(kind: CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
-        Probe { kind, target, source: None, source_port: None, timeout, tls: TlsClient::default() }
+        let tls = TlsClient::default();
+        Probe { kind, target, source: None, source_port: None, through: None, timeout, tls }
     }
 
     /// Runs the check. Every failure is a result, so there is no error.
     pub async fn run_once(&mut self) -> CheckResult {
         let start = Instant::now();
         let source_port = self.source_port.as_mut().and_then(|choose| choose.0());
-        let endpoints = Endpoints { target: self.target, source: self.source, source_port };
+        let (target, source, through) = (self.target, self.source, self.through.as_ref());
+        let endpoints = Endpoints { target, source, source_port, through };
         let limit = Limit { deadline: start + self.timeout, timeout: self.timeout };
-        let finding = match &self.kind {
-            CheckKind::Tcp => tcp::check(&endpoints, limit).await,
-            CheckKind::Http { path, host, expect, tls } => {
-                let request = http::Request { path, host: host.as_deref(), expect };
-                match tls {
-                    None => http::check(&endpoints, &request, limit).await,
-                    Some(tls) => http::check_over_tls(&endpoints, &request, &mut self.tls, tls, limit).await,
-                }
-            }
-            CheckKind::Tls(tls) => tls::check(&endpoints, &mut self.tls, tls, limit).await,
-            CheckKind::Dns { query, record, expect } => {
-                let request = dns::Request { query, record, expect: expect.as_deref() };
-                dns::check(&endpoints, &request, limit).await
-            }
-            CheckKind::Agent => agent::check(&endpoints, limit).await,
-            CheckKind::Grpc { service } => grpc::check(&endpoints, service, limit).await,
-            CheckKind::Exec { command } => exec::check(&endpoints, command, limit).await,
-            CheckKind::Udp { send, expect } => {
-                let request = udp::Request { send, expect: expect.as_deref() };
-                udp::check(&endpoints, &request, limit).await
-            }
+        let finding = match through {
+            None => find(&self.kind, &endpoints, &mut self.tls, limit).await,
+            Some(through) => through::check(through, &self.kind, &endpoints, &mut self.tls, limit).await,
         };
+        if let Some(through) = &mut self.through {
+            through.ended(finding.is_ok());
+        }
         let Finding { code, detail, warning, advice } = finding.unwrap_or_else(|failure| failure);
         CheckResult { code, duration: start.elapsed(), detail, warning, advice }
+    }
+}
+
+/// Runs a check of any kind.
+async fn find(
+    kind: &CheckKind,
+    endpoints: &Endpoints<'_>,
+    tls_client: &mut TlsClient,
+    limit: Limit,
+) -> Result<Finding, Finding> {
+    match kind {
+        CheckKind::Tcp => tcp::check(endpoints, limit).await,
+        CheckKind::Http { path, host, expect, tls } => {
+            let request = http::Request { path, host: host.as_deref(), expect };
+            match tls {
+                None => http::check(endpoints, &request, limit).await,
+                Some(tls) => http::check_over_tls(endpoints, &request, tls_client, tls, limit).await,
+            }
+        }
+        CheckKind::Tls(tls) => tls::check(endpoints, tls_client, tls, limit).await,
+        CheckKind::Dns { query, record, expect } => {
+            let request = dns::Request { query, record, expect: expect.as_deref() };
+            dns::check(endpoints, &request, limit).await
+        }
+        CheckKind::Agent => agent::check(endpoints, limit).await,
+        CheckKind::Grpc { service } => grpc::check(endpoints, service, limit).await,
+        CheckKind::Exec { command } => exec::check(endpoints, command, limit).await,
+        CheckKind::Udp { send, expect } => {
+            let request = udp::Request { send, expect: expect.as_deref() };
+            udp::check(endpoints, &request, limit).await
+        }
     }
 }
 
@@ -106,14 +128,15 @@ impl fmt::Debug for SourcePort {
     }
 }
 
-/// Both ends of one run's connection.
-struct Endpoints {
+/// Both ends of one run's connection, and the way between.
+struct Endpoints<'a> {
     target: SocketAddr,
     source: Option<IpAddr>,
     source_port: Option<u16>,
+    through: Option<&'a Through>,
 }
 
-impl Endpoints {
+impl Endpoints<'_> {
     /// The address to bind to.
     fn local_address(&self) -> IpAddr {
         let any = match self.target {

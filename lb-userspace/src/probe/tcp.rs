@@ -12,7 +12,7 @@ use super::{Endpoints, Finding, Limit, io_detail, is_local};
 use crate::core::check::Code;
 
 /// Connects and hangs up.
-pub(super) async fn check(endpoints: &Endpoints, limit: Limit) -> Result<Finding, Finding> {
+pub(super) async fn check(endpoints: &Endpoints<'_>, limit: Limit) -> Result<Finding, Finding> {
     connect(endpoints, limit).await?;
     Ok(Finding::new(Code::L4Ok, ""))
 }
@@ -21,18 +21,29 @@ pub(super) async fn check(endpoints: &Endpoints, limit: Limit) -> Result<Finding
 ///
 /// Dropping the stream resets the connection (SO_LINGER 0). A proper close would leave TIME_WAIT on
 /// this side for a minute: at 1,000 checks a second of one target the ports run out before that.
-pub(super) async fn connect(endpoints: &Endpoints, limit: Limit) -> Result<TcpStream, Finding> {
+pub(super) async fn connect(endpoints: &Endpoints<'_>, limit: Limit) -> Result<TcpStream, Finding> {
     let socket = open(endpoints)
         .map_err(|error| Finding::new(Code::Sockerr, format!("{} here", io_detail(&error))))?;
     limit.or(Code::L4Tout, socket.connect(endpoints.target)).await?.map_err(|error| connect_finding(&error))
 }
 
-fn open(endpoints: &Endpoints) -> io::Result<TcpSocket> {
+/// Whether there is any answer to a connection: it is accepted, or refused.
+pub(super) async fn answers(endpoints: &Endpoints<'_>, limit: Limit) -> bool {
+    let Ok(socket) = open(endpoints) else { return false };
+    match limit.or(Code::L4Tout, socket.connect(endpoints.target)).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
+        Err(_) => false,
+    }
+}
+
+fn open(endpoints: &Endpoints<'_>) -> io::Result<TcpSocket> {
     let socket = match endpoints.target {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_zero_linger()?;
+    endpoints.open_tcp(&socket)?;
     match (endpoints.source, endpoints.source_port) {
         (None, None) => {}
         (_, Some(port)) => {

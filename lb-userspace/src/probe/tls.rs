@@ -39,7 +39,7 @@ pub(super) struct Shaken {
 
 /// Connects, shakes hands and hangs up.
 pub(super) async fn check(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     client: &mut Client,
     tls: &Tls,
     limit: Limit,
@@ -52,7 +52,7 @@ pub(super) async fn check(
 
 /// Connects and shakes hands; on failure the finding is one of [`tcp::connect`]'s, L6TOUT or L6RSP.
 pub(super) async fn connect(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     client: &mut Client,
     tls: &Tls,
     limit: Limit,

@@ -22,7 +22,7 @@ pub(super) struct Request<'a> {
 
 /// Sends one datagram and waits for one.
 pub(super) async fn check(
-    endpoints: &Endpoints,
+    endpoints: &Endpoints<'_>,
     request: &Request<'_>,
     limit: Limit,
 ) -> Result<Finding, Finding> {
@@ -40,9 +40,10 @@ pub(super) async fn check(
 }
 
 /// A socket of this check only: a late answer to one before finds nobody.
-async fn open(endpoints: &Endpoints) -> io::Result<UdpSocket> {
+async fn open(endpoints: &Endpoints<'_>) -> io::Result<UdpSocket> {
     let local = SocketAddr::new(endpoints.local_address(), endpoints.source_port.unwrap_or(0));
     let socket = UdpSocket::bind(local).await?;
+    endpoints.open(&socket)?;
     socket.connect(endpoints.target).await?;
     Ok(socket)
 }

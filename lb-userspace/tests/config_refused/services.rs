@@ -195,6 +195,16 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
         r#"usher.toml:24: service "web": check: grpc_service: is not the name of a gRPC service; write its package and name, such as "shop.Orders", or "" for the whole server"#,
     ),
     (
+        r#"kind = "http""#,
+        r#"kind = "http", aim = "vip""#,
+        r#"usher.toml:24: service "web": check: aim: is not possible under forward = "nat", where backends do not have the service's address; remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "http", aim = "backend""#,
+        r#"usher.toml:24: service "web": check: aim: "backend" is not possible here; use "vip" or "address""#,
+    ),
+    (
         r#"forward = "nat""#,
         "forward = \"nat\"\npanic_below = 101",
         r#"usher.toml:24: service "web": panic_below: 101 is more than 100; use a share in percent, such as 50; 0 for never"#,

@@ -19,7 +19,10 @@ use crate::{
     network,
     owner::{self, Turn},
     process::{Signal, end, named},
-    raise::{clear, log, log_tail, programs, raise, start_nginx, start_usher, start_usher_from},
+    raise::{
+        clear, log, log_tail, programs, raise, set_up, start_nginx, start_usher, start_usher_from,
+        wait_set_up,
+    },
     status::Status,
     topology::{Family, Options, Pair, ZONE, address, back_address, client_addresses},
     traffic::{Stream, Tally, script},
@@ -263,6 +266,23 @@ impl Lab {
     /// When it cannot be started.
     pub fn start_backend(&self, backend: u8) -> Result<()> {
         start_nginx(self, Host::Backend(backend))
+    }
+
+    /// Kills a backend's `usher backend` as a crash would: it unpacks nothing any more, and keeps the services' addresses.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn break_tunnel(&self, backend: u8) -> Result<()> {
+        end(Host::Backend(backend), binaries::USHER, Signal::Kill)
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn mend_tunnel(&self, backend: u8) -> Result<()> {
+        set_up(self, Host::Backend(backend))?;
+        wait_set_up(self, Host::Backend(backend))
     }
 
     /// Kills a node's usher as a crash would.

@@ -125,7 +125,7 @@ fn start_all(lab: &Lab) -> Result<()> {
 }
 
 /// Has `usher backend` make the host one that answers clients itself.
-fn set_up(lab: &Lab, backend: Host) -> Result<()> {
+pub(crate) fn set_up(lab: &Lab, backend: Host) -> Result<()> {
     let options = lab.options();
     let mut words: Vec<String> = ["usher", "backend", "run", "--interface", "back"].map(str::to_owned).into();
     words.extend(["--forward".to_owned(), options.forward.to_string()]);
@@ -140,7 +140,7 @@ fn set_up(lab: &Lab, backend: Host) -> Result<()> {
     spawn(lab.command(backend, &words), &log(backend, binaries::USHER))
 }
 
-fn wait_set_up(lab: &Lab, backend: Host) -> Result<()> {
+pub(crate) fn wait_set_up(lab: &Lab, backend: Host) -> Result<()> {
     until(&format!("{backend} is set up"), READY, || lab.run(backend, &["usher", "backend", "check"]))
         .with_context(|| format!("{backend} is not ready{}", log_tail(backend, binaries::USHER)))?;
     Ok(())

@@ -9,6 +9,7 @@
 
 mod backends;
 mod chaos;
+mod check_path;
 mod configuration;
 mod crash;
 mod defence;
@@ -75,6 +76,15 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
 ];
+
+/// Where backends answer clients themselves.
+const DIRECT: &[(&str, Body)] = &checks![
+    check_path::f57_backend_without_the_services_address_is_down,
+    check_path::f57_datagrams_find_it_too,
+];
+
+/// Through tunnels.
+const TUNNEL: &[(&str, Body)] = &checks![check_path::f57_backend_that_unpacks_nothing_is_down];
 
 /// After all others of a way: it takes long to know what went wrong.
 const CHAOS: &[(&str, Body)] = &checks![chaos::half_a_minute_of_anything_loses_only_what_it_may];
@@ -170,11 +180,16 @@ fn run(arguments: &Arguments) -> Conclusion {
         lab("nat", SMALL, &small(&nat)),
         lab("nat", FEW_PORTS, &few_ports),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
+        lab("dsr_l2", DIRECT, &dsr_l2),
         lab("dsr_l2", QUIC, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
         lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),
+        lab("dsr_ipip", DIRECT, &dsr_ipip),
+        lab("dsr_ipip", TUNNEL, &dsr_ipip),
         lab("dsr_ipip", SMALL, &small(&dsr_ipip)),
         lab("dsr_gue", BOTH_WAYS, &dsr_gue),
+        lab("dsr_gue", DIRECT, &dsr_gue),
+        lab("dsr_gue", TUNNEL, &dsr_gue),
         lab("dsr_gue", SMALL, &small(&dsr_gue)),
         lab("bare", BARE, &bare),
         crash::trials(),

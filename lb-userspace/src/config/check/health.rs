@@ -9,7 +9,7 @@ use super::{
     reader::{Field, Reader},
 };
 use crate::config::{
-    Check, CheckKind, PeerCheck, Timing, Tls,
+    Aim, Check, CheckKind, Forward, PeerCheck, Timing, Tls,
     file::{self, Value},
     key::Key,
 };
@@ -45,9 +45,16 @@ pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<fil
     }
 }
 
-pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file::Check>) -> Check {
+/// `forward` is how the service's packets reach its backends, if that is known.
+pub(super) fn check(
+    reader: &mut Reader<'_>,
+    service: &Key,
+    section: Value<file::Check>,
+    forward: Option<Forward>,
+) -> Check {
+    let usual = if forward.is_some_and(Forward::is_direct) { Aim::Vip } else { Aim::Address };
     let Some(Field { key, value: section, .. }) = reader.optional(service, "check", section) else {
-        return Check { kind: CheckKind::Tcp, port: None, timing: BACKENDS };
+        return Check { kind: CheckKind::Tcp, port: None, aim: usual, timing: BACKENDS };
     };
     let rhythm = file::Timing {
         interval: section.interval,
@@ -74,7 +81,7 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
     let grpc_service = reader.optional(&key, "grpc_service", section.grpc_service);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
-        return Check { kind: CheckKind::Tcp, port, timing };
+        return Check { kind: CheckKind::Tcp, port, aim: usual, timing };
     }
     let kind = kind.unwrap_or(Kind::Tcp);
 
@@ -132,7 +139,32 @@ pub(super) fn check(reader: &mut Reader<'_>, service: &Key, section: Value<file:
             expect: expect.map(|expect| expect.value),
         },
     };
-    Check { kind, port, timing }
+    let aim = aim(reader, &key, section.aim, &kind, forward).unwrap_or(usual);
+    Check { aim: if kind.may_aim_at_vip() { aim } else { Aim::Address }, kind, port, timing }
+}
+
+fn aim(
+    reader: &mut Reader<'_>,
+    check: &Key,
+    value: Value<String>,
+    kind: &CheckKind,
+    forward: Option<Forward>,
+) -> Option<Aim> {
+    let aim = reader.optional(check, "aim", value)?;
+    let wanted = reader.choice(&aim, &[("vip", Aim::Vip), ("address", Aim::Address)])?;
+    let why_not = match forward {
+        Some(Forward::Nat) => {
+            Some("is not possible under forward = \"nat\", where backends do not have the service's address")
+        }
+        _ if !kind.may_aim_at_vip() => {
+            Some("is not possible for this kind of check, which does not go to the service")
+        }
+        _ => None,
+    };
+    if let (Aim::Vip, Some(why)) = (wanted, why_not) {
+        reader.refuse(&aim.key, why, "remove it");
+    }
+    Some(wanted)
 }
 
 /// The kinds of check, as the file names them.

@@ -85,7 +85,7 @@ fn service_of(
     let panic_below = reader.optional(&key, "panic_below", service.panic_below).map_or(Some(0), |share| {
         reader.whole(&share, 0..=100, "use a share in percent, such as 50; 0 for never")
     });
-    let check = health::check(reader, &key, service.check);
+    let check = health::check(reader, &key, service.check, forward);
     let backends = backends(reader, &key, service.backend, port, forward, flows.quic);
     Some(Service {
         name: name?,

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     config::{
-        AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node, NodeAddress,
-        OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node,
+        NodeAddress, OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -34,7 +34,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         forward: Forward::Nat,
         flows: FlowOptions::new(Duration::from_secs(60)),
         panic_below: 0,
-        check: Check { kind: CheckKind::Tcp, port: None, timing },
+        check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, timing },
         backends: vec![Backend {
             name: "backend1".into(),
             addresses: families.iter().copied().map(ip).collect(),
