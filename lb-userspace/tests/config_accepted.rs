@@ -129,6 +129,16 @@ fn a_tls_check_asks_for_the_host_and_trusts_whom_it_is_told() {
     assert_eq!(https(", host = \"w\", server_name = \"x\""), Some(tls(Some("x"), None, true)));
     assert_eq!(https(", verify = false"), Some(tls(None, None, false)));
     assert_eq!(of_https("{ kind = \"http\" }"), None);
+    let grpc = |service: &str, tls| CheckKind::Grpc { service: service.to_owned(), tls };
+    assert_eq!(kind("{ kind = \"grpc\" }"), grpc("", None));
+    assert_eq!(kind("{ kind = \"grpcs\" }"), grpc("", Some(tls(None, None, true))));
+    assert_eq!(
+        kind(
+            "{ kind = \"grpcs\", grpc_service = \"shop.Orders\", server_name = \"o\", ca_file = \"/ca.pem\" }"
+        ),
+        grpc("shop.Orders", Some(tls(Some("o"), Some("/ca.pem"), true)))
+    );
+    assert_eq!(kind("{ kind = \"grpcs\", verify = false }"), grpc("", Some(tls(None, None, false))));
 }
 
 #[test]

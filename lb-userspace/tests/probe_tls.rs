@@ -2,21 +2,24 @@
 
 #![expect(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
 
+mod certificates;
+
 use std::{
     fmt::Write as _,
     fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
+use certificates::{Issuer, NAME, careless, ending, expired, in_days, issuer, trusting};
 use lb_userspace::{
     config::{CheckKind, Tls},
     core::check::{CheckResult, Code},
     probe::Probe,
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -24,17 +27,6 @@ use tokio::net::TcpListener;
 const LONG: Duration = Duration::from_secs(20);
 /// For checks that are meant to time out.
 const SHORT: Duration = Duration::from_millis(200);
-
-const NAME: &str = "www.example.test";
-
-type Issuer = CertifiedIssuer<'static, KeyPair>;
-
-fn issuer(name: &str) -> Issuer {
-    let mut wanted = CertificateParams::new(Vec::new()).unwrap();
-    wanted.distinguished_name.push(DnType::CommonName, name);
-    wanted.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(wanted, KeyPair::generate().unwrap()).unwrap()
-}
 
 fn can_run_nginx() -> bool {
     let found = Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok();
@@ -129,10 +121,6 @@ impl Nginx {
     }
 }
 
-fn trusting(ca_file: &Path) -> Tls {
-    Tls { server_name: Some(NAME.to_owned()), ca_file: Some(ca_file.to_owned()), verify: true }
-}
-
 async fn shake(target: SocketAddr, tls: Tls) -> CheckResult {
     Probe::new(CheckKind::Tls(tls), target, LONG).run_once().await
 }
@@ -153,29 +141,16 @@ async fn certificates_are_judged_by_issuer_name_and_dates() {
     if !can_run_nginx() {
         return;
     }
-    let of = |name: &str| CertificateParams::new(vec![name.to_owned()]).unwrap();
-    // And an hour, so that the days are whole while the test runs.
-    let in_days = |days: u64| (SystemTime::now() + Duration::from_secs(days * 86_400 + 3_600)).into();
-    let mut good = of(NAME);
-    good.not_after = in_days(90);
-    let mut soon = of(NAME);
-    soon.not_after = in_days(6);
-    let mut expired = of(NAME);
-    (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-    let mut early = of(NAME);
-    (early.not_before, early.not_after) = (in_days(10), in_days(90));
-    let mut other = of("other.example.test");
-    other.not_after = in_days(90);
-    let mut address = of("127.0.0.1");
-    address.not_after = in_days(90);
+    let mut early = ending(NAME, 90);
+    early.not_before = in_days(10).into();
     let issuer = issuer("ours");
     let servers = vec![
-        ("good", good),
-        ("soon", soon),
-        ("expired", expired),
+        ("good", ending(NAME, 90)),
+        ("soon", ending(NAME, 6)),
+        ("expired", expired(NAME)),
         ("early", early),
-        ("other", other),
-        ("address", address),
+        ("other", ending("other.example.test", 90)),
+        ("address", ending("127.0.0.1", 90)),
     ];
     let nginx = Nginx::start(&issuer, servers);
     let tls = trusting(&nginx.ca_file());
@@ -209,7 +184,7 @@ async fn certificates_are_judged_by_issuer_name_and_dates() {
     // The host's own issuers know nothing of ours, and somebody else's neither.
     let unknown = "its certificate is of no issuer that is trusted";
     let stranger = nginx.directory.path().join("stranger.pem");
-    fs::write(&stranger, self::issuer("a stranger's").pem()).unwrap();
+    fs::write(&stranger, certificates::issuer("a stranger's").pem()).unwrap();
     expect(&shake(nginx.at("good"), trusting(&stranger)).await, Code::L6Rsp, unknown);
     // A file that names another issuer by now is read again.
     let mut probe = Probe::new(CheckKind::Tls(trusting(&stranger)), nginx.at("good"), LONG);
@@ -217,15 +192,14 @@ async fn certificates_are_judged_by_issuer_name_and_dates() {
     fs::copy(nginx.ca_file(), &stranger).unwrap();
     expect(&probe.run_once().await, Code::L6Ok, "TLSv1");
     // Whoever does not look sees no fault; but a date that has passed is worth a word.
-    let careless = Tls { server_name: Some(NAME.to_owned()), ca_file: None, verify: false };
     for (server, warning) in
         [("good", None), ("other", None), ("expired", Some("its certificate has expired"))]
     {
-        let result = get(nginx.at(server), "/", careless.clone()).await;
+        let result = get(nginx.at(server), "/", careless()).await;
         expect(&result, Code::L7Ok, "200 OK");
         assert_eq!(result.warning.as_deref(), warning, "{server}");
     }
-    expect(&shake(nginx.at("plain"), careless).await, Code::L6Rsp, "does not speak TLS: ");
+    expect(&shake(nginx.at("plain"), careless()).await, Code::L6Rsp, "does not speak TLS: ");
 }
 
 #[tokio::test]

@@ -493,6 +493,8 @@ pub enum CheckKind {
     Grpc {
         /// The service that is asked for; the whole server when empty.
         service: String,
+        /// Over TLS; `None` in plain text.
+        tls: Option<Tls>,
     },
     /// A datagram is answered.
     Udp {

@@ -282,7 +282,10 @@ const FORMS: &[(&str, &str)] = &[
     ("config_id", "a whole number without quotes, such as 0"),
     ("quic_server_id", "hexadecimal digits in quotes, such as \"0a0b0c0d\""),
     ("idle_timeout", "a duration in quotes, such as \"10m\""),
-    ("kind", "\"tcp\", \"http\", \"https\", \"tls\", \"udp\" or \"exec\""),
+    (
+        "kind",
+        "\"tcp\", \"http\", \"https\", \"tls\", \"udp\", \"dns\", \"grpc\", \"grpcs\", \"agent\" or \"exec\"",
+    ),
     ("path", "a path in quotes, such as \"/healthz\""),
     ("host", "a host name in quotes, such as \"www.example.test\""),
     ("server_name", "a name in quotes, such as \"www.example.test\""),

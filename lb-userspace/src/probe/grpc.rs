@@ -1,5 +1,7 @@
 //! `grpc`: a gRPC server says by grpc.health.v1 that it serves (the specification:
-//! <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>). Without TLS.
+//! <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>).
+
+use std::net::IpAddr;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
@@ -8,12 +10,15 @@ use hyper::{
     client::conn::http2,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Endpoints, Finding, Limit, exchanged, tcp};
-use crate::core::check::Code;
+use super::{Endpoints, Finding, Limit, exchanged, tcp, tls};
+use crate::{config::Tls, core::check::Code};
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
+
+/// HTTP/2, as handshakes name it.
+const PROTOCOL: &[u8] = b"h2";
 
 /// A message's length comes behind a byte that says whether it is compressed.
 const PREFIX: usize = 5;
@@ -33,22 +38,51 @@ pub(super) async fn check(
     limit: Limit,
 ) -> Result<Finding, Finding> {
     let stream = tcp::connect(endpoints, limit).await?;
-    limit.or(Code::L7Tout, exchange(stream, endpoints, service)).await?
+    let server = format!("http://{}", endpoints.target);
+    limit.or(Code::L7Tout, exchange(stream, &server, service)).await?
 }
 
-async fn exchange(stream: TcpStream, endpoints: &Endpoints<'_>, service: &str) -> Result<Finding, Finding> {
+/// The same over TLS.
+pub(super) async fn check_over_tls(
+    endpoints: &Endpoints<'_>,
+    service: &str,
+    client: &mut tls::Client,
+    tls: &Tls,
+    limit: Limit,
+) -> Result<Finding, Finding> {
+    let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, PROTOCOL, limit).await?;
+    // Clients of gRPC insist on it.
+    if stream.get_ref().1.alpn_protocol() != Some(PROTOCOL) {
+        return Err(Finding::new(Code::L6Rsp, "does not choose HTTP/2 in the handshake (ALPN h2)"));
+    }
+    let server = format!("https://{}", authority(endpoints, tls));
+    let finding = limit.or(Code::L7Tout, exchange(stream, &server, service)).await??;
+    Ok(Finding { warning, ..finding })
+}
+
+/// Who is asked. Servers may insist that it is the name that the handshake asked for.
+fn authority(endpoints: &Endpoints<'_>, tls: &Tls) -> String {
+    let is_name = |name: &&String| name.parse::<IpAddr>().is_err();
+    tls.server_name.as_ref().filter(is_name).cloned().unwrap_or_else(|| endpoints.target.to_string())
+}
+
+async fn exchange<S>(stream: S, server: &str, service: &str) -> Result<Finding, Finding>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
         .await
         .map_err(|error| no_answer(&error))?;
     let exchange = async {
-        let answer = sender.send_request(question(endpoints, service)?).await;
+        let answer = sender.send_request(question(server, service)?).await;
         read(answer.map_err(|error| no_answer(&error))?, service).await
     };
     exchanged(connection, exchange).await
 }
 
-fn question(endpoints: &Endpoints<'_>, service: &str) -> Result<Request<Full<Bytes>>, Finding> {
-    Request::post(format!("http://{}{PATH}", endpoints.target))
+/// `server` is the beginning of a URL.
+fn question(server: &str, service: &str) -> Result<Request<Full<Bytes>>, Finding> {
+    Request::post(format!("{server}{PATH}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("user-agent", concat!("usher/", env!("CARGO_PKG_VERSION")))
@@ -133,4 +167,24 @@ fn root(error: &hyper::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_called_by_its_name_or_by_its_address() {
+        let target = "[2001:db8::21]:50051".parse().unwrap();
+        let endpoints = Endpoints { target, source: None, source_port: None, through: None };
+        for (server_name, expected) in [
+            (Some("orders.example.test"), "orders.example.test"),
+            (Some("2001:db8::21"), "[2001:db8::21]:50051"),
+            (None, "[2001:db8::21]:50051"),
+        ] {
+            let tls = Tls { server_name: server_name.map(str::to_owned), ca_file: None, verify: true };
+            assert_eq!(authority(&endpoints, &tls), expected);
+            assert!(question(&format!("https://{expected}"), "").is_ok());
+        }
+    }
 }

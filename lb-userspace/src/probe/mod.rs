@@ -103,7 +103,10 @@ async fn find(
             dns::check(endpoints, &request, limit).await
         }
         CheckKind::Agent => agent::check(endpoints, limit).await,
-        CheckKind::Grpc { service } => grpc::check(endpoints, service, limit).await,
+        CheckKind::Grpc { service, tls: None } => grpc::check(endpoints, service, limit).await,
+        CheckKind::Grpc { service, tls: Some(tls) } => {
+            grpc::check_over_tls(endpoints, service, tls_client, tls, limit).await
+        }
         CheckKind::Exec { command } => exec::check(endpoints, command, limit).await,
         CheckKind::Udp { send, expect } => {
             let request = udp::Request { send, expect: expect.as_deref() };

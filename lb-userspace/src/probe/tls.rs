@@ -1,4 +1,4 @@
-//! `tls`: a TLS handshake succeeds and the certificate is trusted. `https` begins with it.
+//! `tls`: a TLS handshake succeeds and the certificate is trusted. `https` and `grpcs` begin with it.
 
 use std::{io, sync::Arc};
 
@@ -18,7 +18,7 @@ use tokio_rustls::{
 };
 use x509_parser::prelude::parse_x509_certificate;
 
-use super::{Endpoints, Finding, Limit, io_detail, tcp};
+use super::{Endpoints, Finding, Limit, http, io_detail, tcp};
 use crate::{config::Tls, core::check::Code, unix_time::unix_seconds};
 
 /// A certificate that ends sooner than this is worth a warning, in days.
@@ -44,20 +44,21 @@ pub(super) async fn check(
     tls: &Tls,
     limit: Limit,
 ) -> Result<Finding, Finding> {
-    let Shaken { stream, warning } = connect(endpoints, client, tls, limit).await?;
+    let Shaken { stream, warning } = connect(endpoints, client, tls, http::PROTOCOL, limit).await?;
     let version =
         stream.get_ref().1.protocol_version().and_then(|version| version.as_str()).unwrap_or_default();
     Ok(Finding { warning, ..Finding::new(Code::L6Ok, version) })
 }
 
-/// Connects and shakes hands; on failure the finding is one of [`tcp::connect`]'s, L6TOUT or L6RSP.
+/// Connects and shakes hands, offering to speak a protocol (its ALPN name, the same each time); on failure the finding is one of [`tcp::connect`]'s, L6TOUT or L6RSP.
 pub(super) async fn connect(
     endpoints: &Endpoints<'_>,
     client: &mut Client,
     tls: &Tls,
+    protocol: &[u8],
     limit: Limit,
 ) -> Result<Shaken, Finding> {
-    let config = client.config(tls)?;
+    let config = client.config(tls, protocol)?;
     let stream = tcp::connect(endpoints, limit).await?;
     let address = ServerName::from(endpoints.target.ip());
     let named = tls.server_name.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
@@ -76,17 +77,17 @@ pub(super) async fn connect(
 }
 
 impl Client {
-    fn config(&mut self, tls: &Tls) -> Result<Arc<ClientConfig>, Finding> {
+    fn config(&mut self, tls: &Tls, protocol: &[u8]) -> Result<Arc<ClientConfig>, Finding> {
         if let Some(config) = &self.0 {
             return Ok(config.clone());
         }
         // It says something of this host only.
-        let config = make(tls).map_err(|why| Finding::new(Code::Sockerr, why))?;
+        let config = make(tls, protocol).map_err(|why| Finding::new(Code::Sockerr, why))?;
         Ok(self.0.insert(Arc::new(config)).clone())
     }
 }
 
-fn make(tls: &Tls) -> Result<ClientConfig, String> {
+fn make(tls: &Tls, protocol: &[u8]) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -100,7 +101,7 @@ fn make(tls: &Tls) -> Result<ClientConfig, String> {
     };
     // A resumed session shows no certificate.
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(config)
 }
 

@@ -152,7 +152,7 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
     (
         r#"kind = "http""#,
         r#"kind = "ping""#,
-        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "dns" or "grpc" or "agent" or "exec""#,
+        r#"usher.toml:24: service "web": check: kind: "ping" is not possible here; use "tcp" or "http" or "https" or "tls" or "udp" or "dns" or "grpc" or "grpcs" or "agent" or "exec""#,
     ),
     (
         r#"kind = "http", path = "/healthz""#,
@@ -213,6 +213,26 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
         r#"kind = "http""#,
         r#"kind = "http", verify = false"#,
         r#"usher.toml:24: service "web": check: verify: means nothing to a check of kind "http"; set kind = "https", or remove it"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "grpc", ca_file = "/ca.pem""#,
+        r#"usher.toml:24: service "web": check: ca_file: means nothing to a check of kind "grpc"; set kind = "grpcs", or remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "grpcs", grpc_service = "shop.Orders""#,
+        r#"usher.toml:24: service "web": check: path: means nothing to a check of kind "grpcs"; set kind = "http", or remove it"#,
+    ),
+    (
+        r#"kind = "http""#,
+        r#"kind = "http", grpc_service = "shop.Orders""#,
+        r#"usher.toml:24: service "web": check: grpc_service: means nothing to a check of kind "http"; set kind = "grpc", or remove it"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "grpcs", verify = false, ca_file = "/ca.pem""#,
+        r#"usher.toml:24: service "web": check: ca_file: means nothing with verify = false; set verify = true, or remove it"#,
     ),
     (
         r#"kind = "http""#,

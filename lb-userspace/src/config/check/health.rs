@@ -90,21 +90,25 @@ pub(super) fn check(
         ("host", host.is_some(), &[Kind::Http, Kind::Https]),
         ("send", send.is_some(), &[Kind::Udp]),
         ("expect", expect.is_some(), &[Kind::Http, Kind::Https, Kind::Udp, Kind::Dns]),
-        ("server_name", server_name.is_some(), &[Kind::Https, Kind::Tls]),
-        ("ca_file", ca_file.is_some(), &[Kind::Https, Kind::Tls]),
-        ("verify", verify.is_some(), &[Kind::Https, Kind::Tls]),
+        ("server_name", server_name.is_some(), &Kind::OVER_TLS),
+        ("ca_file", ca_file.is_some(), &Kind::OVER_TLS),
+        ("verify", verify.is_some(), &Kind::OVER_TLS),
         ("command", command.is_some(), &[Kind::Exec]),
         ("query", query.is_some(), &[Kind::Dns]),
         ("record", record.is_some(), &[Kind::Dns]),
-        ("grpc_service", grpc_service.is_some(), &[Kind::Grpc]),
+        ("grpc_service", grpc_service.is_some(), &[Kind::Grpc, Kind::Grpcs]),
     ];
     for (name, _, theirs) in written.iter().filter(|(_, written, theirs)| *written && !theirs.contains(&kind))
     {
         let what = format!("means nothing to a check of kind \"{}\"", kind.name());
-        reader.refuse(&key.child(name), what, format!("set kind = \"{}\", or remove it", theirs[0].name()));
+        // `grpcs` rather than `https` for a check of kind "grpc".
+        let kin = theirs.iter().find(|their| their.name().starts_with(kind.name()));
+        let mend = format!("set kind = \"{}\", or remove it", kin.unwrap_or(&theirs[0]).name());
+        reader.refuse(&key.child(name), what, mend);
     }
     let host = host.and_then(|host| http_host(reader, host));
-    let tls = matches!(kind, Kind::Https | Kind::Tls)
+    let tls = Kind::OVER_TLS
+        .contains(&kind)
         .then(|| tls(reader, &key, server_name, host.as_deref(), ca_file, verify));
     let kind = match (kind, tls) {
         (Kind::Tls, Some(tls)) => CheckKind::Tls(tls),
@@ -123,8 +127,9 @@ pub(super) fn check(
             }
             CheckKind::Agent
         }
-        (Kind::Grpc, _) => CheckKind::Grpc {
+        (Kind::Grpc | Kind::Grpcs, tls) => CheckKind::Grpc {
             service: grpc_service.map_or_else(String::new, |field| grpc_name(reader, field)),
+            tls,
         },
         (Kind::Exec, _) => CheckKind::Exec { command: exec(reader, &key, command) },
         (Kind::Udp, _) => CheckKind::Udp {
@@ -177,12 +182,13 @@ enum Kind {
     Udp,
     Dns,
     Grpc,
+    Grpcs,
     Agent,
     Exec,
 }
 
 impl Kind {
-    const ALL: [Kind; 9] = [
+    const ALL: [Kind; 10] = [
         Kind::Tcp,
         Kind::Http,
         Kind::Https,
@@ -190,9 +196,13 @@ impl Kind {
         Kind::Udp,
         Kind::Dns,
         Kind::Grpc,
+        Kind::Grpcs,
         Kind::Agent,
         Kind::Exec,
     ];
+
+    /// Those that have a certificate to judge.
+    const OVER_TLS: [Kind; 3] = [Kind::Https, Kind::Tls, Kind::Grpcs];
 
     fn name(self) -> &'static str {
         match self {
@@ -203,6 +213,7 @@ impl Kind {
             Kind::Udp => "udp",
             Kind::Dns => "dns",
             Kind::Grpc => "grpc",
+            Kind::Grpcs => "grpcs",
             Kind::Agent => "agent",
             Kind::Exec => "exec",
         }
