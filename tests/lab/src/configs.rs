@@ -41,6 +41,11 @@ pub(crate) fn uploads(backend: Host) -> PathBuf {
     Path::new(BIG).join(backend.to_string())
 }
 
+/// Where a backend keeps a file for each address that it tells that it is not well.
+pub(crate) fn refused_checks(backend: Host) -> PathBuf {
+    file(backend, "refused-checks")
+}
+
 /// A backend's web server, on ports 80 and 8080: one line that names the backend, and below `/numbered/`
 /// what was asked for too; files in `/big/`; takes files in `/upload/`.
 pub(crate) fn nginx(backend: Host) -> String {
@@ -48,6 +53,8 @@ pub(crate) fn nginx(backend: Host) -> String {
     let folder = folder.display();
     let uploads = uploads(backend);
     let uploads = uploads.display();
+    let refused = refused_checks(backend);
+    let refused = refused.display();
     format!(
         r#"daemon off;
 user root;
@@ -70,7 +77,10 @@ http {{
         listen 8080 backlog=4096;
         listen [::]:80 backlog=4096 ipv6only=on;
         listen [::]:8080 backlog=4096 ipv6only=on;
-        location = /healthz {{ return 200 "ok\n"; }}
+        location = /healthz {{
+            if (-f {refused}/$remote_addr) {{ return 503 "not well\n"; }}
+            return 200 "ok\n";
+        }}
         location /big/ {{ alias {BIG}/; }}
         location /upload/ {{ root {uploads}; dav_methods PUT; create_full_put_path on; client_max_body_size 0; }}
         location /numbered/ {{ return 200 "{backend} $uri\n"; }}

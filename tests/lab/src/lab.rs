@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{
     binaries,
     command::{Output, check, finish, on},
-    configs::{BIG, file, pins, state},
+    configs::{BIG, file, pins, refused_checks, state},
     host::Host,
     network,
     owner::{self, Turn},
@@ -24,7 +24,7 @@ use crate::{
         wait_set_up,
     },
     status::Status,
-    topology::{Family, Options, Pair, ZONE, address, back_address, client_addresses},
+    topology::{Family, Options, Pair, ZONE, address, back_address, checks_leave_from, client_addresses},
     traffic::{Stream, Tally, script},
     wait::until,
 };
@@ -283,6 +283,32 @@ impl Lab {
     pub fn mend_tunnel(&self, backend: u8) -> Result<()> {
         set_up(self, Host::Backend(backend))?;
         wait_set_up(self, Host::Backend(backend))
+    }
+
+    /// Lets a backend's web server answer a node's checks with 503. It serves clients as ever.
+    ///
+    /// # Errors
+    /// When there is no such backend or node.
+    pub fn fail_checks(&self, backend: u8, node: u8) -> Result<()> {
+        self.refusals(backend, node)?.iter().try_for_each(|file| {
+            File::create(file).map(drop).with_context(|| format!("cannot make {}", file.display()))
+        })
+    }
+
+    /// Undoes [`Lab::fail_checks`].
+    ///
+    /// # Errors
+    /// When it was not done.
+    pub fn pass_checks(&self, backend: u8, node: u8) -> Result<()> {
+        self.refusals(backend, node)?.iter().try_for_each(|file| {
+            fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
+        })
+    }
+
+    /// The files that make a backend refuse a node's checks, in either family.
+    fn refusals(&self, backend: u8, node: u8) -> Result<[PathBuf; 2]> {
+        let from = checks_leave_from(node, &self.options).context("the node has no address")?;
+        Ok(from.both().map(|address| refused_checks(Host::Backend(backend)).join(address.to_string())))
     }
 
     /// Kills a node's usher as a crash would.

@@ -199,6 +199,7 @@ fn write_files(options: &Options) -> Result<()> {
     write(&file(Host::Resolver, "unbound.conf"), &configs::unbound(options))?;
     for backend in options.backend_hosts() {
         create_folder(&configs::uploads(backend))?;
+        create_folder(&configs::refused_checks(backend))?;
         write(&file(backend, "nginx.conf"), &configs::nginx(backend))?;
     }
     for node in options.node_hosts() {

@@ -350,6 +350,11 @@ pub(crate) fn checking_address(node: u8) -> Pair {
     Net::Front.pair(30 + node, 0x30 + u16::from(node))
 }
 
+/// Where a node's checks of backends come from.
+pub(crate) fn checks_leave_from(node: u8, options: &Options) -> Option<Pair> {
+    if options.forward.has_tunnel() { Some(checking_address(node)) } else { back_address(Host::Node(node)) }
+}
+
 /// Where a node's tunnel packets come from: its share of the front network, a /29, and a /64. Each as `ip`
 /// takes it.
 pub(crate) fn tunnel_sources(node: u8) -> [String; 2] {

@@ -3,11 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lb_userspace::{config::AllDown, core::check::Code};
+use lb_userspace::{config::AllDown, core::check::Code, status::Backend};
 use usher_lab::{Family, Host, Lab, Tally, until};
 
-use crate::support::{
-    Background, SLACK, check_timing, checks_take, client, explain, service, status, vip, wait_health,
+use crate::{
+    reload::Written,
+    support::{
+        Background, RECOVERY, SLACK, Traffic, check_timing, checks_take, client, expect_equal, explain,
+        status, sum, vip, wait_health,
+    },
 };
 
 /// The backend that suffers.
@@ -28,7 +32,7 @@ pub(crate) fn killed_backend_fails_no_request_once_detected_and_comes_back(lab: 
     let killed = Instant::now();
     wait_health(lab, VICTIM, "down", killed, checks_take(timing.fall, &timing) + SLACK)?;
     let detected = Instant::now();
-    expect_check(lab, &victim, Code::L4Con, killed)?;
+    expect_check(lab, Code::L4Con, killed)?;
     for stream in &mut streams {
         let tally = Tally::of(&stream.since(detected, REQUESTS)?);
         tally.expect_no_failure()?;
@@ -39,7 +43,7 @@ pub(crate) fn killed_backend_fails_no_request_once_detected_and_comes_back(lab: 
     let started = Instant::now();
     wait_health(lab, VICTIM, "up", started, checks_take(timing.rise, &timing) + SLACK)?;
     let back = Instant::now();
-    expect_check(lab, &victim, Code::L7Ok, started)?;
+    expect_check(lab, Code::L7Ok, started)?;
     for stream in &mut streams {
         let tally = Tally::of(&stream.since(back, REQUESTS)?);
         tally.expect_no_failure()?;
@@ -49,21 +53,30 @@ pub(crate) fn killed_backend_fails_no_request_once_detected_and_comes_back(lab: 
 }
 
 /// Every node's status must show what the last check found, when, and since when health is as it is.
-fn expect_check(lab: &Lab, backend: &str, code: Code, changed_after: Instant) -> Result<()> {
-    for node in 1..=lab.options().nodes {
-        let status = status(lab, node)?;
-        for entry in service(&status, "web")?.backends.iter().filter(|entry| entry.name == backend) {
-            let check = entry.last_check.as_ref().with_context(|| format!("{backend} was not checked"))?;
-            ensure!(check.code == code, "node{node} {backend}: {} {}", check.code, check.detail);
-            ensure!(!check.detail.is_empty(), "node{node}: {code} without a word");
-            let since = Duration::from_millis(entry.since_ms.max(check.ago_ms));
-            ensure!(
-                since <= changed_after.elapsed(),
-                "node{node} has it so for {since:?}, longer than it is"
-            );
-        }
+fn expect_check(lab: &Lab, code: Code, changed_after: Instant) -> Result<()> {
+    for (node, seen) in expect_last(lab, code)? {
+        let check = seen.last_check.context("no check")?;
+        ensure!(!check.detail.is_empty(), "node{node}: {code} without a word");
+        let since = Duration::from_millis(seen.since_ms.max(check.ago_ms));
+        ensure!(since <= changed_after.elapsed(), "node{node} has it so for {since:?}, longer than it is");
     }
     Ok(())
+}
+
+/// Every node's last check must have found this; how every node sees the backend, in both families.
+fn expect_last(lab: &Lab, code: Code) -> Result<Vec<(u8, Backend)>> {
+    let name = Host::Backend(VICTIM).to_string();
+    let mut all = Vec::new();
+    for node in 1..=lab.options().nodes {
+        let services = status(lab, node)?.services;
+        let web = services.into_iter().find(|service| service.name == "web").context("no service web")?;
+        for seen in web.backends.into_iter().filter(|backend| backend.name == name) {
+            let check = seen.last_check.as_ref().with_context(|| format!("{name} was not checked"))?;
+            ensure!(check.code == code, "node{node} {name}: {} {}", check.code, check.detail);
+            all.push((node, seen));
+        }
+    }
+    Ok(all)
 }
 
 /// Downloads through every backend, slow enough to be under way when one dies.
@@ -139,6 +152,81 @@ impl Download {
         ensure!(explained.flow == lb_userspace::explain::FlowState::Known, "{explained:?}");
         Ok(())
     }
+}
+
+/// How often a backend's health flaps.
+const FLAPS: usize = 3;
+
+/// Only its checks fail. Its connections go on, and new ones go to others meanwhile.
+pub(crate) fn d44_backend_whose_health_flaps_loses_no_connection(lab: &Lab) -> Result<()> {
+    let traffic = Traffic::start(lab)?;
+    flaps_too_short_to_count_change_nothing(lab)?;
+    for _ in 0..FLAPS {
+        flap(lab, &traffic)?;
+    }
+    traffic.expect_nothing_lost()
+}
+
+/// Until every node has seen it down, and then up again.
+fn flap(lab: &Lab, traffic: &Traffic) -> Result<()> {
+    let timing = check_timing(lab, "web")?;
+    let failed = Instant::now();
+    every_node(lab, Lab::fail_checks)?;
+    wait_health(lab, VICTIM, "down", failed, checks_take(timing.fall, &timing) + SLACK)?;
+    expect_check(lab, Code::L7Sts, failed)?;
+    let read =
+        |of| (1..=lab.options().nodes).map(|node| sum(lab, node, VICTIM, of)).collect::<Result<Vec<_>>>();
+    let (flows, packets) = (read(|backend| backend.flows)?, read(|backend| backend.packets)?);
+    traffic.wait_rounds(2)?;
+    expect_equal("flows while it is down", &read(|backend| backend.flows)?, &flows)?;
+    let more = read(|backend| backend.packets)?;
+    ensure!(packets.iter().zip(&more).all(|(before, after)| before < after), "{packets:?} became {more:?}");
+
+    every_node(lab, Lab::pass_checks)?;
+    wait_health(lab, VICTIM, "up", Instant::now(), checks_take(timing.rise, &timing) + SLACK)?;
+    until("every node gives it new flows", RECOVERY, || {
+        let now = read(|backend| backend.flows)?;
+        ensure!(flows.iter().zip(&now).all(|(before, now)| before < now), "{flows:?} became {now:?}");
+        Ok(())
+    })
+}
+
+/// Checks fail, but less than `fall` in a row: that is no change, and nothing is logged.
+fn flaps_too_short_to_count_change_nothing(lab: &Lab) -> Result<()> {
+    let name = Host::Backend(VICTIM).to_string();
+    let written = Written::every(lab)?;
+    for node in &written {
+        // So that a busy machine finds the flaps short too.
+        let patient = node.ordinary.replace("fall = 3", "fall = 50");
+        ensure!(patient != node.ordinary, "the lab's checks have another `fall`");
+        node.reload(&patient)?;
+    }
+    let logged = || -> Result<Vec<String>> {
+        let logs = (1..=lab.options().nodes).map(|node| lab.node_log(node)).collect::<Result<String>>()?;
+        Ok(logs.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect())
+    };
+    let (begun, before) = (Instant::now(), logged()?);
+    for _ in 0..FLAPS {
+        for (change, code) in [(Lab::fail_checks as Change, Code::L7Sts), (Lab::pass_checks, Code::L7Ok)] {
+            every_node(lab, change)?;
+            until(&format!("every check finds {code}"), RECOVERY, || expect_last(lab, code))?;
+        }
+    }
+    expect_equal("the log", &logged()?, &before)?;
+    let lasted = begun.elapsed();
+    for (node, seen) in expect_last(lab, Code::L7Ok)? {
+        let since = Duration::from_millis(seen.since_ms);
+        ensure!(since >= lasted, "node{node}: {:?} for {since:?} only", seen.health);
+    }
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// [`Lab::fail_checks`] or [`Lab::pass_checks`].
+type Change = fn(&Lab, u8, u8) -> Result<()>;
+
+/// Changes what the backend tells every node.
+fn every_node(lab: &Lab, change: Change) -> Result<()> {
+    (1..=lab.options().nodes).try_for_each(|node| change(lab, VICTIM, node))
 }
 
 pub(crate) fn all_backends_down_is_stated_and_answered_with_every_address(lab: &Lab) -> Result<()> {

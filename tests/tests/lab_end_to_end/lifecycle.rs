@@ -7,19 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use usher_lab::{Connections, Family, Host, Lab, NewConnections, until};
+use usher_lab::{Connections, Family, Host, Lab, until};
 
 use crate::{
     reload::Written,
-    support::{Background, Mounted, RECOVERY, expect_equal, status, vip},
+    support::{Background, Mounted, RECOVERY, Traffic, expect_equal, status, vip},
 };
-
-/// Long-lived connections, over both families and to all nodes, and how often each asks something.
-const CONNECTIONS: usize = 200;
-const RHYTHM: Duration = Duration::from_millis(50);
-
-/// New connections per second.
-const NEW: u32 = 500;
 
 /// How often each event happens, but for `cargo xtask bench lifecycle`.
 const ROUNDS: usize = 3;
@@ -41,8 +34,7 @@ pub(crate) fn d46_restarts_crashes_and_upgrades_lose_nothing(lab: &Lab) -> Resul
         lab.run(Host::Node(NODE), &files.iter().map(String::as_str).collect::<Vec<_>>())
     };
     let before = flaps()?;
-    let connections = Connections::open_in_rhythm(lab, CONNECTIONS, RHYTHM)?;
-    let new = NewConnections::start(lab, NEW)?;
+    let traffic = Traffic::start(lab)?;
     let events: [(Event, usize); 4] = [(restart, 20), (crash, 20), (upgrade, 5), (refused_upgrade, 5)];
     let all = env::var_os(ALL).is_some();
     for round in 0..20 {
@@ -54,15 +46,7 @@ pub(crate) fn d46_restarts_crashes_and_upgrades_lose_nothing(lab: &Lab) -> Resul
         }
     }
     expect_equal("changes of the carrier", &flaps()?, &before)?;
-    let new = new.finish()?;
-    connections.wait_rounds(1)?;
-    let old = connections.finish()?;
-    println!(
-        "{} answers on {CONNECTIONS} connections, the slowest after {:?}; {} new connections, the slowest took {:?}",
-        old.answers, old.slowest, new.answers, new.slowest
-    );
-    old.expect_whole(CONNECTIONS, 1)?;
-    new.expect_whole(new.broken.len() + new.answers as usize, 1)
+    traffic.expect_nothing_lost()
 }
 
 type Event = fn(&Lab, &OtherBuilds) -> Result<()>;

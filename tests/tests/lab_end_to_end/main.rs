@@ -70,6 +70,7 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     defence::f62_denied_client_is_cut_off_at_once_and_served_again_afterwards,
     backends::killed_backend_fails_no_request_once_detected_and_comes_back,
     backends::connections_to_other_backends_outlive_a_dead_one,
+    backends::d44_backend_whose_health_flaps_loses_no_connection,
     reload::d48_reloads_cut_no_flow,
     lifecycle::d46_restarts_crashes_and_upgrades_lose_nothing,
     servers::d42_drained_backend_keeps_its_flows_and_gets_no_new_ones,

@@ -5,7 +5,7 @@ use std::{fs, path::Path, time::Instant};
 use anyhow::{Context, Result, ensure};
 use usher_lab::{Connections, Family, Host, Lab, Tally};
 
-use crate::support::{Mounted, RECOVERY, expect_equal, service, status};
+use crate::support::{Mounted, RECOVERY, expect_equal, service, status, sum};
 
 /// The backend that it is done to.
 const DRAINED: u8 = 2;
@@ -30,13 +30,6 @@ fn name() -> String {
     format!("web/{}", Host::Backend(DRAINED))
 }
 
-/// A sum over the backend's families.
-fn sum(lab: &Lab, node: u8, of: fn(&lb_userspace::status::Backend) -> u64) -> Result<u64> {
-    let status = status(lab, node)?;
-    let name = Host::Backend(DRAINED).to_string();
-    Ok(service(&status, "web")?.backends.iter().filter(|backend| backend.name == name).map(of).sum())
-}
-
 pub(crate) fn d42_drained_backend_keeps_its_flows_and_gets_no_new_ones(lab: &Lab) -> Result<()> {
     let mut streams = [lab.stream(Family::V4)?, lab.stream(Family::V6)?];
     let connections = Connections::open(lab, CONNECTIONS)?;
@@ -45,11 +38,14 @@ pub(crate) fn d42_drained_backend_keeps_its_flows_and_gets_no_new_ones(lab: &Lab
     expect_others_answer(&mut streams, drained)?;
 
     // Those that it has go on, however often they ask.
-    let before = sum(lab, 1, |backend| backend.packets)?;
+    let before = sum(lab, 1, DRAINED, |backend| backend.packets)?;
     connections.wait_rounds(3)?;
-    ensure!(sum(lab, 1, |backend| backend.packets)? > before, "it serves no connection through node1");
-    expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
-    let flows = sum(lab, 1, |backend| backend.flows)?;
+    ensure!(
+        sum(lab, 1, DRAINED, |backend| backend.packets)? > before,
+        "it serves no connection through node1"
+    );
+    expect_equal("slots", &sum(lab, 1, DRAINED, |backend| backend.slots.into())?, &0)?;
+    let flows = sum(lab, 1, DRAINED, |backend| backend.flows)?;
     ensure!(flows > 0, "node1 counts no flow");
     let waiting = ["usher", "server", "wait", &name(), "--drained", "--timeout", "0s"];
     let given_up = lab.output(Host::Node(1), &waiting)?;
@@ -109,7 +105,7 @@ pub(crate) fn what_was_set_outlives_the_daemon(lab: &Lab) -> Result<()> {
     expect_equal("said", &said.trim(), &&*format!("{}: drain, weight 7 (was ready, weight 7)", name()))?;
     restart()?;
     expect_equal("after a restart", &shown()?, &("drain".to_owned(), 7, 1))?;
-    expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
+    expect_equal("slots", &sum(lab, 1, DRAINED, |backend| backend.slots.into())?, &0)?;
 
     set(lab, 1, &["state", "ready"])?;
     set(lab, 1, &["weight", "100%"])?;
@@ -148,7 +144,7 @@ fn cannot_be_kept(lab: &Lab, state_file: &Path, why: &str) -> Result<()> {
     ensure!(output.code == Some(0), "{output:?}");
     let said = format!("it is in force, but forgotten if the daemon ends now: cannot write {state_file}");
     ensure!(output.stderr.contains(&said) && output.stderr.contains(why), "{output:?}");
-    expect_equal("slots", &sum(lab, 1, |backend| backend.slots.into())?, &0)?;
+    expect_equal("slots", &sum(lab, 1, DRAINED, |backend| backend.slots.into())?, &0)?;
     Ok(fs::write(&path, ordinary)?)
 }
 

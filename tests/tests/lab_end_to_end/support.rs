@@ -17,7 +17,7 @@ use lb_userspace::{
     status::{self, Status},
 };
 use libtest_mimic::Failed;
-use usher_lab::{Family, Forward, Host, Lab, Options, until};
+use usher_lab::{Connections, Family, Forward, Host, Lab, NewConnections, Options, until};
 
 /// A check.
 pub(crate) type Body = fn(&Lab) -> Result<()>;
@@ -92,6 +92,13 @@ pub(crate) fn backends<'a>(
     Ok(backends.filter(|backend| family_of(backend.address) == family).collect())
 }
 
+/// A sum over the families of a backend of the service `web`, as a node sees it.
+pub(crate) fn sum(lab: &Lab, node: u8, backend: u8, of: fn(&status::Backend) -> u64) -> Result<u64> {
+    let status = status(lab, node)?;
+    let name = Host::Backend(backend).to_string();
+    Ok(service(&status, "web")?.backends.iter().filter(|backend| backend.name == name).map(of).sum())
+}
+
 /// What the program in a node's kernel would do with a flow.
 pub(crate) fn explain(
     lab: &Lab,
@@ -157,6 +164,49 @@ pub(crate) fn wait_health(
         (1..=lab.options().nodes).try_for_each(|node| lab.status(node)?.expect_health(&name, health))
     })?;
     Ok(since.elapsed())
+}
+
+/// Long-lived connections and new ones, over both families and to all nodes, while things happen that nobody may notice.
+pub(crate) struct Traffic {
+    kept: Connections,
+    new: NewConnections,
+}
+
+impl Traffic {
+    /// Long-lived connections, and how often each asks something.
+    const KEPT: usize = 200;
+    const RHYTHM: Duration = Duration::from_millis(50);
+
+    /// New connections per second.
+    const NEW: u32 = 500;
+
+    /// Lets it begin.
+    pub(crate) fn start(lab: &Lab) -> Result<Traffic> {
+        let kept = Connections::open_in_rhythm(lab, Self::KEPT, Self::RHYTHM)?;
+        Ok(Traffic { kept, new: NewConnections::start(lab, Self::NEW)? })
+    }
+
+    /// Waits until each of the long-lived connections has asked so many times more.
+    pub(crate) fn wait_rounds(&self, count: u64) -> Result<()> {
+        self.kept.wait_rounds(count)
+    }
+
+    /// Ends it. Every connection must have got all its answers, the long-lived ones from the same backend.
+    pub(crate) fn expect_nothing_lost(self) -> Result<()> {
+        let new = self.new.finish()?;
+        self.kept.wait_rounds(1)?;
+        let kept = self.kept.finish()?;
+        println!(
+            "{} answers on {} connections, the slowest after {:?}; {} new connections, the slowest took {:?}",
+            kept.answers,
+            Self::KEPT,
+            kept.slowest,
+            new.answers,
+            new.slowest
+        );
+        kept.expect_whole(Self::KEPT, 1)?;
+        new.expect_whole(new.broken.len() + new.answers as usize, 1)
+    }
 }
 
 /// Which backend a page came from: its first line.
