@@ -76,12 +76,14 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     servers::d42_drained_backend_keeps_its_flows_and_gets_no_new_ones,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
+    nodes::d52_nodes_that_disagree_on_health_break_no_flow,
 ];
 
-/// Where backends answer clients themselves.
+/// Where backends answer clients themselves, and no node remembers what others need.
 const DIRECT: &[(&str, Body)] = &checks![
     check_path::f57_backend_without_the_services_address_is_down,
     check_path::f57_datagrams_find_it_too,
+    nodes::d52_connections_go_on_through_the_node_that_takes_the_address_of_one_that_disagreed,
 ];
 
 /// Through tunnels.

@@ -11,7 +11,7 @@ use usher_lab::{Connections, Family, Host, Lab, until};
 
 use crate::{
     reload::Written,
-    support::{Background, config, expect_equal},
+    support::{Background, RECOVERY, Traffic, config, expect_equal, sum, vip},
 };
 
 /// A node that fails is out of the others' answers by then, and so is one that is well back in them:
@@ -188,6 +188,115 @@ pub(crate) fn d46_drained_node_leaves_dns_and_serves_on(lab: &Lab) -> Result<()>
     expect_equal("said", &said.as_str(), &"drained for 1s\n")?;
     lab.wait_all_well(LIMIT * 4)?;
     expect_equal("said", &lab.run(node, &["usher", "node", "ready"])?.as_str(), &"ready already\n")
+}
+
+/// The backend of which the nodes think differently.
+const DOUBTED: u8 = 2;
+
+/// One node sees a backend down, and the others see it up: each node keeps the connections that it has, and gives new ones
+/// to whom it thinks well.
+pub(crate) fn d52_nodes_that_disagree_on_health_break_no_flow(lab: &Lab) -> Result<()> {
+    let traffic = Traffic::start(lab)?;
+    let name = Host::Backend(DOUBTED).to_string();
+    for doubting in 1..=lab.options().nodes {
+        doubt(lab, doubting)?;
+        let before = Counted::by_every_node(lab)?;
+        traffic.wait_rounds(3)?;
+        for ((node, before), after) in (1..).zip(before).zip(Counted::by_every_node(lab)?) {
+            let seen = if node == doubting { "down" } else { "up" };
+            lab.status(node)?.expect_health(&name, seen)?;
+            ensure!(after.packets > before.packets, "node{node} keeps none of its connections");
+            let gets_new = after.flows > before.flows;
+            ensure!(gets_new == (node != doubting), "node{node} sees it {seen}: {before:?}, then {after:?}");
+        }
+        lab.pass_checks(DOUBTED, doubting)?;
+        lab.wait_all_well(RECOVERY)?;
+    }
+    traffic.expect_nothing_lost()
+}
+
+/// Lets a node, and no other, see the backend down.
+fn doubt(lab: &Lab, node: u8) -> Result<()> {
+    lab.fail_checks(DOUBTED, node)?;
+    let name = Host::Backend(DOUBTED).to_string();
+    until(&format!("node{node} sees {name} down"), RECOVERY, || {
+        lab.status(node)?.expect_health(&name, "down")
+    })
+}
+
+/// A node dies that has seen a backend down. Another one, which sees it up and knows none of the connections, takes over its
+/// address: it sends them where they went. (One that sees it down would send them elsewhere: nodes share no state.)
+pub(crate) fn d52_connections_go_on_through_the_node_that_takes_the_address_of_one_that_disagreed(
+    lab: &Lab,
+) -> Result<()> {
+    const CONNECTIONS: usize = 60;
+    let heir = Written::of(lab, 2)?;
+    let connections = Connections::open(lab, CONNECTIONS)?;
+    doubt(lab, 1)?;
+    lab.cut_node(1)?;
+    let before = Counted::by_node(lab, 2)?;
+    inherit(lab, &heir)?;
+    connections.wait_rounds(2)?;
+    let after = Counted::by_node(lab, 2)?;
+    // They are new to this node.
+    ensure!(
+        after.flows > before.flows,
+        "it has inherited none of its connections: {before:?}, then {after:?}"
+    );
+    connections.finish()?.expect_whole(CONNECTIONS, 2)?;
+    for family in Family::ALL {
+        let url = format!("http://{}/", vip(lab, 1, family, 80)?);
+        lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])?;
+    }
+
+    // First, or probes of node1 would leave from its own address.
+    addresses(lab, "delete")?;
+    heir.reload(&heir.ordinary)?;
+    lab.pass_checks(DOUBTED, 1)?;
+    lab.heal_node(1)?;
+    lab.run(Host::Router, &["ip", "neigh", "flush", "dev", "front"]).map(drop)
+}
+
+/// Gives node2 the addresses of node1, which is none of its peers any more.
+fn inherit(lab: &Lab, heir: &Written<'_>) -> Result<()> {
+    addresses(lab, "add")?;
+    let own = heir.ordinary.lines().find(|line| line.starts_with("addresses = ")).context("no addresses")?;
+    let both = lab.address(Host::Node(1))?.both().map(|address| format!(", \"{address}\"")).concat();
+    let text = heir.ordinary.replacen(own, &format!("{}{both}]", own.trim_end_matches(']')), 1);
+    let peer = text.find("\n[[peer]]").context("no peer")?;
+    let rest = text[peer..].find("\n[[service]]").context("no service")?;
+    heir.reload(&format!("{}{}", &text[..peer], &text[peer + rest..]))?;
+    lab.run(Host::Router, &["ip", "neigh", "flush", "dev", "front"]).map(drop)
+}
+
+/// Adds the addresses of node1 to node2, or deletes them there.
+fn addresses(lab: &Lab, change: &str) -> Result<()> {
+    let address = lab.address(Host::Node(1))?;
+    for (address, more) in
+        [(format!("{}/24", address.v4), &[][..]), (format!("{}/64", address.v6), &["nodad"][..])]
+    {
+        let words = ["ip", "address", change, &address, "dev", "front"];
+        lab.run(Host::Node(2), &[&words, more].concat())?;
+    }
+    Ok(())
+}
+
+/// What a node has sent to the doubted backend.
+#[derive(Debug)]
+struct Counted {
+    flows: u64,
+    packets: u64,
+}
+
+impl Counted {
+    fn by_node(lab: &Lab, node: u8) -> Result<Counted> {
+        let sum = |of| sum(lab, node, DOUBTED, of);
+        Ok(Counted { flows: sum(|backend| backend.flows)?, packets: sum(|backend| backend.packets)? })
+    }
+
+    fn by_every_node(lab: &Lab) -> Result<Vec<Counted>> {
+        (1..=lab.options().nodes).map(|node| Counted::by_node(lab, node)).collect()
+    }
 }
 
 /// On how many interfaces of a host there is an XDP program.
