@@ -132,6 +132,8 @@ pub struct Backend {
     pub weight: u16,
     /// The configuration's.
     pub configured_weight: u16,
+    /// Set while only a share of `weight` counts, because it has just come up.
+    pub slow_start: Option<SlowStart>,
     /// It gets flows only while no other one is up.
     pub backup: bool,
     /// Slots of the pool's Maglev table that name it now; the share of new flows it really gets.
@@ -144,6 +146,15 @@ pub struct Backend {
     pub packets: u64,
     /// Bytes of IP packets sent to it, headers included.
     pub bytes: u64,
+}
+
+/// A slow start that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowStart {
+    /// How much of the weight counts, in percent.
+    pub share: u8,
+    /// Until all of it does, in ms.
+    pub left_ms: u64,
 }
 
 /// Measured health, and that it may not have been measured.

@@ -408,6 +408,7 @@ fn config(peers: u8) -> Config {
             forward: Forward::Nat,
             flows: FlowOptions::new(Duration::from_secs(60)),
             panic_below: 0,
+            slow_start: None,
             check: Check { kind: CheckKind::Tcp, port: None, timing },
             backends: vec![Backend {
                 name: "backend1".into(),

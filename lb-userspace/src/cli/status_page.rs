@@ -137,6 +137,15 @@ fn service(service: &Service, colour: bool) -> String {
             backend.address
         ));
     }
+    for (backend, start) in service.backends.iter().filter_map(|one| Some((one, one.slow_start?))) {
+        out.push_str(&format!(
+            "  {} at {}: slow start; {} % of its weight count, all in {}\n",
+            printable(&backend.name),
+            backend.address,
+            start.share,
+            age(start.left_ms)
+        ));
+    }
     out
 }
 
@@ -170,11 +179,15 @@ fn health(backend: &Backend) -> Cell {
     }
 }
 
-/// The one that counts, and the configuration's if that is another.
+/// The one that counts, the configuration's if that is another, and how much of it counts.
 fn weight(backend: &Backend) -> String {
     let weight = match backend.weight == backend.configured_weight {
         true => backend.weight.to_string(),
         false => format!("{} of {}", backend.weight, backend.configured_weight),
+    };
+    let weight = match backend.slow_start {
+        Some(start) => format!("{weight}, {} %", start.share),
+        None => weight,
     };
     if backend.backup { format!("{weight}, backup") } else { weight }
 }

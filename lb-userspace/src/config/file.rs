@@ -157,6 +157,7 @@ pub(super) struct Service {
     pub rate_limit: Value<RateLimit>,
     pub quic: Value<Quic>,
     pub panic_below: Value<i64>,
+    pub slow_start: Value<String>,
     pub check: Value<Check>,
     #[serde(default)]
     pub backend: Vec<Spanned<Backend>>,

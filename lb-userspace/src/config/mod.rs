@@ -248,6 +248,8 @@ pub struct Service {
     pub flows: FlowOptions,
     /// The share of its backends in percent below which all are used, whatever checks find; 0: never.
     pub panic_below: u8,
+    /// For how long a backend that has come up has less than its whole weight.
+    pub slow_start: Option<Duration>,
     /// How backends are checked.
     pub check: Check,
     /// In the file's order; names are unique within the service.

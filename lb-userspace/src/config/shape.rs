@@ -224,6 +224,7 @@ const FORMS: &[(&str, &str)] = &[
     ("name", "a name in quotes, such as \"web1\""),
     ("interfaces", "a list of names, such as [\"eth0\"]"),
     ("panic_below", "a share in percent without quotes, such as 50"),
+    ("slow_start", "a duration in quotes, such as \"30s\""),
     ("backup", "true or false"),
     ("aim", "\"vip\" or \"address\""),
     ("grpc_service", "a name in quotes, such as \"shop.Orders\""),

@@ -146,6 +146,11 @@ impl Standing {
     pub fn is_up(&self) -> bool {
         self.health == Some(Health::Up)
     }
+
+    /// Whether it gets new flows.
+    pub fn takes_flows(&self) -> bool {
+        self.is_up() && self.weight > 0
+    }
 }
 
 impl Override {

@@ -32,8 +32,8 @@ pub struct Candidate {
     /// Address (16 bytes, IPv4 mapped) and port, network order; distinct among the candidates.
     /// It alone decides the candidate's list, so that all nodes build the same table.
     pub identity: [u8; 18],
-    /// Share of slots relative to the others; 0 gets none.
-    pub weight: u16,
+    /// Share of slots relative to the others; 0 gets none. Only ratios matter.
+    pub weight: u32,
 }
 
 /// Builds the table: `SLOTS` backend numbers, all 0 when no candidate has a weight.
@@ -91,7 +91,7 @@ fn turns(takers: &[&Candidate]) -> Vec<u16> {
 }
 
 /// The times before `end` at which a taker with `weight` of `total` claims a slot.
-fn turn_times(weight: u16, total: u64, end: usize) -> impl Iterator<Item = usize> {
+fn turn_times(weight: u32, total: u64, end: usize) -> impl Iterator<Item = usize> {
     // (k + ½)·W/w = (2k + 1)·W / 2w in whole numbers, kept as quotient and remainder: no division per turn.
     let divisor = 2 * u64::from(weight);
     let (step, step_rest) = (2 * total / divisor, 2 * total % divisor);

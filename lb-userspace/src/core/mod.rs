@@ -15,4 +15,5 @@ pub mod plan;
 pub mod policy;
 pub mod publish;
 pub mod reload;
+pub mod slow_start;
 pub mod zone;

@@ -1,6 +1,11 @@
 //! From configuration and health to the desired content of the maps.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lb_common::{
     Address, Backend, Features, Forward, HashKey, Hop, MAX_NAT_SOURCES, QuicKey, Service, ServiceKey,
@@ -16,6 +21,7 @@ use super::{
     maglev::{self, Candidate},
     numbers::Numbers,
     policy::{self, Member, Mode},
+    slow_start::{self, SlowStarts},
 };
 use crate::config::{self, Config, HashInput, OnBackendDown, Protocol};
 
@@ -52,6 +58,8 @@ pub struct Situation<'a> {
     pub standing: &'a dyn Fn(&BackendId, u16) -> Standing,
     /// The next hops that are known, by backend address.
     pub hops: &'a BTreeMap<IpAddr, KnownHop>,
+    /// The time.
+    pub now: Instant,
 }
 
 /// The way to a backend.
@@ -109,12 +117,21 @@ pub struct Planner {
     sizes: Tables,
     tables: BTreeMap<PoolId, (Vec<Candidate>, Arc<[u16]>)>,
     modes: BTreeMap<PoolId, Mode>,
+    slow_starts: SlowStarts,
 }
 
 impl Planner {
     /// A planner for these numbers, the cluster's hash key, a number of CPUs and tables of these sizes.
     pub fn new(numbers: Numbers, hash_key: HashKey, cpus: u32, sizes: Tables) -> Planner {
-        Planner { numbers, hash_key, cpus, sizes, tables: BTreeMap::new(), modes: BTreeMap::new() }
+        Planner {
+            numbers,
+            hash_key,
+            cpus,
+            sizes,
+            tables: BTreeMap::new(),
+            modes: BTreeMap::new(),
+            slow_starts: SlowStarts::default(),
+        }
     }
 
     /// The numbers it works with.
@@ -126,12 +143,18 @@ impl Planner {
     pub fn set_numbers(&mut self, numbers: Numbers) {
         self.tables.retain(|pool, _| numbers.pool(pool) != 0);
         self.modes.retain(|pool, _| numbers.pool(pool) != 0);
+        self.slow_starts.retain(|pool| numbers.pool(pool) != 0);
         self.numbers = numbers;
     }
 
     /// What decided about each pool's new flows in the last image.
     pub fn modes(&self) -> &BTreeMap<PoolId, Mode> {
         &self.modes
+    }
+
+    /// Backends that do not have their whole weight yet, as of the last image.
+    pub fn slow_starts(&self) -> &SlowStarts {
+        &self.slow_starts
     }
 
     /// The cluster's hash key.
@@ -146,9 +169,8 @@ impl Planner {
         for (service, pool) in pools(config) {
             let number = self.numbers.pool(&pool);
             let mut candidates = Vec::new();
-            let (mode, standings) = standings(service, &pool, situation);
-            self.modes.insert(pool.clone(), mode);
-            for ((backend, id, address), standing) in backends(service, pool.clone()).zip(standings) {
+            let counted = self.count(service, &pool, situation);
+            for ((backend, id, address), (standing, share)) in backends(service, pool.clone()).zip(counted) {
                 let backend_number = self.numbers.backend(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
                 let record = backend_record(service, backend, address, number, standing, known);
@@ -156,7 +178,8 @@ impl Planner {
                     image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
                 }
                 if standing.is_up() {
-                    candidates.push(candidate(backend_number, &record, standing.weight));
+                    let weight = u32::from(standing.weight) * u32::from(share);
+                    candidates.push(candidate(backend_number, &record, weight));
                 }
                 image.backends.insert(backend_number, record);
             }
@@ -175,6 +198,30 @@ impl Planner {
         image
     }
 
+    /// What counts of each of a pool's backends, and what share of its weight, in percent.
+    fn count(
+        &mut self,
+        service: &config::Service,
+        pool: &PoolId,
+        situation: &Situation,
+    ) -> Vec<(Standing, u8)> {
+        let (names, members): (Vec<_>, Vec<_>) = backends(service, pool.clone())
+            .map(|(backend, id, _)| {
+                let standing = (situation.standing)(&id, backend.weight);
+                (id.backend, Member { is_backup: backend.backup, standing })
+            })
+            .unzip();
+        let (mode, counted) = policy::apply(&members, service.panic_below);
+        self.modes.insert(pool.clone(), mode);
+        let members: Vec<_> = names
+            .into_iter()
+            .zip(members.iter().zip(&counted))
+            .map(|(name, (member, &counted))| slow_start::Member { name, own: member.standing, counted })
+            .collect();
+        let shares = self.slow_starts.follow(pool, &members, mode, service.slow_start, situation.now);
+        counted.into_iter().zip(shares).collect()
+    }
+
     /// A pool's Maglev table as it was last planned.
     pub fn current_table(&self, pool: &PoolId) -> Option<&Arc<[u16]>> {
         self.tables.get(pool).map(|(_, table)| table)
@@ -190,17 +237,6 @@ impl Planner {
         self.tables.insert(pool.clone(), (candidates, table.clone()));
         table
     }
-}
-
-/// What counts of each of a pool's backends, and what decided that.
-fn standings(service: &config::Service, pool: &PoolId, situation: &Situation) -> (Mode, Vec<Standing>) {
-    let members: Vec<_> = backends(service, pool.clone())
-        .map(|(backend, id, _)| Member {
-            is_backup: backend.backup,
-            standing: (situation.standing)(&id, backend.weight),
-        })
-        .collect();
-    policy::apply(&members, service.panic_below)
 }
 
 /// IP protocol number.
@@ -261,7 +297,7 @@ fn backend_record(
     }
 }
 
-fn candidate(number: u16, backend: &Backend, weight: u16) -> Candidate {
+fn candidate(number: u16, backend: &Backend, weight: u32) -> Candidate {
     let mut identity = [0; 18];
     identity[..16].copy_from_slice(&backend.address.octets_v6());
     identity[16..].copy_from_slice(&backend.port);
@@ -444,6 +480,16 @@ address = "203.0.113.21"
     }
 
     fn image_through(planner: &mut Planner, config: &Config, up: &[&str], gateway: Option<&str>) -> Image {
+        image_at(planner, config, up, gateway, Instant::now())
+    }
+
+    fn image_at(
+        planner: &mut Planner,
+        config: &Config,
+        up: &[&str],
+        gateway: Option<&str>,
+        now: Instant,
+    ) -> Image {
         let standing = |id: &BackendId, weight| {
             let up = up.contains(&id.to_string().as_str());
             Standing { health: Some(if up { Health::Up } else { Health::Down }), weight }
@@ -451,7 +497,7 @@ address = "203.0.113.21"
         let hop = Hop::new(3, [2; 6], [4; 6]);
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
         let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway, mtu: 1_400 })]);
-        planner.image(config, &Situation { standing: &standing, hops: &hops })
+        planner.image(config, &Situation { standing: &standing, hops: &hops, now })
     }
 
     /// Backend numbers and how many slots each has.
@@ -499,6 +545,29 @@ address = "203.0.113.21"
 
         let none = image(&mut planner, &config, &[]);
         assert_eq!(shares(&none.tables[&1]), BTreeMap::from([(0, maglev::SLOTS)]));
+    }
+
+    #[test]
+    fn a_slow_start_is_a_share_of_slots_and_nothing_else() {
+        let text = FILE.replacen("port = 80\n", "port = 80\nslow_start = \"10s\"\n", 1);
+        let config = Config::parse(&text, Path::new("usher.toml")).unwrap();
+        let (mut planner, begin) = (planner(&config), Instant::now());
+        let mut at = |second, up: &[&str]| {
+            let image = image_at(&mut planner, &config, up, None, begin + Duration::from_secs(second));
+            let due = planner.slow_starts().is_due(begin + Duration::from_secs(second + 1));
+            (shares(&image.tables[&1]), image.backends, due)
+        };
+        let both = ["web/b1/v4", "web/b2/v4"];
+        let (whole, backends, due) = at(0, &both);
+        assert!(!due, "at the start everybody has his whole weight");
+        at(1, &both[..1]);
+        for (second, share) in [(2, 5), (3, 15), (11, 95)] {
+            let (table, still, due) = at(second, &both);
+            let expected = maglev::SLOTS * 3 * share / (3 * share + 100);
+            assert!(table[&2].abs_diff(expected) <= 1, "{table:?}");
+            assert!(due && still == backends);
+        }
+        assert_eq!(at(12, &both), (whole, backends, false));
     }
 
     #[test]

@@ -85,7 +85,7 @@ mod tests {
     /// Who gets new flows.
     fn used(members: &[Member], panic_below: u8) -> (Mode, Vec<bool>) {
         let (mode, standing) = apply(members, panic_below);
-        (mode, standing.iter().map(|standing| standing.is_up() && standing.weight > 0).collect())
+        (mode, standing.iter().map(Standing::takes_flows).collect())
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
             let (_, used) = used(&members, panic_below);
             for (member, used) in members.iter().zip(used) {
                 let Member { is_backup, standing } = *member;
-                if !is_backup && standing.is_up() && standing.weight > 0 {
+                if !is_backup && standing.takes_flows() {
                     prop_assert!(used);
                 }
                 prop_assert!(standing.weight > 0 || !used);

@@ -119,6 +119,7 @@ fn service(old: &Service, new: &Service, title: &str) -> Vec<String> {
     line(values("forward", &old.forward, &new.forward));
     line(values("options", &old.flows, &new.flows));
     line(values("panic_below", &old.panic_below, &new.panic_below));
+    line(values("slow_start", &old.slow_start, &new.slow_start));
     line(values("check", &old.check, &new.check));
     let backends = named(&old.backends, &new.backends, "backend", |backend| &backend.name, backend);
     backends.into_iter().for_each(|change| line(Some(change)));

@@ -166,6 +166,11 @@ fn backend(
         last_check: checked.and_then(|checked| last_check(checked, now)),
         weight: set.weight(backend.weight),
         configured_weight: backend.weight,
+        slow_start: state
+            .planner
+            .slow_starts()
+            .of(id)
+            .map(|start| status::SlowStart { share: start.share(), left_ms: millis(start.left(now)) }),
         backup: backend.backup,
         slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),

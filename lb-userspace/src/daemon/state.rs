@@ -35,6 +35,7 @@ use crate::{
         plan::{self, KnownHop, Planner, Situation},
         policy::Mode,
         publish::{self, PeerStates, Publication, SelfState},
+        slow_start::Start,
         zone::Zone,
     },
     dataplane::{Attached, Dataplane, DataplaneError},
@@ -269,12 +270,12 @@ impl State {
         }
     }
 
-    /// Tries again what failed: to write maps, to end a capture.
+    /// Tries again what failed: to write maps, to end a capture. Does what is due.
     pub(super) fn catch_up(&mut self) {
         if let Err(error) = self.deny.tell(&mut self.dataplane) {
             error!(error = &error as &dyn std::error::Error, "cannot write the deny list; trying again soon");
         }
-        if self.behind {
+        if self.behind || self.planner.slow_starts().is_due(Instant::now()) {
             self.reconcile();
         }
         self.end_drain();
@@ -416,10 +417,12 @@ impl State {
         hops.extend(hops::known(&self.next_hops));
         let standing =
             |id: &BackendId, configured| self.administration.standing(id, configured, self.backends.get(id));
-        let situation = Situation { standing: &standing, hops: &hops };
-        let before = self.planner.modes().clone();
+        let situation = Situation { standing: &standing, hops: &hops, now: Instant::now() };
+        let modes = self.planner.modes().clone();
+        let starts: BTreeMap<_, _> = self.planner.slow_starts().under_way().collect();
         let desired = self.planner.image(&self.config, &situation);
-        log_modes(&before, self.planner.modes());
+        log_modes(&modes, self.planner.modes());
+        log_starts(&starts, &self.planner.slow_starts().under_way().collect());
         let operations = image::diff(&self.applied, &desired);
         if operations.is_empty() {
             return Ok(());
@@ -498,6 +501,16 @@ fn log_modes(before: &BTreeMap<PoolId, Mode>, now: &BTreeMap<PoolId, Mode>) {
             Mode::Ordinary => info!("service {pool}: {mode} again"),
             Mode::Backups | Mode::Panic { .. } => warn!("service {pool}: {mode}"),
         }
+    }
+}
+
+/// Says whose slow starts have begun and ended.
+fn log_starts(before: &BTreeMap<BackendId, Start>, now: &BTreeMap<BackendId, Start>) {
+    for (backend, start) in now.iter().filter(|(backend, _)| !before.contains_key(backend)) {
+        info!("backend {backend}: slow start: {} % of its weight at first", start.share());
+    }
+    for backend in before.keys().filter(|backend| !now.contains_key(backend)) {
+        info!("backend {backend}: its slow start is over");
     }
 }
 

@@ -205,6 +205,16 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
         r#"usher.toml:24: service "web": check: aim: "backend" is not possible here; use "vip" or "address""#,
     ),
     (
+        "port = 25",
+        "port = 25\nslow_start = \"500ms\"",
+        r#"usher.toml:38: service "mail": slow_start: "500ms" is less than 1s; use 1s to 1day"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\nslow_start = 30",
+        r#"usher.toml:38: service "mail": slow_start: 30 is a whole number; write a duration in quotes, such as "30s""#,
+    ),
+    (
         r#"forward = "nat""#,
         "forward = \"nat\"\npanic_below = 101",
         r#"usher.toml:24: service "web": panic_below: 101 is more than 100; use a share in percent, such as 50; 0 for never"#,

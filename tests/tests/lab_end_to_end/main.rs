@@ -122,6 +122,7 @@ const NAT: &[(&str, Body)] = &checks![
     reload::signal_reloads_and_the_log_says_what,
     policies::backup_serves_only_while_nobody_else_does,
     policies::in_a_panic_all_are_used,
+    policies::returning_backend_gets_its_share_step_by_step,
     policies::agents_words_count_at_once,
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
     servers::what_was_set_outlives_the_daemon,

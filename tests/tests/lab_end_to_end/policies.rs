@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use usher_lab::{Family, Host, Lab, Tally, until};
+use usher_lab::{Connections, Family, Host, Lab, Stream, Tally, until};
 
 use crate::{
     reload::Written,
@@ -12,6 +12,12 @@ use crate::{
 
 /// Requests that must all succeed.
 const REQUESTS: usize = 60;
+
+/// Requests of which shares are counted.
+const MANY: usize = 100;
+
+/// Long-lived connections, over both families and to all nodes.
+const CONNECTIONS: usize = 60;
 
 /// A backup gets nothing while another backend is up, and everything when none is; then nothing again.
 pub(crate) fn backup_serves_only_while_nobody_else_does(lab: &Lab) -> Result<()> {
@@ -60,6 +66,61 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
     lab.wait_all_well(RECOVERY)?;
     ensure!(!status_page(lab)?.contains("PANIC"), "it goes on");
     written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// A backend that returns gets few connections at first, more with each step, and its whole share in the end. One that was up
+/// before a restart has it all the time.
+pub(crate) fn returning_backend_gets_its_share_step_by_step(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    for node in &written {
+        node.reload(&node.with_after("name = \"web\"", "slow_start = \"20s\"")?)?;
+    }
+    lab.kill_backend(1)?;
+    wait_health(lab, 1, "down", Instant::now(), RECOVERY)?;
+    expect_slots(lab, [false, true, true])?;
+    let mut stream = lab.stream(Family::V4)?;
+    let connections = Connections::open(lab, CONNECTIONS)?;
+    lab.start_backend(1)?;
+    wait_health(lab, 1, "up", Instant::now(), RECOVERY)?;
+    let up = Instant::now();
+    let page = status_page(lab)?;
+    ensure!(page.contains("slow start; 5 % of its weight count"), "{page}");
+    let early = share(&mut stream, up)?;
+
+    let mut slots = Vec::new();
+    until("the whole weight counts", 2 * RECOVERY, || {
+        let status = status(lab, 1)?;
+        let backend = backends(&status, "web", Family::V4)?[0];
+        slots.push(backend.slots);
+        ensure!(backend.slow_start.is_none(), "{:?}", backend.slow_start);
+        Ok(())
+    })?;
+    ensure!(slots.is_sorted(), "{slots:?}");
+    slots.dedup();
+    ensure!((5..=10).contains(&slots.len()), "{slots:?}");
+    let late = share(&mut stream, Instant::now())?;
+    ensure!(3 * early < 2 * late, "of {MANY} requests it got {early} at first and {late} in the end");
+    connections.finish()?.expect_whole(CONNECTIONS, 4)?;
+
+    lab.stop_usher(1)?;
+    lab.start_usher(1)?;
+    lab.wait_all_well(RECOVERY)?;
+    ensure!(!status_page(lab)?.contains("slow start"), "after a restart");
+    for state in ["drain", "ready"] {
+        lab.run(Host::Node(1), &["usher", "server", "set", "web/backend2", "state", state])?;
+    }
+    let page = status_page(lab)?;
+    ensure!(page.contains("1, 5 %"), "after a drain: {page}");
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))?;
+    ensure!(!status_page(lab)?.contains("slow start"), "it is off");
+    Ok(())
+}
+
+/// How many requests of [`MANY`] the backend got that was away.
+fn share(stream: &mut Stream, since: Instant) -> Result<usize> {
+    let tally = Tally::of(&stream.since(since, MANY)?);
+    tally.expect_no_failure()?;
+    Ok(tally.backends.get("backend1").copied().unwrap_or(0))
 }
 
 /// A server on the backend that answers each connection with what is in a file, as an agent does.

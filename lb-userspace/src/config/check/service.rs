@@ -1,10 +1,11 @@
 //! `[[service]]` and its backends.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use toml::Spanned;
 
 use super::{
+    DAY,
     flows::{self, Written},
     health,
     reader::{Field, Reader, Seen},
@@ -85,6 +86,9 @@ fn service_of(
     let panic_below = reader.optional(&key, "panic_below", service.panic_below).map_or(Some(0), |share| {
         reader.whole(&share, 0..=100, "use a share in percent, such as 50; 0 for never")
     });
+    let slow_start = reader
+        .optional(&key, "slow_start", service.slow_start)
+        .and_then(|field| reader.duration(&field, Duration::from_secs(1)..=DAY));
     let check = health::check(reader, &key, service.check, forward);
     let backends = backends(reader, &key, service.backend, port, forward, flows.quic);
     Some(Service {
@@ -96,6 +100,7 @@ fn service_of(
         forward: forward?,
         flows,
         panic_below: panic_below?,
+        slow_start,
         check,
         backends,
     })

@@ -34,6 +34,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         forward: Forward::Nat,
         flows: FlowOptions::new(Duration::from_secs(60)),
         panic_below: 0,
+        slow_start: None,
         check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, timing },
         backends: vec![Backend {
             name: "backend1".into(),
