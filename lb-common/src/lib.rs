@@ -71,7 +71,7 @@ pub const MAX_BACKENDS: usize = 65_536;
 
 /// Version of what the maps hold that outlive the daemon. To be raised with every change of these that the old or the new
 /// program would misread.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Names of the maps in the object. The kernel keeps 15 characters.
 pub mod map {

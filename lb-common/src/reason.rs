@@ -129,6 +129,8 @@ reasons! {
     Denied = Drop, "denied";
     /// A new flow of a source that has opened as many as the service allows it.
     RateLimited = Drop, "rate_limited";
+    /// A service without an up backend, where it is configured to tell nobody.
+    NoBackendDropped = Drop, "no_backend_dropped";
 }
 
 impl Reason {

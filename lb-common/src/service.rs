@@ -166,7 +166,7 @@ pub struct Service {
     pub number: u32,
     /// A [`Forward`] as its number.
     pub forward: u8,
-    /// [`Service::CLIENT_HASH`].
+    /// [`Service::CLIENT_HASH`], [`Service::DROPS`].
     pub flags: u8,
     /// Idle ticks after which an open flow is forgotten.
     pub idle: u16,
@@ -204,6 +204,9 @@ impl Service {
 
     /// New flows go to the slot of their client's address, whatever their ports.
     pub const CLIENT_HASH: u8 = 1;
+
+    /// Packets for which there is no backend are dropped, not refused.
+    pub const DROPS: u8 = 2;
 
     /// A service by number, way to forward, and the idle limit of its flows in ticks; without anything else.
     pub fn new(number: u32, forward: Forward, idle: u16) -> Service {

@@ -198,7 +198,8 @@ fn backend_of_new<T: Tables>(
     let number = tables.slot(service.number, slot).ok_or(Reason::NotReady)?;
     outcome.slot = slot;
     if number == 0 {
-        return Err(Reason::NoBackend);
+        let drops = service.flags & Service::DROPS != 0;
+        return Err(if drops { Reason::NoBackendDropped } else { Reason::NoBackend });
     }
     if remembers {
         affinity::remember(tables, seat, service, number);

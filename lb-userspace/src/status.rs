@@ -136,6 +136,8 @@ pub struct Backend {
     pub slow_start: Option<SlowStart>,
     /// It gets flows only while no other one is up.
     pub backup: bool,
+    /// It is another service's, called `SERVICE/BACKEND` here, and gets flows only while no own one is up.
+    pub fallback: bool,
     /// Slots of the pool's Maglev table that name it now; the share of new flows it really gets.
     pub slots: u32,
     /// `None` while route or neighbour is unknown: packets for it cannot leave.

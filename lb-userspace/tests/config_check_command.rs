@@ -45,6 +45,7 @@ fn a_good_file_is_summed_up() {
          service db: tcp port 5432 on 2 addresses, 1 backend\n\
          service dns: udp port 5353 on 2 addresses, 1 backend\n\
          service orders: tcp port 50051 on 2 addresses, 1 backend\n\
+         service sorry: tcp port 8088 on 2 addresses, 1 backend\n\
          OK: usher.toml: not compared with this host\n"
     );
     assert_eq!((err.as_str(), code), ("", success()));

@@ -179,6 +179,26 @@ fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
     assert_eq!(judge(FILE, &host), "");
 }
 
+/// It takes this service's packets when that one's backends are down, so it holds this one's address.
+#[test]
+fn a_dsr_backend_that_stands_in_for_another_services() {
+    let file =
+        FILE.replace("addresses = [\"192.0.2.11\"]", "addresses = [\"192.0.2.11\", \"192.0.2.13\"]").replace(
+            "port = 25\n",
+            "port = 25\naddresses = [\"192.0.2.11\"]\nall_down = { service = \"sorry\" }\n",
+        );
+    let sorry = "[[service]]\nname = \"sorry\"\nprotocol = \"tcp\"\nport = 25\naddresses = [\"192.0.2.13\"]\n\
+                 forward = \"dsr-l2\"\nbackend = [{ name = \"s1\", address = \"203.0.113.41\" }]\n";
+    let mut host = host();
+    host.interfaces[1].1.push(ip("192.0.2.13"));
+    host.check_route.insert(ip("203.0.113.41"), over_back("192.0.2.11"));
+    let found = judge(&format!("{file}{sorry}"), &host);
+    let expected = "would be checked from 192.0.2.11, which it holds itself for the dsr-l2 service \"mail\"";
+    assert!(found.contains(expected), "{found}");
+    host.check_route.insert(ip("203.0.113.41"), over_back("203.0.113.11"));
+    assert_eq!(judge(&format!("{file}{sorry}"), &host), "");
+}
+
 #[test]
 fn a_backend_without_a_route_warns() {
     let host = HostFacts { check_route: BTreeMap::new(), ..host() };

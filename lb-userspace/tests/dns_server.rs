@@ -15,8 +15,8 @@ use std::{
 
 use lb_userspace::{
     config::{
-        AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node, NodeAddress,
-        OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend, Node,
+        NodeAddress, OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -409,6 +409,7 @@ fn config(peers: u8) -> Config {
             flows: FlowOptions::new(Duration::from_secs(60)),
             panic_below: 0,
             slow_start: None,
+            all_down: NoBackend::Reset,
             check: Check { kind: CheckKind::Tcp, port: None, timing },
             backends: vec![Backend {
                 name: "backend1".into(),

@@ -189,7 +189,11 @@ fn weight(backend: &Backend) -> String {
         Some(start) => format!("{weight}, {} %", start.share),
         None => weight,
     };
-    if backend.backup { format!("{weight}, backup") } else { weight }
+    match (backend.fallback, backend.backup) {
+        (true, _) => format!("{weight}, fallback"),
+        (_, true) => format!("{weight}, backup"),
+        _ => weight,
+    }
 }
 
 fn peers(peers: &[Peer], colour: bool) -> String {

@@ -158,9 +158,23 @@ pub(super) struct Service {
     pub quic: Value<Quic>,
     pub panic_below: Value<i64>,
     pub slow_start: Value<String>,
+    pub all_down: Value<NoBackend>,
     pub check: Value<Check>,
     #[serde(default)]
     pub backend: Vec<Spanned<Backend>>,
+}
+
+/// `"reset"`, `"drop"`, or a table that names a service.
+#[derive(Debug)]
+pub(super) enum NoBackend {
+    Word(String),
+    Fallback(Fallback),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fallback {
+    pub service: Value<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -244,6 +258,30 @@ impl<'de> Deserialize<'de> for NodeAddress {
     }
 }
 
+impl<'de> Deserialize<'de> for NoBackend {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = NoBackend;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a word, or a table with `service`")
+            }
+
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<NoBackend, E> {
+                Ok(NoBackend::Word(word.to_owned()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<NoBackend, A::Error> {
+                Fallback::deserialize(MapAccessDeserializer::new(map)).map(NoBackend::Fallback)
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 impl<'de> Deserialize<'de> for BackendAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
@@ -285,6 +323,7 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("peer", keys_of::<Peer>()),
         ("peer.addresses", keys_of::<SplitAddress>()),
         ("service", keys_of::<Service>()),
+        ("service.all_down", keys_of::<Fallback>()),
         ("service.rate_limit", keys_of::<RateLimit>()),
         ("service.quic", keys_of::<Quic>()),
         ("service.check", keys_of::<Check>()),

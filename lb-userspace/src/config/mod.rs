@@ -63,6 +63,12 @@ impl Config {
         let peers = self.peers.iter().flat_map(|peer| &peer.addresses);
         backends.chain(peers.map(|peer| peer.address))
     }
+
+    /// The service whose backends a service uses when it has none.
+    pub fn fallback(&self, service: &Service) -> Option<&Service> {
+        let NoBackend::Fallback(name) = &service.all_down else { return None };
+        self.services.iter().find(|other| other.name == *name)
+    }
 }
 
 /// This node: who it is and where its packets come in.
@@ -250,6 +256,8 @@ pub struct Service {
     pub panic_below: u8,
     /// For how long a backend that has come up has less than its whole weight.
     pub slow_start: Option<Duration>,
+    /// What becomes of packets for which it has no backend.
+    pub all_down: NoBackend,
     /// How backends are checked.
     pub check: Check,
     /// In the file's order; names are unique within the service.
@@ -271,6 +279,17 @@ impl Service {
                 && self.backends.iter().any(|backend| self.backend_address(backend, family).is_some())
         })
     }
+}
+
+/// What becomes of a packet for which its service has no backend. (What DNS then answers is another matter: [`AllDown`].)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoBackend {
+    /// It is answered with a reset or "port unreachable".
+    Reset,
+    /// It is dropped.
+    Drop,
+    /// It goes to a backend of the service with this name; if that has none either, as with `Reset`.
+    Fallback(Arc<str>),
 }
 
 /// How a service's flows are treated.

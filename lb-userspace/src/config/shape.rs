@@ -258,7 +258,10 @@ const FORMS: &[(&str, &str)] = &[
     ("ttl", "a duration in quotes, such as \"30s\""),
     ("negative_ttl", "a duration in quotes, such as \"5s\""),
     ("contact", "a DNS name in quotes, such as \"hostmaster.example.test\""),
-    ("all_down", "\"all\" or \"none\""),
+    (
+        "all_down",
+        "in [dns] \"all\" or \"none\", in a service \"reset\", \"drop\" or a table such as { service = \"sorry\" }",
+    ),
     ("dns_port", "a port without quotes, such as 53"),
     ("dns_name", "a DNS name in quotes, such as \"www.example.test\""),
     ("protocol", "\"tcp\" or \"udp\""),

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{
     ids::{BackendId, Family, PoolId},
     image::Image,
-    plan,
+    plan::{self, Member},
 };
 use crate::config::Config;
 
@@ -40,7 +40,7 @@ impl Room {
     /// What a configuration needs.
     pub fn taken_by(config: &Config) -> Room {
         let backends: usize =
-            plan::pools(config).map(|(service, pool)| plan::backends(service, pool).count()).sum();
+            plan::pools(config).map(|(service, pool)| plan::members(config, service, pool).count()).sum();
         Room {
             pools: plan::pools(config).count() as u32,
             backends: backends as u32,
@@ -100,7 +100,7 @@ impl Numbers {
             let Some(number) = numbers.into_iter().find(|number| *number != 0 && !pools.has(*number)) else {
                 continue;
             };
-            for (backend, id, address) in plan::backends(service, pool.clone()) {
+            for Member { backend, id, address, .. } in plan::members(config, service, pool.clone()) {
                 if let Some(&known) = known.get(&(number, address.into(), backend.port.to_be_bytes())) {
                     backends.numbers.insert((id, SocketAddr::new(address, backend.port)), known.into());
                 }
@@ -127,8 +127,8 @@ impl Numbers {
         fits("ports of addresses", wanted.keys, self.room.keys)?;
         let pools = plan::pools(config).map(|(_, pool)| pool);
         let backends = plan::pools(config)
-            .flat_map(|(service, pool)| plan::backends(service, pool))
-            .map(|(backend, id, address)| (id, SocketAddr::new(address, backend.port)));
+            .flat_map(|(service, pool)| plan::members(config, service, pool))
+            .map(|member| (member.id, SocketAddr::new(member.address, member.backend.port)));
         Ok(Numbers {
             room: self.room,
             pools: self.pools.successor(pools, self.room.pools),
@@ -288,6 +288,41 @@ backend = [BACKENDS]
         assert_eq!(named(&empty), [("new".to_owned(), 1), ("renamed".to_owned(), 2)]);
         let none = Room { backends: 1, ..room };
         assert!(Numbers::of_image(&config, none, &image).is_err());
+    }
+
+    #[test]
+    fn lent_backends_have_numbers_of_their_own_and_keep_them() {
+        let text = r#"
+version = 1
+[node]
+name = "node1"
+interfaces = ["front"]
+addresses = ["192.0.2.11"]
+[nat]
+source = ["203.0.113.11"]
+[[service]]
+name = "web"
+protocol = "tcp"
+port = 80
+all_down = { service = "sorry" }
+backend = [{ name = "b1", address = "203.0.113.21" }]
+[[service]]
+name = "sorry"
+protocol = "tcp"
+port = 81
+backend = [{ name = "s1", address = "203.0.113.22" }]
+"#;
+        let config = Config::parse(text, Path::new("usher.toml")).unwrap();
+        let numbers = Numbers::new(&config).unwrap();
+        assert_eq!(
+            named(&numbers),
+            [("s1".to_owned(), 3), ("b1".to_owned(), 1), ("sorry/s1".to_owned(), 2)],
+            "flows of web with sorry's backend are not flows of sorry"
+        );
+        let mut image = image(&[(4, "203.0.113.21"), (9, "203.0.113.22")]);
+        image.backends.get_mut(&9).unwrap().port = 81_u16.to_be_bytes();
+        let known = Numbers::of_image(&config, numbers.room(), &image).unwrap();
+        assert_eq!(named(&known)[1..], [("b1".to_owned(), 4), ("sorry/s1".to_owned(), 9)]);
     }
 
     #[test]

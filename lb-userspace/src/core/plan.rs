@@ -20,10 +20,10 @@ use super::{
     image::Image,
     maglev::{self, Candidate},
     numbers::Numbers,
-    policy::{self, Member, Mode},
+    policy::{self, Mode},
     slow_start::{self, SlowStarts},
 };
-use crate::config::{self, Config, HashInput, OnBackendDown, Protocol};
+use crate::config::{self, Config, HashInput, NoBackend, OnBackendDown, Protocol};
 
 /// Every service in every family that it has.
 pub fn pools(config: &Config) -> impl Iterator<Item = (&config::Service, PoolId)> {
@@ -50,6 +50,42 @@ pub fn backends(
         let id = BackendId { pool: pool.clone(), backend: backend.name.clone() };
         Some((backend, id, address))
     })
+}
+
+/// A backend that a pool's flows may go to.
+#[derive(Debug, Clone)]
+pub struct Member<'a> {
+    /// The backend.
+    pub backend: &'a config::Backend,
+    /// What it is called in this pool: `backend1`, or `sorry/backend1` when it is lent by the service `sorry`.
+    pub id: BackendId,
+    /// Its address.
+    pub address: IpAddr,
+    /// What it is called in the pool that lends it, which checks it; `None` for the pool's own.
+    pub lent: Option<BackendId>,
+}
+
+/// A pool's own backends, then those of the service that stands in when none of them is usable. The latter have numbers of
+/// their own here, because an entry of the flow table is valid for the backends of its service only.
+pub fn members<'a>(
+    config: &'a Config,
+    service: &'a config::Service,
+    pool: PoolId,
+) -> impl Iterator<Item = Member<'a>> {
+    let lent = config.fallback(service).into_iter().flat_map({
+        let pool = pool.clone();
+        move |other| {
+            let pool = pool.clone();
+            backends(other, self::pool(other, pool.family)).map(move |(backend, lent, address)| {
+                let name = format!("{}/{}", other.name, lent.backend).into();
+                let id = BackendId { pool: pool.clone(), backend: name };
+                Member { backend, id, address, lent: Some(lent) }
+            })
+        }
+    });
+    backends(service, pool)
+        .map(|(backend, id, address)| Member { backend, id, address, lent: None })
+        .chain(lent)
 }
 
 /// What decides the image beside the configuration.
@@ -166,15 +202,17 @@ impl Planner {
     pub fn image(&mut self, config: &Config, situation: &Situation) -> Image {
         let settings = Some(Box::new(settings(config, self.hash_key, self.cpus, &self.sizes)));
         let mut image = Image { settings, ..Image::default() };
+        let mut counted = self.count_all(config, situation);
         for (service, pool) in pools(config) {
             let number = self.numbers.pool(&pool);
             let mut candidates = Vec::new();
-            let counted = self.count(service, &pool, situation);
-            for ((backend, id, address), (standing, share)) in backends(service, pool.clone()).zip(counted) {
+            let members = members(config, service, pool.clone());
+            let counted = counted.remove(&pool).unwrap_or_default();
+            for (Member { backend, id, address, lent }, (standing, share)) in members.zip(counted) {
                 let backend_number = self.numbers.backend(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
                 let record = backend_record(service, backend, address, number, standing, known);
-                if let (Some(id), Some(quic)) = (backend.quic_server_id, service.flows.quic) {
+                if let (Some(id), Some(quic), None) = (backend.quic_server_id, service.flows.quic, &lent) {
                     image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
                 }
                 if standing.is_up() {
@@ -198,27 +236,52 @@ impl Planner {
         image
     }
 
-    /// What counts of each of a pool's backends, and what share of its weight, in percent.
+    /// What counts of each pool's members, and what share of their weight, in percent.
+    fn count_all(&mut self, config: &Config, situation: &Situation) -> BTreeMap<PoolId, Vec<(Standing, u8)>> {
+        let mut all = BTreeMap::new();
+        // Those that may be needed by others first; they need nobody themselves.
+        let (alone, others): (Vec<_>, Vec<_>) =
+            pools(config).partition(|(service, _)| config.fallback(service).is_none());
+        for (service, pool) in alone.into_iter().chain(others) {
+            let lender = config.fallback(service);
+            let mut lent: Vec<(Standing, u8)> = lender
+                .and_then(|other| all.get(&self::pool(other, pool.family)))
+                .cloned()
+                .unwrap_or_default();
+            let fallback = lender.filter(|_| lent.iter().any(|(standing, _)| standing.takes_flows()));
+            let mut counted = self.count(service, &pool, situation, fallback.map(|other| &other.name));
+            if !matches!(self.modes.get(&pool), Some(Mode::Fallback { .. })) {
+                lent.iter_mut().for_each(|(standing, _)| standing.weight = 0);
+            }
+            counted.extend(lent);
+            all.insert(pool, counted);
+        }
+        all
+    }
+
+    /// What counts of each of a pool's own backends, and what share of its weight. `fallback`: the service whose backends
+    /// could take the flows.
     fn count(
         &mut self,
         service: &config::Service,
         pool: &PoolId,
         situation: &Situation,
+        fallback: Option<&Arc<str>>,
     ) -> Vec<(Standing, u8)> {
         let (names, members): (Vec<_>, Vec<_>) = backends(service, pool.clone())
             .map(|(backend, id, _)| {
                 let standing = (situation.standing)(&id, backend.weight);
-                (id.backend, Member { is_backup: backend.backup, standing })
+                (id.backend, policy::Member { is_backup: backend.backup, standing })
             })
             .unzip();
-        let (mode, counted) = policy::apply(&members, service.panic_below);
-        self.modes.insert(pool.clone(), mode);
+        let (mode, counted) = policy::apply(&members, service.panic_below, fallback);
+        self.modes.insert(pool.clone(), mode.clone());
         let members: Vec<_> = names
             .into_iter()
             .zip(members.iter().zip(&counted))
             .map(|(name, (member, &counted))| slow_start::Member { name, own: member.standing, counted })
             .collect();
-        let shares = self.slow_starts.follow(pool, &members, mode, service.slow_start, situation.now);
+        let shares = self.slow_starts.follow(pool, &members, &mode, service.slow_start, situation.now);
         counted.into_iter().zip(shares).collect()
     }
 
@@ -251,7 +314,8 @@ fn service_record(number: u32, service: &config::Service) -> Service {
     let flows = &service.flows;
     let (rate, quic) = (flows.rate_limit, flows.quic);
     Service {
-        flags: if flows.hash == HashInput::Client { Service::CLIENT_HASH } else { 0 },
+        flags: flag(flows.hash == HashInput::Client, Service::CLIENT_HASH)
+            | flag(service.all_down == NoBackend::Drop, Service::DROPS),
         affinity: flows.affinity.map_or(0, ticks),
         quic_id_length: quic.map_or(0, |quic| quic.server_id_length),
         quic_config: quic.map_or(0, |quic| quic.config_id),
@@ -270,10 +334,13 @@ fn forward(forward: config::Forward) -> Forward {
     }
 }
 
+fn flag(is_set: bool, flag: u8) -> u8 {
+    if is_set { flag } else { 0 }
+}
+
 fn flags(service: &config::Service, standing: Standing) -> u8 {
     let up = standing.is_up();
     let lost = !up && service.flows.on_backend_down == OnBackendDown::Reset;
-    let flag = |set, flag| if set { flag } else { 0 };
     flag(up, Backend::UP) | flag(standing.weight > 0, Backend::ACCEPTS) | flag(lost, Backend::LOST)
 }
 
@@ -568,6 +635,58 @@ address = "203.0.113.21"
             assert!(due && still == backends);
         }
         assert_eq!(at(12, &both), (whole, backends, false));
+    }
+
+    const SORRY: &str = r#"
+[[service]]
+name = "sorry"
+protocol = "tcp"
+port = 81
+[[service.backend]]
+name = "b1"
+address = ["203.0.113.31", "2001:db8:2::31"]
+[[service.backend]]
+name = "b2"
+address = ["203.0.113.32", "2001:db8:2::32"]
+backup = true
+"#;
+
+    #[test]
+    fn another_services_backends_stand_in_and_keep_their_flows() {
+        let text = FILE.replacen("port = 80\n", "port = 80\nall_down = { service = \"sorry\" }\n", 1);
+        let config = Config::parse(&format!("{text}{SORRY}"), Path::new("usher.toml")).unwrap();
+        let mut planner = planner(&config);
+        let number = |planner: &Planner, name: &str| {
+            let pool = PoolId { service: "web".into(), family: Family::V4 };
+            planner.numbers().backend(&BackendId { pool, backend: name.into() })
+        };
+        let [own, first, backup] = ["b1", "sorry/b1", "sorry/b2"].map(|name| number(&planner, name));
+        let mut used = |up: &[&str]| {
+            let image = image(&mut planner, &config, up);
+            let mode = planner.modes()[&PoolId { service: "web".into(), family: Family::V4 }].clone();
+            let used: Vec<u16> = shares(&image.tables[&1]).into_keys().collect();
+            let lent = [first, backup].map(|number| image.backends[&number]);
+            assert!(lent.iter().all(|backend| backend.service == 1), "flows of web may go there");
+            (mode, used, lent.map(|backend| (backend.is_up(), backend.accepts())))
+        };
+        let fallback = Mode::Fallback { service: "sorry".into() };
+        let all = ["web/b1/v4", "sorry/b1/v4", "sorry/b2/v4"];
+        // Known flows go on with who is up.
+        let idle = [(true, false), (true, false)];
+        assert_eq!(used(&all), (Mode::Ordinary, vec![own], idle));
+        assert_eq!(used(&all[1..]), (fallback.clone(), vec![first], [(true, true), (true, false)]));
+        assert_eq!(used(&all[2..]), (fallback, vec![backup], [(false, false), (true, true)]));
+        assert_eq!(used(&[]), (Mode::Ordinary, vec![0], [(false, false), (false, false)]));
+        assert_eq!(used(&all), (Mode::Ordinary, vec![own], idle));
+    }
+
+    #[test]
+    fn a_service_may_drop_what_it_has_no_backend_for() {
+        let text = FILE.replacen("port = 80\n", "port = 80\nall_down = \"drop\"\n", 1);
+        let config = Config::parse(&text, Path::new("usher.toml")).unwrap();
+        let image = image(&mut planner(&config), &config, &[]);
+        let drops = image.services.values().filter(|service| service.flags == Service::DROPS);
+        assert_eq!(drops.map(|service| service.number).collect::<Vec<_>>(), [1, 1, 2], "its VIPs");
     }
 
     #[test]

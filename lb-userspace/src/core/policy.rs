@@ -1,6 +1,7 @@
-//! Which of a pool's backends get new flows, beside weight and health: backups, and all of them in a panic.
+//! Which of a pool's backends get new flows, beside weight and health: backups, another service's, and all of them in a
+//! panic.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use super::{admin::Standing, health::Health};
 
@@ -14,13 +15,18 @@ pub struct Member {
 }
 
 /// What decides about a pool's new flows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Mode {
     /// Weight and health.
     #[default]
     Ordinary,
     /// Only backups are up.
     Backups,
+    /// None is up, so another service's backends stand in.
+    Fallback {
+        /// The other service.
+        service: Arc<str>,
+    },
     /// So few are up that all are used, whatever checks find.
     Panic {
         /// Backends that are up.
@@ -35,6 +41,9 @@ impl fmt::Display for Mode {
         match self {
             Mode::Ordinary => f.write_str("weight and health decide"),
             Mode::Backups => f.write_str("only backups are up, and get the flows"),
+            Mode::Fallback { service } => {
+                write!(f, "FALLBACK: no backend is up, so those of the service {service} get the flows")
+            }
             Mode::Panic { up, of } => {
                 write!(f, "PANIC: only {up} of {of} backends are up, so all are used, whatever checks find")
             }
@@ -45,28 +54,35 @@ impl fmt::Display for Mode {
 /// What counts of each member in the end. `panic_below` is a share in percent of the members with a weight that are no
 /// backups; while less of them are up, and all have been checked, all of these count as up. 0: never.
 ///
-/// A panic makes no backup of a service work while a primary is up, and a service whose backups are up needs none.
-pub fn apply(members: &[Member], panic_below: u8) -> (Mode, Vec<Standing>) {
+/// A panic makes no backup of a service work while a primary is up, and a service whose backups are up needs none. Nor does
+/// one with a `fallback`, the name of a service whose backends can take its flows, when it has none left at all.
+pub fn apply(members: &[Member], panic_below: u8, fallback: Option<&Arc<str>>) -> (Mode, Vec<Standing>) {
     let able = |member: &&Member| member.standing.weight > 0;
     let primaries = || members.iter().filter(able).filter(|member| !member.is_backup);
     let up = primaries().filter(|member| member.standing.is_up()).count();
     let of = primaries().count();
     let backups = members.iter().filter(able).any(|member| member.is_backup && member.standing.is_up());
-    let all_checked = primaries().all(|member| member.standing.health.is_some());
-    let mode = match () {
-        () if up == 0 && backups => Mode::Backups,
-        () if all_checked && up * 100 < of * usize::from(panic_below) => Mode::Panic { up, of },
-        () => Mode::Ordinary,
+    let is_checked = |member: &Member| member.standing.health.is_some();
+    let all_checked = primaries().all(is_checked);
+    let fallback = fallback.filter(|_| up == 0 && members.iter().filter(able).all(is_checked));
+    let mode = match fallback {
+        _ if up == 0 && backups => Mode::Backups,
+        Some(service) => Mode::Fallback { service: service.clone() },
+        None if all_checked && up * 100 < of * usize::from(panic_below) => Mode::Panic { up, of },
+        None => Mode::Ordinary,
     };
     let standing = |member: &Member| {
         let Member { is_backup, standing } = *member;
         match mode {
-            Mode::Ordinary | Mode::Panic { .. } if is_backup => Standing { weight: 0, ..standing },
+            Mode::Ordinary | Mode::Fallback { .. } | Mode::Panic { .. } if is_backup => {
+                Standing { weight: 0, ..standing }
+            }
             Mode::Panic { .. } if standing.weight > 0 => Standing { health: Some(Health::Up), ..standing },
             _ => standing,
         }
     };
-    (mode, members.iter().map(standing).collect())
+    let counted = members.iter().map(standing).collect();
+    (mode, counted)
 }
 
 #[cfg(test)]
@@ -84,7 +100,7 @@ mod tests {
 
     /// Who gets new flows.
     fn used(members: &[Member], panic_below: u8) -> (Mode, Vec<bool>) {
-        let (mode, standing) = apply(members, panic_below);
+        let (mode, standing) = apply(members, panic_below, None);
         (mode, standing.iter().map(Standing::takes_flows).collect())
     }
 
@@ -121,6 +137,27 @@ mod tests {
         some[2] = member(false, None, 1);
         assert_eq!(used(&some, 50).0, Mode::Ordinary, "one has not been checked");
         assert_eq!(used(&[], 100).0, Mode::Ordinary);
+    }
+
+    #[test]
+    fn another_service_stands_in_when_none_is_left() {
+        let sorry: Arc<str> = "sorry".into();
+        let fallback = Mode::Fallback { service: sorry.clone() };
+        let mode = |healths: [Option<Health>; 2], weight, panic_below| {
+            let members = [member(false, healths[0], 1), member(true, healths[1], weight)];
+            apply(&members, panic_below, Some(&sorry)).0
+        };
+        assert_eq!(mode([UP, DOWN], 1, 0), Mode::Ordinary);
+        assert_eq!(mode([DOWN, UP], 1, 0), Mode::Backups);
+        assert_eq!(mode([DOWN, DOWN], 1, 0), fallback);
+        assert_eq!(mode([DOWN, UP], 0, 0), fallback, "the backup is drained");
+        assert_eq!(mode([DOWN, DOWN], 1, 50), fallback, "rather than what is down");
+        for unknown in [[None, DOWN], [DOWN, None], [None, None]] {
+            assert_eq!(mode(unknown, 1, 0), Mode::Ordinary, "one has not been checked");
+        }
+        assert_eq!(apply(&[], 0, Some(&sorry)).0, fallback);
+        let drained = [member(false, UP, 0)];
+        assert_eq!(apply(&drained, 0, Some(&sorry)), (fallback, vec![drained[0].standing]));
     }
 
     proptest! {

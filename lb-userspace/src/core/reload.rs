@@ -120,6 +120,7 @@ fn service(old: &Service, new: &Service, title: &str) -> Vec<String> {
     line(values("options", &old.flows, &new.flows));
     line(values("panic_below", &old.panic_below, &new.panic_below));
     line(values("slow_start", &old.slow_start, &new.slow_start));
+    line(values("all_down", &old.all_down, &new.all_down));
     line(values("check", &old.check, &new.check));
     let backends = named(&old.backends, &new.backends, "backend", |backend| &backend.name, backend);
     backends.into_iter().for_each(|change| line(Some(change)));

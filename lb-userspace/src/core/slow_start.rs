@@ -97,7 +97,7 @@ impl SlowStarts {
         &mut self,
         pool: &PoolId,
         members: &[Member],
-        mode: Mode,
+        mode: &Mode,
         over: Option<Duration>,
         now: Instant,
     ) -> Vec<u8> {
@@ -193,7 +193,7 @@ mod tests {
             Pool { starts: SlowStarts::default(), begin: Instant::now() }
         }
 
-        fn follow(&mut self, second: u64, mode: Mode, members: &[Member]) -> Vec<u8> {
+        fn follow(&mut self, second: u64, mode: &Mode, members: &[Member]) -> Vec<u8> {
             self.starts.follow(&pool(), members, mode, OVER, self.begin + Duration::from_secs(second))
         }
 
@@ -202,7 +202,7 @@ mod tests {
             let names = ["a", "b", "c", "d"];
             let members: Vec<_> =
                 names.iter().zip(healths).map(|(name, &health)| member(name, health, 1)).collect();
-            self.follow(second, Mode::Ordinary, &members)
+            self.follow(second, &Mode::Ordinary, &members)
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
     fn who_was_drained_starts_like_who_was_down() {
         let mut pool = Pool::new();
         let mut see = |second, weight| {
-            pool.follow(second, Mode::Ordinary, &[member("a", UP, 1), member("b", UP, weight)])[1]
+            pool.follow(second, &Mode::Ordinary, &[member("a", UP, 1), member("b", UP, weight)])[1]
         };
         assert_eq!([see(0, 7), see(1, 0), see(2, 7), see(12, 7)], [100, 100, 5, 55]);
         assert_eq!([see(13, 9), see(14, 0), see(15, 9)], [55, 100, 5], "another weight is no reason");
@@ -252,14 +252,14 @@ mod tests {
         assert_eq!(pool.see(4, &[UP, UP]), [5, 100]);
         let panic = Mode::Panic { up: 1, of: 2 };
         let members = [member("a", UP, 1), member("b", UP, 1)];
-        assert_eq!(pool.follow(5, panic, &members), [100, 100]);
+        assert_eq!(pool.follow(5, &panic, &members), [100, 100]);
     }
 
     #[test]
     fn a_backup_that_is_called_in_was_up_all_the_time() {
         let mut pool = Pool::new();
         let idle = |name| Member { counted: Standing { health: UP, weight: 0 }, ..member(name, UP, 1) };
-        let mut see = |second, members: &[Member]| pool.follow(second, Mode::Ordinary, members);
+        let mut see = |second, members: &[Member]| pool.follow(second, &Mode::Ordinary, members);
         see(0, &[member("a", UP, 1), idle("b"), idle("c")]);
         let called = [member("a", DOWN, 1), member("b", UP, 1), member("c", UP, 1)];
         assert_eq!(see(1, &called), [100; 3]);
@@ -273,7 +273,7 @@ mod tests {
         let mut see = |second, over: u64, health| {
             let over = (over > 0).then_some(Duration::from_secs(over));
             let members = [member("a", UP, 1), member("b", health, 1)];
-            starts.follow(&pool(), &members, Mode::Ordinary, over, now + Duration::from_secs(second))[1]
+            starts.follow(&pool(), &members, &Mode::Ordinary, over, now + Duration::from_secs(second))[1]
         };
         see(0, 20, DOWN);
         assert_eq!([see(1, 20, UP), see(6, 20, UP), see(6, 10, UP), see(6, 0, UP)], [5, 25, 55, 100]);
@@ -296,7 +296,7 @@ mod tests {
                     .map(|(name, (health, weight))| member(name, [None, UP, DOWN][usize::from(health)], weight))
                     .collect();
                 let before: BTreeMap<_, _> = starts.under_way().collect();
-                let shares = starts.follow(&pool(), &members, Mode::Ordinary, Some(over), now);
+                let shares = starts.follow(&pool(), &members, &Mode::Ordinary, Some(over), now);
                 let takers = members.iter().filter(|member| member.counted.takes_flows()).count();
                 for (member, &share) in members.iter().zip(&shares) {
                     prop_assert!((1..=WHOLE).contains(&share));

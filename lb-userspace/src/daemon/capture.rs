@@ -43,7 +43,7 @@ const PIECE: usize = 64 << 10;
 /// When the question names what is not there.
 pub(super) fn filter(state: &State, query: &CaptureQuery) -> Result<Filter, Refusal> {
     let services = names::services(&state.config, query.service.as_deref())?;
-    names::check_backend(&services, query.backend.as_deref())?;
+    names::check_member(&state.config, &services, query.backend.as_deref())?;
     let numbers = state.planner.numbers();
     let pools = || services.iter().flat_map(|service| plan::families(service));
     let mut filter = Filter::all(query.snaplen);
@@ -51,7 +51,8 @@ pub(super) fn filter(state: &State, query: &CaptureQuery) -> Result<Filter, Refu
         filter = filter.of_services(pools().map(|(_, pool)| numbers.pool(&pool)));
     }
     if let Some(name) = &query.backend {
-        let ids = pools().flat_map(|(service, pool)| plan::backends(service, pool).map(|(_, id, _)| id));
+        let ids =
+            pools().flat_map(|(service, pool)| plan::members(&state.config, service, pool).map(|one| one.id));
         filter = filter.of_backends(ids.filter(|id| *id.backend == **name).map(|id| numbers.backend(&id)));
     }
     if let Some(label) = &query.reason {
@@ -77,7 +78,8 @@ impl Names {
         let numbers = state.planner.numbers();
         let pools = || state.config.services.iter().flat_map(|service: &Service| plan::families(service));
         let services = pools().map(|(_, pool)| (numbers.pool(&pool), pool.to_string()));
-        let ids = pools().flat_map(|(service, pool)| plan::backends(service, pool).map(|(_, id, _)| id));
+        let ids =
+            pools().flat_map(|(service, pool)| plan::members(&state.config, service, pool).map(|one| one.id));
         let backends = ids.map(|id| (numbers.backend(&id), id.backend.to_string()));
         Names { services: services.collect(), backends: backends.collect(), interfaces }
     }

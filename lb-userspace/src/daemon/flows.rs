@@ -67,11 +67,12 @@ impl Search {
     /// When the question names a service or backend that is not there, or the kernel refuses to run the clock.
     pub(super) fn new(state: &State, query: &FlowsQuery) -> Result<Search, Refusal> {
         let services = super::names::services(&state.config, query.service.as_deref())?;
-        super::names::check_backend(&services, query.backend.as_deref())?;
+        super::names::check_member(&state.config, &services, query.backend.as_deref())?;
         let numbers = state.planner.numbers();
         let pools = services.iter().flat_map(|&service| plan::families(service));
-        let ids = pools
-            .flat_map(|(service, pool)| plan::backends(service, pool).map(move |(_, id, _)| (service, id)));
+        let ids = pools.flat_map(|(service, pool)| {
+            plan::members(&state.config, service, pool).map(move |member| (service, member.id))
+        });
         let wanted = ids.filter(|(_, id)| query.backend.as_deref().is_none_or(|name| *id.backend == *name));
         let backends = wanted.map(|(service, id)| {
             let found = Found { protocol: service.protocol, forward: service.forward, id };

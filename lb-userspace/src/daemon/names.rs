@@ -1,12 +1,13 @@
 //! Names in questions: what is called so, or what else there is.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::Reason;
 
 use crate::{
     api::Refusal,
     config::{Config, Service},
+    core::plan,
 };
 
 /// The service of this name; all of them without a name.
@@ -30,13 +31,29 @@ pub(super) fn services<'a>(config: &'a Config, name: Option<&str>) -> Result<Vec
 /// # Errors
 /// When none has.
 pub(super) fn check_backend(services: &[&Service], name: Option<&str>) -> Result<(), Refusal> {
-    let Some(name) = name else { return Ok(()) };
-    let names: BTreeSet<&str> =
-        services.iter().flat_map(|service| &service.backends).map(|backend| &*backend.name).collect();
-    if names.contains(name) {
-        return Ok(());
-    }
-    Err(Refusal::Unknown(format!("no backend is called `{name}`; there {}", list(names.into_iter()))))
+    let names = services.iter().flat_map(|service| &service.backends).map(|backend| &*backend.name);
+    check_among(&names.collect(), name)
+}
+
+/// Whether flows of any of the services may go to a backend of this name: an own one, or one that another service lends
+/// (`sorry/backend1`).
+///
+/// # Errors
+/// When none may.
+pub(super) fn check_member(
+    config: &Config,
+    services: &[&Service],
+    name: Option<&str>,
+) -> Result<(), Refusal> {
+    let pools = services.iter().flat_map(|&service| plan::families(service));
+    let members = pools.flat_map(|(service, pool)| plan::members(config, service, pool));
+    let names: BTreeSet<Arc<str>> = members.map(|member| member.id.backend).collect();
+    check_among(&names.iter().map(|name| &**name).collect(), name)
+}
+
+fn check_among(names: &BTreeSet<&str>, name: Option<&str>) -> Result<(), Refusal> {
+    let Some(name) = name.filter(|name| !names.contains(name)) else { return Ok(()) };
+    Err(Refusal::Unknown(format!("no backend is called `{name}`; there {}", list(names.iter().copied()))))
 }
 
 /// The reason with this label.
@@ -95,6 +112,7 @@ backend = [{ name = "b1", address = "203.0.113.21" }, { name = "b2", address = "
             check_backend(&all, Some("b3")),
             Err(unknown("no backend is called `b3`; there are b1 and b2"))
         );
+        assert_eq!(check_member(&config, &all, Some("b2")), Ok(()));
         assert_eq!(reason("nat"), Ok(Reason::Nat));
         let error = reason("natt").unwrap_err().to_string();
         assert!(error.starts_with("no reason is called `natt`; there are not_ip, "), "{error}");

@@ -57,8 +57,8 @@ pub(super) fn shortages(state: &State, now: Instant) -> Result<Vec<NatShortage>,
     let flows = state.dataplane.count_nat(&plan::idle_limits(&state.config))?;
     let shortage = |(service, pool): (&Service, PoolId)| {
         let shortage = state.nat_ports.get(&pool)?.shortage()?;
-        let backends = plan::backends(service, pool.clone()).map(|(backend, id, _)| {
-            (flows.get(&state.planner.numbers().backend(&id)).copied().unwrap_or(0), &backend.name)
+        let backends = plan::members(&state.config, service, pool.clone()).map(|member| {
+            (flows.get(&state.planner.numbers().backend(&member.id)).copied().unwrap_or(0), member.id.backend)
         });
         let (flows, backend) = backends.max()?;
         let sources = state.config.nat.source.iter().filter(|source| Family::of(**source) == pool.family);

@@ -1,13 +1,18 @@
 //! The state as `usher status` and `usher explain` show it.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+use std::{collections::BTreeMap, time::Instant};
 
 use lb_common::{BackendCounters, Fate, Reason, Trace};
 
 use super::{nat_ports, state::State};
 use crate::{
     config,
-    core::{health::Checked, ids::BackendId, peers::PeerId, plan, policy::Mode},
+    core::{
+        health::Checked,
+        peers::PeerId,
+        plan::{self, Member},
+        policy::Mode,
+    },
     dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
@@ -118,12 +123,12 @@ fn interface(interface: &super::state::Interface) -> status::Interface {
 fn service(state: &State, service: &config::Service, measured: &Measured, now: Instant) -> status::Service {
     let backends: Vec<status::Backend> = service
         .families()
-        .flat_map(|family| plan::backends(service, plan::pool(service, family)))
-        .map(|(one, id, address)| backend(state, one, &id, address, measured, now))
+        .flat_map(|family| plan::members(&state.config, service, plan::pool(service, family)))
+        .map(|member| backend(state, &member, measured, now))
         .collect();
     let modes = plan::families(service)
-        .filter_map(|(_, pool)| Some((pool.family, *state.planner.modes().get(&pool)?)));
-    let unusual = modes.filter(|(_, mode)| *mode != Mode::Ordinary);
+        .filter_map(|(_, pool)| Some((pool.family, state.planner.modes().get(&pool)?)));
+    let unusual = modes.filter(|(_, mode)| **mode != Mode::Ordinary);
     let pools = plan::families(service).map(|(_, pool)| state.planner.numbers().pool(&pool));
     let packets = pools.filter_map(|pool| measured.reasons.get(&pool));
     let packets = packets.fold(vec![0; Reason::COUNT], |all, of_pool| sum(&all, of_pool));
@@ -141,23 +146,19 @@ fn service(state: &State, service: &config::Service, measured: &Measured, now: I
     }
 }
 
-fn backend(
-    state: &State,
-    backend: &config::Backend,
-    id: &BackendId,
-    address: IpAddr,
-    measured: &Measured,
-    now: Instant,
-) -> status::Backend {
+fn backend(state: &State, member: &Member<'_>, measured: &Measured, now: Instant) -> status::Backend {
+    let Member { backend, id, address, lent } = member;
     let number = state.planner.numbers().backend(id);
     let counters = measured.counters.get(&number).copied().unwrap_or_default();
-    let checked = state.backends.get(id);
-    let next_hop = state.next_hops.get(&address).copied().flatten();
-    let set = state.administration.counts(id, checked);
+    let next_hop = state.next_hops.get(address).copied().flatten();
+    // What its own service knows of it.
+    let known = lent.as_ref().unwrap_or(id);
+    let checked = state.backends.get(known);
+    let set = state.administration.counts(known, checked);
     status::Backend {
-        name: backend.name.to_string(),
+        name: id.backend.to_string(),
         family: id.pool.family,
-        address,
+        address: *address,
         port: backend.port,
         admin: set.state,
         health: checked.and_then(Checked::health).into(),
@@ -169,9 +170,10 @@ fn backend(
         slow_start: state
             .planner
             .slow_starts()
-            .of(id)
+            .of(known)
             .map(|start| status::SlowStart { share: start.share(), left_ms: millis(start.left(now)) }),
         backup: backend.backup,
+        fallback: lent.is_some(),
         slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),
         flows: measured.flows.by_backend.get(&number).copied().unwrap_or(0),
@@ -248,9 +250,9 @@ pub(super) fn explain(state: &mut State, query: &ExplainQuery) -> anyhow::Result
         .ok_or_else(|| anyhow::anyhow!("the program gave the unknown reason {}", trace.reason))?;
     let backend = numbers.backend_of(trace.backend).and_then(|id| {
         let service = state.config.services.iter().find(|service| service.name == id.pool.service)?;
-        let backend = service.backends.iter().find(|backend| backend.name == id.backend)?;
-        let address = service.backend_address(backend, id.pool.family)?;
-        Some(ChosenBackend { name: backend.name.to_string(), address, port: backend.port })
+        let mut members = plan::members(&state.config, service, id.pool.clone());
+        let Member { backend, address, .. } = members.find(|member| member.id == *id)?;
+        Some(ChosenBackend { name: id.backend.to_string(), address, port: backend.port })
     });
     let forwarded = reason.fate() == Fate::Forward;
     let next_hop = backend

@@ -497,9 +497,9 @@ fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl st
 fn log_modes(before: &BTreeMap<PoolId, Mode>, now: &BTreeMap<PoolId, Mode>) {
     for (pool, mode) in now {
         match mode {
-            mode if before.get(pool).copied().unwrap_or_default() == *mode => {}
+            mode if before.get(pool).unwrap_or(&Mode::Ordinary) == mode => {}
             Mode::Ordinary => info!("service {pool}: {mode} again"),
-            Mode::Backups | Mode::Panic { .. } => warn!("service {pool}: {mode}"),
+            Mode::Backups | Mode::Fallback { .. } | Mode::Panic { .. } => warn!("service {pool}: {mode}"),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/usher/     `pin_dir` in [node]
-//!   layout-1/            see [`LAYOUT`]
+//!   layout-2/            see [`LAYOUT`]
 //!     maps/FLOWS …       the maps that are worth keeping
 //!     programs/1234      the map of programs that belongs to the program with this id
 //!     links/2            the program on the interface with this index

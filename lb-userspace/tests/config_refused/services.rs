@@ -215,6 +215,152 @@ usher.toml:33: service "web": backend "b2": port: 8080 differs from the service'
         r#"usher.toml:38: service "mail": slow_start: 30 is a whole number; write a duration in quotes, such as "30s""#,
     ),
     (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = "ignore""#,
+        r#"usher.toml:38: service "mail": all_down: "ignore" is not possible here; use "reset" or "drop""#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = 5"#,
+        r#"usher.toml:38: service "mail": all_down: 5 is a whole number; write in [dns] "all" or "none", in a service "reset", "drop" or a table such as { service = "sorry" }"#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = {}"#,
+        r#"usher.toml:38: service "mail": all_down: service: is missing; name the service whose backends stand in, such as { service = "sorry" }"#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = { servise = "web" }"#,
+        r#"usher.toml:38: service "mail": all_down: servise: is not a known key; did you mean `service`?"#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = { service = "webb" }"#,
+        r#"usher.toml:38: service "mail": all_down: service: "webb" is no service; did you mean "web"?"#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = { service = "sorry" }"#,
+        r#"usher.toml:38: service "mail": all_down: service: "sorry" is no service; add a [[service]] of this name"#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = { service = "mail" }"#,
+        r#"usher.toml:38: service "mail": all_down: service: is the service itself; name another one"#,
+    ),
+    (
+        r#"port = 25"#,
+        r#"port = 25
+all_down = { service = "web" }"#,
+        r#"usher.toml:38: service "mail": all_down: service: "web" has forward nat, and this service has dsr-l2; use the same for both"#,
+    ),
+    (
+        r#"name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+"#,
+        r#"name = "sorry"
+protocol = "tcp"
+port = 81
+all_down = { service = "web" }
+backend = [{ name = "s1", address = ["203.0.113.41", "2001:db8:2::41"] }]
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "nat"
+all_down = { service = "sorry" }
+"#,
+        r#"usher.toml:45: service "mail": all_down: service: "sorry" has a fallback itself; name a service without one: nobody is sent on twice"#,
+    ),
+    (
+        r#"name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+"#,
+        r#"name = "sorry"
+protocol = "udp"
+port = 81
+check = { kind = "tcp", port = 80 }
+backend = [{ name = "s1", address = ["203.0.113.41", "2001:db8:2::41"] }]
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "nat"
+all_down = { service = "sorry" }
+"#,
+        r#"usher.toml:45: service "mail": all_down: service: "sorry" has protocol udp, and this service has tcp; use a service of the same"#,
+    ),
+    (
+        r#"name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+"#,
+        r#"name = "sorry"
+protocol = "tcp"
+port = 81
+forward = "dsr-l2"
+backend = [{ name = "s1", address = ["203.0.113.41", "2001:db8:2::41"] }]
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+all_down = { service = "sorry" }
+"#,
+        r#"usher.toml:45: service "mail": all_down: service: "sorry" has port 81, and this service has 25; offer it on the same port of another address, or use forward = "nat" for both"#,
+    ),
+    (
+        r#"name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+"#,
+        r#"name = "sorry"
+protocol = "tcp"
+port = 81
+backend = [{ name = "s1", address = "203.0.113.41" }]
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "nat"
+all_down = { service = "sorry" }
+"#,
+        r#"usher.toml:44: service "mail": all_down: service: "sorry" is not offered over IPv6; give it an address and a backend there"#,
+    ),
+    (
+        r#"name = "mail"
+protocol = "tcp"
+port = 25
+forward = "dsr-l2"
+"#,
+        r#"name = "sorry"
+protocol = "tcp"
+port = 81
+backend = [{ name = "s1", address = ["203.0.113.31", "2001:db8:2::41"], port = 25 }]
+[[service]]
+name = "mail"
+protocol = "tcp"
+port = 25
+forward = "nat"
+all_down = { service = "sorry" }
+"#,
+        r#"usher.toml:44: service "mail": all_down: service: "sorry" has the backend 203.0.113.31:25, which is one of this service's own; use other backends; panic_below uses own ones although their checks fail"#,
+    ),
+    (
         r#"forward = "nat""#,
         "forward = \"nat\"\npanic_below = 101",
         r#"usher.toml:24: service "web": panic_below: 101 is more than 100; use a share in percent, such as 50; 0 for never"#,

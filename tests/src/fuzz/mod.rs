@@ -9,7 +9,7 @@ pub mod seeds;
 
 use std::sync::{Arc, OnceLock};
 
-use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS, Shape};
+use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS, Service, Shape};
 use lb_userspace::core::image::Image;
 
 pub use script::Operation;
@@ -129,7 +129,11 @@ impl Run {
         match what % CONFIGURATIONS {
             0 => backend(image, number).flags ^= Backend::UP,
             1 => drop(image.tables.insert(service, slots(number))),
-            2 => drop(image.tables.insert(service, slots(0))),
+            2 => {
+                image.tables.insert(service, slots(0));
+                let entry = image.services.values_mut().find(|entry| entry.number == service);
+                entry.unwrap().flags = Service::DROPS * (value & 1);
+            }
             3 => {
                 let entry = image.services.values_mut().find(|entry| entry.number == service);
                 entry.unwrap().forward = script::forward(value) as u8;

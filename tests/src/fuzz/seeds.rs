@@ -29,17 +29,17 @@ pub fn packet() -> BTreeMap<String, Vec<u8>> {
     }
     for (service, case) in (0..).zip(CASES) {
         for what in 0..CONFIGURATIONS {
-            for forward in FORWARDS {
-                let name = file_name(&format!("configure {what} {case} {}", forward as u8));
-                names.entry(reconfigured(case, forward, what, 2 * service)).or_insert(name);
+            for (forward, odd) in FORWARDS.iter().flat_map(|&forward| [(forward, 0), (forward, 1)]) {
+                let name = file_name(&format!("configure {what} {odd} {case} {}", forward as u8));
+                names.entry(reconfigured(case, forward, what, ((2 * service) << 4) | odd)).or_insert(name);
             }
         }
     }
     names.into_iter().map(|(script, name)| (name, script)).collect()
 }
 
-/// A flow before and after a change of the configuration; `backend` counts from 0 here.
-fn reconfigured(case: Case, forward: Forward, what: u8, backend: u8) -> Vec<u8> {
+/// A flow before and after a change of the configuration.
+fn reconfigured(case: Case, forward: Forward, what: u8, value: u8) -> Vec<u8> {
     let flow = case.flow(0);
     let client = SocketAddr::new(flow.client.ip(), flow.client.port() + 1);
     let other = Flow { client, ..flow };
@@ -47,7 +47,7 @@ fn reconfigured(case: Case, forward: Forward, what: u8, backend: u8) -> Vec<u8> 
     let mut writer = Writer::new(forward, 0);
     writer.add(Operation::Frame(&frames[0]));
     writer.add(Operation::Answer { flags: flag::SYN | flag::ACK });
-    writer.add(Operation::Configure { what, value: backend << 4 });
+    writer.add(Operation::Configure { what, value });
     for frame in &frames {
         writer.add(Operation::Mended(frame));
         writer.add(Operation::Later(2));

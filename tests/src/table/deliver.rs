@@ -3,17 +3,17 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    Backend, BackendCounters, Forward, Hop, Reason,
+    Backend, BackendCounters, Forward, Hop, Reason, Service,
     State::{New, Proven},
 };
 
 use super::{
-    After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, passed,
-    refused, scenario, set_slots,
+    After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to,
+    nothing, passed, refused, scenario, set_slots,
 };
 use crate::{
     packet::{Ip, Packet, Transport},
-    world::{Case, Flow, PORT, World, backend},
+    world::{Case, Flow, PORT, World, backend, each_service},
 };
 
 /// For every family and protocol.
@@ -77,6 +77,19 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 refused(case, flow.ends(), Reason::NoBackend),
             ],
             after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "A2 without an up backend the client is told nothing, if so configured"),
+            world: World::service(case, Forward::Nat)
+                .with(|image| each_service(image, |service| service.flags = Service::DROPS))
+                .with_slots(1, 0),
+            steps: vec![
+                dropped(flow.opens(), Reason::NoBackendDropped),
+                dropped(flow.goes_on(), Reason::NoBackendDropped),
+                new_flows_go_to(2),
+                nat(&flow, flow.opens(), 2),
+            ],
+            after: nat_flows(&[(New, 2)]),
         },
         all_backends_go_down(case),
         Scenario {

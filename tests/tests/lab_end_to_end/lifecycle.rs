@@ -242,7 +242,7 @@ pub(crate) fn interface_that_is_made_anew_gets_its_program_again(lab: &Lab) -> R
         let url = format!("http://{}/", vip(lab, NODE, family, 80)?);
         lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])?;
     }
-    let links = fs::read_dir(lab.pin_dir(NODE).join("layout-1/links"))?.count();
+    let links = fs::read_dir(lab.pin_dir(NODE).join("layout-2/links"))?.count();
     expect_equal("links that are pinned", &links, &2)
 }
 
@@ -290,7 +290,7 @@ pub(crate) fn what_is_pinned_and_not_whole_goes_on_and_is_not_touched(lab: &Lab)
     let node = Host::Node(NODE);
     let ids = programs(lab)?;
     lab.stop_usher(NODE)?;
-    fs::remove_file(lab.pin_dir(NODE).join("layout-1/maps/COUNTERS")).context("a pin")?;
+    fs::remove_file(lab.pin_dir(NODE).join("layout-2/maps/COUNTERS")).context("a pin")?;
     let refused = lab.output(node, &["usher", "run"])?;
     ensure!(
         refused.code == Some(1)
@@ -305,7 +305,7 @@ pub(crate) fn what_is_pinned_and_not_whole_goes_on_and_is_not_touched(lab: &Lab)
     lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])?;
 
     let other = lab.pin_dir(NODE);
-    fs::rename(other.join("layout-1"), other.join("layout-0")).context("another layout")?;
+    fs::rename(other.join("layout-2"), other.join("layout-0")).context("another layout")?;
     let refused = lab.output(node, &["usher", "run"])?;
     let said = "layout-0 holds the data path of another version of usher, which this one cannot take over";
     ensure!(refused.code == Some(1) && refused.stderr.contains(said), "{refused:?}");

@@ -122,6 +122,7 @@ const NAT: &[(&str, Body)] = &checks![
     reload::signal_reloads_and_the_log_says_what,
     policies::backup_serves_only_while_nobody_else_does,
     policies::in_a_panic_all_are_used,
+    policies::another_service_stands_in_or_packets_are_dropped,
     policies::returning_backend_gets_its_share_step_by_step,
     policies::agents_words_count_at_once,
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,

@@ -1,13 +1,15 @@
-//! Who gets new flows: backups, and everybody in a panic, when few are well; and by the word of agents.
+//! Who gets new flows: backups, another service's backends, and everybody in a panic, when few are well; those that come
+//! up slowly; and by the word of agents.
 
 use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use lb_userspace::config::AllDown;
 use usher_lab::{Connections, Family, Host, Lab, Stream, Tally, until};
 
 use crate::{
     reload::Written,
-    support::{Background, RECOVERY, backends, expect_equal, status, wait_health},
+    support::{Background, RECOVERY, backends, client, expect_equal, explain, status, vip, wait_health},
 };
 
 /// Requests that must all succeed.
@@ -30,18 +32,13 @@ pub(crate) fn backup_serves_only_while_nobody_else_does(lab: &Lab) -> Result<()>
     let tally = lab.fetch(Family::V4, REQUESTS)?;
     expect_used(&tally, &["backend1", "backend2"])?;
 
-    for backend in [1, 2] {
-        lab.kill_backend(backend)?;
-        wait_health(lab, backend, "down", Instant::now(), RECOVERY)?;
-    }
+    kill_both(lab)?;
     expect_slots(lab, [false, false, true])?;
     let page = status_page(lab)?;
     ensure!(page.contains("v4: only backups are up, and get the flows"), "{page}");
     expect_used(&lab.fetch(Family::V6, REQUESTS)?, &["backend3"])?;
 
-    lab.start_backend(1)?;
-    lab.start_backend(2)?;
-    lab.wait_all_well(RECOVERY)?;
+    start_both(lab)?;
     expect_slots(lab, [true, true, false])?;
     written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
 }
@@ -61,9 +58,7 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
     let page = status_page(lab)?;
     let said = "v4: PANIC: only 1 of 3 backends are up, so all are used, whatever checks find";
     ensure!(page.contains(said), "{page}");
-    lab.start_backend(1)?;
-    lab.start_backend(2)?;
-    lab.wait_all_well(RECOVERY)?;
+    start_both(lab)?;
     ensure!(!status_page(lab)?.contains("PANIC"), "it goes on");
     written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
 }
@@ -121,6 +116,80 @@ fn share(stream: &mut Stream, since: Instant) -> Result<usize> {
     let tally = Tally::of(&stream.since(since, MANY)?);
     tally.expect_no_failure()?;
     Ok(tally.backends.get("backend1").copied().unwrap_or(0))
+}
+
+/// A service that says sorry, by a backend that is taken from the other one.
+const SORRY: &str = "\n[[service]]\nname = \"sorry\"\nprotocol = \"tcp\"\nport = 81\n\
+    check = { kind = \"tcp\", port = 8080, interval = \"200ms\", timeout = \"200ms\" }\n";
+
+/// Without a backend a service's connections go to another's, and stay there; then nobody answers, if so wished.
+pub(crate) fn another_service_stands_in_or_packets_are_dropped(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    let with = |node: &Written, all_down: &str| -> Result<String> {
+        let lent = node.backend(Host::Backend(3))?;
+        let others = node.without(Host::Backend(3))?;
+        let all_down = format!("name = \"web\"\nall_down = {all_down}\n");
+        Ok(format!("{}{SORRY}{lent}", others.replacen("name = \"web\"\n", &all_down, 1)))
+    };
+    for node in &written {
+        node.reload(&with(node, "{ service = \"sorry\" }")?)?;
+    }
+    expect_slots(lab, [true, true, false])?;
+    expect_used(&lab.fetch(Family::V4, REQUESTS)?, &["backend1", "backend2"])?;
+
+    kill_both(lab)?;
+    expect_slots(lab, [false, false, true])?;
+    let page = status_page(lab)?;
+    let said = "v6: FALLBACK: no backend is up, so those of the service sorry get the flows";
+    ensure!(page.contains(said) && page.contains("sorry/backend3") && page.contains("1, fallback"), "{page}");
+    ensure!(lab.node_log(1)?.contains("service web/v4: FALLBACK: "), "it is not logged");
+    until("no node counts as serving", RECOVERY, || {
+        let dns = status(lab, 1)?.dns.context("no DNS")?;
+        let policy = dns.names.iter().find(|name| name.name.starts_with("www.")).context("no www")?;
+        expect_equal("policy", &policy.policy_in_force, &Some(AllDown::All))
+    })?;
+    for family in Family::ALL {
+        expect_used(&lab.fetch(family, REQUESTS)?, &["backend3"])?;
+    }
+    let from = client(lab, Family::V4, 27_001)?;
+    let chosen = explain(lab, 1, from, vip(lab, 1, Family::V4, 80)?, "tcp")?.backend;
+    expect_equal("explained", &chosen.map(|backend| backend.name), &Some("sorry/backend3".to_owned()))?;
+    let connections = Connections::open(lab, CONNECTIONS)?;
+
+    start_both(lab)?;
+    expect_slots(lab, [true, true, false])?;
+    expect_used(&lab.fetch(Family::V6, REQUESTS)?, &["backend1", "backend2"])?;
+    // A restart knows the numbers of lent backends again.
+    lab.stop_usher(1)?;
+    lab.start_usher(1)?;
+    connections.wait_rounds(3)?;
+    connections.finish()?.expect_whole(CONNECTIONS, 4)?;
+
+    for node in &written {
+        node.reload(&with(node, "\"drop\"")?)?;
+    }
+    kill_both(lab)?;
+    let url = format!("http://{}/", vip(lab, 1, Family::V4, 80)?);
+    let silence = lab.output(Host::Client, &["curl", "-sS", "-m", "2", &url])?;
+    // 28: it waited in vain; 7 would be a reset.
+    ensure!(silence.code == Some(28), "{silence:?}");
+    ensure!(status(lab, 1)?.drops["no_backend_dropped"] > 0, "it is not counted");
+    start_both(lab)?;
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+fn kill_both(lab: &Lab) -> Result<()> {
+    for backend in [1, 2] {
+        lab.kill_backend(backend)?;
+        wait_health(lab, backend, "down", Instant::now(), RECOVERY)?;
+    }
+    Ok(())
+}
+
+fn start_both(lab: &Lab) -> Result<()> {
+    lab.start_backend(1)?;
+    lab.start_backend(2)?;
+    lab.wait_all_well(RECOVERY)
 }
 
 /// A server on the backend that answers each connection with what is in a file, as an agent does.

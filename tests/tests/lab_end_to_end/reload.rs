@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -55,11 +56,21 @@ impl<'a> Written<'a> {
 
     /// The ordinary text without a backend of the service `web`.
     pub(crate) fn without(&self, backend: Host) -> Result<String> {
+        let Range { start, end } = self.place(backend)?;
+        Ok(format!("{}{}", &self.ordinary[..start], &self.ordinary[end..]))
+    }
+
+    /// The text of a backend of the service `web`.
+    pub(crate) fn backend(&self, backend: Host) -> Result<&str> {
+        Ok(&self.ordinary[self.place(backend)?])
+    }
+
+    fn place(&self, backend: Host) -> Result<Range<usize>> {
         let head = format!("[[service.backend]]\nname = \"{backend}\"\n");
         let begin = self.ordinary.find(&head).with_context(|| format!("{backend} is in no service"))?;
         let rest = &self.ordinary[begin + head.len()..];
         let end = rest.find("[[").map_or(self.ordinary.len(), |next| begin + head.len() + next);
-        Ok(format!("{}{}", &self.ordinary[..begin], &self.ordinary[end..]))
+        Ok(begin..end)
     }
 }
 

@@ -5,14 +5,18 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     net::{IpAddr, SocketAddr},
 };
 
 use crate::{
     config::{
-        Backend, Config, Forward, NodeAddress, Protocol, Service, findings::Findings, key::Key, shape::list,
+        Backend, Config, Forward, NoBackend, NodeAddress, Protocol, Service,
+        findings::Findings,
+        key::Key,
+        shape::{list, nearest},
     },
-    core::ids::Family,
+    core::{ids::Family, plan},
 };
 
 /// Services times families: each has a Maglev table, and the map of tables has this many places.
@@ -35,6 +39,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
             nat(config, service, findings);
             tunnel(config, service, findings);
             ports_of_the_node(config, service, findings);
+            fallback(config, service, findings);
         }
     }
     sizes(config, findings);
@@ -284,6 +289,65 @@ fn tunnel(config: &Config, service: &Service, findings: &mut Findings) {
     }
 }
 
+/// Another service's backends can take this one's packets as they are.
+fn fallback(config: &Config, service: &Service, findings: &mut Findings) {
+    let NoBackend::Fallback(name) = &service.all_down else { return };
+    let key = Key::service(service).child("all_down").child("service");
+    let Some(other) = config.fallback(service) else {
+        let others = config.services.iter().map(|other| &*other.name);
+        let mend = match nearest(name, others.filter(|other| *other != &*service.name)) {
+            Some(other) => format!("did you mean \"{other}\"?"),
+            None => "add a [[service]] of this name".to_owned(),
+        };
+        findings.refuse(&key, format!("\"{name}\" is no service"), mend);
+        return;
+    };
+    if let Some((what, mend)) = unfit(service, other) {
+        findings.refuse(&key, what, mend);
+    }
+}
+
+/// Why a service's backends cannot stand in for another's, and what helps.
+fn unfit(service: &Service, other: &Service) -> Option<(String, &'static str)> {
+    let name = &other.name;
+    if name == &service.name {
+        return Some(("is the service itself".to_owned(), "name another one"));
+    }
+    if matches!(other.all_down, NoBackend::Fallback(_)) {
+        let what = format!("\"{name}\" has a fallback itself");
+        return Some((what, "name a service without one: nobody is sent on twice"));
+    }
+    let differs = |what: &str, own: &dyn fmt::Display, others: &dyn fmt::Display| {
+        format!("\"{name}\" has {what} {others}, and this service has {own}")
+    };
+    if other.protocol != service.protocol {
+        return Some((differs("protocol", &service.protocol, &other.protocol), "use a service of the same"));
+    }
+    if other.forward != service.forward {
+        return Some((differs("forward", &service.forward, &other.forward), "use the same for both"));
+    }
+    if service.forward.is_direct() && other.port != service.port {
+        let mend = "offer it on the same port of another address, or use forward = \"nat\" for both";
+        return Some((differs("port", &service.port, &other.port), mend));
+    }
+    let lacks = service.families().find(|family| !other.families().any(|have| have == *family));
+    if let Some(family) = lacks {
+        return Some((
+            format!("\"{name}\" is not offered over IP{family}"),
+            "give it an address and a backend there",
+        ));
+    }
+    let endpoints = |service: &Service| -> Vec<_> {
+        let of =
+            |one: &Backend| one.addresses.iter().map(|&ip| SocketAddr::new(ip, one.port)).collect::<Vec<_>>();
+        service.backends.iter().flat_map(of).collect()
+    };
+    let own = endpoints(service);
+    let both = endpoints(other).into_iter().find(|endpoint| own.contains(endpoint))?;
+    let what = format!("\"{name}\" has the backend {both}, which is one of this service's own");
+    Some((what, "use other backends; panic_below uses own ones although their checks fail"))
+}
+
 /// Ports that the node itself needs on the same addresses.
 fn ports_of_the_node(config: &Config, service: &Service, findings: &mut Findings) {
     let key = Key::service(service).child("port");
@@ -322,15 +386,8 @@ fn sizes(config: &Config, findings: &mut Findings) {
         let what = format!("takes {pools} tables (one per service and family), more than {MAX_POOLS}");
         findings.refuse(&Key::section("service"), what, "spread the services over more groups of nodes");
     }
-    let in_service = |service: &Service| -> usize {
-        service
-            .families()
-            .map(|family| {
-                service.backends.iter().filter(|b| service.backend_address(b, family).is_some()).count()
-            })
-            .sum()
-    };
-    let backends: usize = config.services.iter().map(in_service).sum();
+    let backends = plan::pools(config).map(|(service, pool)| plan::members(config, service, pool).count());
+    let backends: usize = backends.sum();
     if backends > MAX_BACKENDS {
         let what =
             format!("takes {backends} backends (counted per service and family), more than {MAX_BACKENDS}");

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::{
-        Backend, Flows, Forward, NodeAddress, Protocol, Quic, Service,
+        Backend, Flows, Forward, NoBackend, NodeAddress, Protocol, Quic, Service,
         file::{self, BackendAddress, List, Value},
         key::Key,
         shape::{form, list},
@@ -89,6 +89,7 @@ fn service_of(
     let slow_start = reader
         .optional(&key, "slow_start", service.slow_start)
         .and_then(|field| reader.duration(&field, Duration::from_secs(1)..=DAY));
+    let all_down = all_down(reader, &key, service.all_down);
     let check = health::check(reader, &key, service.check, forward);
     let backends = backends(reader, &key, service.backend, port, forward, flows.quic);
     Some(Service {
@@ -101,9 +102,28 @@ fn service_of(
         flows,
         panic_below: panic_below?,
         slow_start,
+        all_down: all_down?,
         check,
         backends,
     })
+}
+
+fn all_down(reader: &mut Reader<'_>, service: &Key, written: Value<file::NoBackend>) -> Option<NoBackend> {
+    let Some(field) = reader.optional(service, "all_down", written) else { return Some(NoBackend::Reset) };
+    match &field.value {
+        file::NoBackend::Word(word) => {
+            let words = [("reset", NoBackend::Reset), ("drop", NoBackend::Drop)];
+            reader.choice(&field.with(word.clone()), &words)
+        }
+        file::NoBackend::Fallback(fallback) => {
+            let Some(name) = reader.optional(&field.key, "service", fallback.service.clone()) else {
+                let mend = "name the service whose backends stand in, such as { service = \"sorry\" }";
+                reader.refuse(&field.key.child("service"), "is missing", mend);
+                return None;
+            };
+            reader.name(&name).map(NoBackend::Fallback)
+        }
+    }
 }
 
 /// The VIPs: all of the node's addresses, or those that the file picks from them.

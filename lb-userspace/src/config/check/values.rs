@@ -70,14 +70,14 @@ impl Reader<'_> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(
+    pub(super) fn choice<T: Clone>(
         &mut self,
         field: &Field<String>,
         choices: &[(&'static str, T)],
     ) -> Option<T> {
         let word = field.value.as_str();
         if let Some((_, value)) = choices.iter().find(|(choice, _)| *choice == word) {
-            return Some(*value);
+            return Some(value.clone());
         }
         let words = || choices.iter().map(|(choice, _)| *choice);
         let mend = match nearest(word, words()) {

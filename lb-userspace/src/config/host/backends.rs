@@ -48,7 +48,9 @@ pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings)
 fn held(config: &Config) -> Held<'_> {
     let mut held = Held::new();
     for service in config.services.iter().filter(|service| service.forward.is_direct()) {
-        for address in service.backends.iter().flat_map(|backend| &backend.addresses) {
+        let stands_in = config.fallback(service);
+        let backends = service.backends.iter().chain(stands_in.iter().flat_map(|other| &other.backends));
+        for address in backends.flat_map(|backend| &backend.addresses) {
             held.entry(*address).or_default().extend(service.addresses.iter().map(|&vip| (vip, service)));
         }
     }

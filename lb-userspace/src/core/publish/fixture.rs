@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use crate::{
     config::{
-        Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, Node,
+        Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend, Node,
         NodeAddress, OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
     },
     core::{
@@ -35,6 +35,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         flows: FlowOptions::new(Duration::from_secs(60)),
         panic_below: 0,
         slow_start: None,
+        all_down: NoBackend::Reset,
         check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, timing },
         backends: vec![Backend {
             name: "backend1".into(),
