@@ -20,6 +20,7 @@
 //! another process uses it.
 
 pub mod binaries;
+mod builds;
 mod chaos;
 mod command;
 mod configs;
@@ -43,6 +44,7 @@ mod traffic;
 mod transfer;
 mod wait;
 
+pub use builds::OtherBuilds;
 pub use chaos::{Summary, chaos};
 pub use command::Output;
 pub use connections::{Connections, Report};

@@ -2,12 +2,12 @@
 
 use std::{
     env, fs,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use usher_lab::{Connections, Family, Host, Lab, until};
+use usher_lab::{Connections, Family, Host, Lab, OtherBuilds, until};
 
 use crate::{
     reload::Written,
@@ -66,18 +66,13 @@ fn crash(lab: &Lab, _: &OtherBuilds) -> Result<()> {
 }
 
 fn upgrade(lab: &Lab, other: &OtherBuilds) -> Result<()> {
-    replaced(lab, || {
-        lab.stop_usher(NODE)?;
-        lab.start_usher_from(NODE, &other.new)
-    })
+    replaced(lab, || other.upgrade(lab, NODE))
 }
 
 /// The new one's program is none; the old one's goes on.
 fn refused_upgrade(lab: &Lab, other: &OtherBuilds) -> Result<()> {
     let before = programs(lab)?;
-    lab.stop_usher(NODE)?;
-    let output = lab.output(Host::Node(NODE), &[&other.bad.to_string_lossy(), "run"])?;
-    ensure!(output.code == Some(1) && output.stderr.contains("the kernel refused the program"), "{output:?}");
+    other.refused_upgrade(lab, NODE)?;
     expect_equal("programs after a refused one", &programs(lab)?, &before)?;
     lab.start_usher(NODE)
 }
@@ -99,56 +94,6 @@ fn programs(lab: &Lab) -> Result<Vec<String>> {
     let shown = lab.run(Host::Node(NODE), &["ip", "link", "show"])?;
     let ids = shown.split("prog/xdp id ").skip(1).filter_map(|rest| rest.split_whitespace().next());
     Ok(ids.map(str::to_owned).collect())
-}
-
-/// Copies of usher: a good one, and one with a program that no kernel takes. Removed when dropped.
-struct OtherBuilds {
-    folder: PathBuf,
-    new: PathBuf,
-    bad: PathBuf,
-}
-
-impl OtherBuilds {
-    fn make() -> Result<OtherBuilds> {
-        let usher = env::current_exe()?.ancestors().nth(2).context("no target folder")?.join("usher");
-        let folder = env::temp_dir().join(format!("usher-builds-{}", std::process::id()));
-        // The processes must have usher's name.
-        let [new, bad] = ["new", "bad"].map(|name| folder.join(name).join("usher"));
-        for path in [&new, &bad] {
-            fs::create_dir_all(path.parent().context("a folder")?)?;
-            fs::copy(&usher, path).with_context(|| format!("cannot copy {}", usher.display()))?;
-        }
-        break_programs(&bad)?;
-        Ok(OtherBuilds { folder, new, bad })
-    }
-}
-
-impl Drop for OtherBuilds {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Gives every BPF object in a binary an instruction that does not exist, in the place of each `exit`.
-fn break_programs(binary: &Path) -> Result<()> {
-    /// `EM_BPF`, at byte 18 of an ELF file.
-    const MACHINE: [u8; 2] = 247_u16.to_le_bytes();
-    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
-    let mut bytes = fs::read(binary)?;
-    let is_bpf =
-        |at: &usize| bytes[*at..].starts_with(b"\x7fELF\x02\x01\x01") && bytes[*at + 18..*at + 20] == MACHINE;
-    let objects: Vec<usize> = (0..bytes.len() - 64).filter(is_bpf).collect();
-    ensure!(!objects.is_empty(), "{} holds no BPF object", binary.display());
-    for at in objects {
-        // `e_shoff`: the sections' headers come last.
-        let length = u64::from_le_bytes(bytes[at + 40..at + 48].try_into()?) as usize;
-        let object = &mut bytes[at..at + length];
-        object
-            .chunks_exact_mut(8)
-            .filter(|instruction| **instruction == EXIT)
-            .for_each(|exit| exit[0] = 0xff);
-    }
-    Ok(fs::write(binary, bytes)?)
 }
 
 /// What the file has lost meanwhile is gone after a restart, and what it has gained is there; the others' connections go

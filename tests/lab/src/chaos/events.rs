@@ -11,6 +11,7 @@ use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use super::oracle::{Cause, Excuse};
 use crate::{
     binaries,
+    builds::OtherBuilds,
     host::Host,
     lab::Lab,
     process::{Signal, named, signal},
@@ -45,6 +46,9 @@ enum Chore {
     Crash(u8),
     /// Killed again before it has started.
     CrashTwice(u8),
+    Upgrade(u8),
+    /// To a build whose program the kernel refuses; the old one is started again.
+    RefusedUpgrade(u8),
     Reload(u8),
     Flap(u8),
 }
@@ -56,6 +60,7 @@ pub(super) struct Stage<'a> {
     say: &'a mut dyn FnMut(&str),
     /// The nodes' configurations, as the lab has made them.
     ordinary: Vec<String>,
+    builds: OtherBuilds,
     excuses: Vec<Excuse>,
     events: usize,
 }
@@ -65,7 +70,8 @@ impl<'a> Stage<'a> {
         let nodes = 1..=lab.options().nodes;
         let ordinary = nodes.map(|node| fs::read_to_string(lab.node_config(node)).context("usher.toml"));
         let ordinary = ordinary.collect::<Result<_>>()?;
-        Ok(Stage { lab, random, say, ordinary, excuses: Vec::new(), events: 0 })
+        let builds = OtherBuilds::make()?;
+        Ok(Stage { lab, random, say, ordinary, builds, excuses: Vec::new(), events: 0 })
     }
 
     /// A fault, up to three chores within it, and its undoing.
@@ -120,6 +126,8 @@ impl<'a> Stage<'a> {
                 Chore::Restart(node),
                 Chore::Crash(node),
                 Chore::CrashTwice(node),
+                Chore::Upgrade(node),
+                Chore::RefusedUpgrade(node),
                 Chore::Reload(node),
                 Chore::Flap(backend),
             ];
@@ -182,6 +190,14 @@ impl<'a> Stage<'a> {
                 self.lab.stop_usher(node)?;
                 self.start(node)
             }
+            Chore::Upgrade(node) => {
+                self.builds.upgrade(self.lab, node)?;
+                self.wait_answer(node)
+            }
+            Chore::RefusedUpgrade(node) => {
+                self.builds.refused_upgrade(self.lab, node)?;
+                self.start(node)
+            }
             Chore::Crash(node) => {
                 self.lab.kill_usher(node)?;
                 self.pause(1_000);
@@ -218,6 +234,10 @@ impl<'a> Stage<'a> {
     /// Starts a node's usher, and waits until it answers.
     fn start(&mut self, node: u8) -> Result<()> {
         self.lab.start_usher(node)?;
+        self.wait_answer(node)
+    }
+
+    fn wait_answer(&self, node: u8) -> Result<()> {
         until("usher answers", RECOVERY, || self.lab.status(node).map(drop))
     }
 
