@@ -18,6 +18,9 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
     /// Why the file is refused; empty when it is not.
     pub refused: Vec<String>,
+    /// Why the daemon will have forgotten a command's change when it starts again; `None` if it will remember.
+    #[serde(default)]
+    pub not_kept: Option<String>,
 }
 
 impl Reloaded {

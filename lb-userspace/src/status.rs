@@ -30,6 +30,9 @@ pub struct Status {
     pub started_ago_ms: u64,
     /// The file that the running configuration came from.
     pub config_path: PathBuf,
+    /// What commands have set, added or taken away and the file does not say, one line each.
+    #[serde(default)]
+    pub set: Vec<String>,
     /// An administrator wants the node out of DNS; `None` when not.
     pub drained: Option<Drained>,
     /// In the configuration's order.

@@ -23,6 +23,7 @@ use super::ErrorBody;
 use crate::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
+    config::Edit,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
     flows::{Flows, FlowsQuery},
@@ -107,6 +108,14 @@ impl Client {
     /// When the daemon cannot be reached, or answers with something else. A file that is refused is no error.
     pub async fn reload(&self, query: ReloadQuery) -> Result<Reloaded, ClientError> {
         self.post("/v1/reload", &query).await
+    }
+
+    /// Adds a service or a backend beside those of the file, or takes one away.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or answers with something else. A change that is refused is no error.
+    pub async fn edit(&self, edit: &Edit) -> Result<Reloaded, ClientError> {
+        self.post("/v1/edit", edit).await
     }
 
     /// Packets as they come and go. Dropping the stream ends the capture.

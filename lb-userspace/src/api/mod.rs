@@ -12,6 +12,7 @@
 //! | `POST /v1/denied` with a [`DenyQuery`] | [`Denied`] |
 //! | `POST /v1/node` with a [`NodeChange`] | [`NodeChanged`], when it is in force |
 //! | `POST /v1/reload` with a [`ReloadQuery`] | [`Reloaded`], when it is in force or refused |
+//! | `POST /v1/edit` with an [`Edit`] | [`Reloaded`], when it is in force or refused |
 //! | `POST /v1/server` with a [`ServerChange`] | [`ServerChanged`], when it is in force |
 //! | `POST /v1/capture` with a [`CaptureQuery`] | pcapng, until there were enough packets or the client leaves |
 //!
@@ -35,6 +36,7 @@ pub use self::{
 use crate::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
+    config::Edit,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation},
     flows::{Flows, FlowsQuery},
@@ -58,6 +60,8 @@ pub enum Request {
     NodeChange(NodeChange, oneshot::Sender<NodeChanged>),
     /// To read the configuration again.
     Reload(ReloadQuery, oneshot::Sender<Result<Reloaded, Refusal>>),
+    /// To add a service or a backend beside those of the file, or to take one away.
+    Edit(Edit, oneshot::Sender<Result<Reloaded, Refusal>>),
     /// To change what is wanted of a backend.
     ServerChange(ServerChange, oneshot::Sender<Result<ServerChanged, Refusal>>),
     /// Who is denied.

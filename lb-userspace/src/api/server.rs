@@ -20,6 +20,7 @@ use super::{ControlSocket, ErrorBody, Refusal, Request};
 use crate::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
+    config::Edit,
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation, MixedFamilies},
     flows::{Flows, FlowsQuery},
@@ -69,7 +70,7 @@ pub async fn serve(
 
 /// What may be asked, for whoever asks for something else.
 const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied, POST \
-                     /v1/server, POST /v1/reload, POST \
+                     /v1/server, POST /v1/reload, POST /v1/edit, POST \
                      /v1/node and POST /v1/capture";
 
 fn router(requests: mpsc::Sender<Request>) -> Router {
@@ -81,6 +82,7 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/denied", post(denied))
         .route("/v1/server", post(server))
         .route("/v1/reload", post(reload))
+        .route("/v1/edit", post(edit))
         .route("/v1/node", post(node))
         .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
@@ -148,6 +150,14 @@ async fn reload(
 ) -> Result<Json<Reloaded>, Problem> {
     let Json(query) = query?;
     Ok(Json(daemon.ask(|reply| Request::Reload(query, reply)).await??))
+}
+
+async fn edit(
+    State(daemon): State<Daemon>,
+    edit: Result<Json<Edit>, JsonRejection>,
+) -> Result<Json<Reloaded>, Problem> {
+    let Json(edit) = edit?;
+    Ok(Json(daemon.ask(|reply| Request::Edit(edit, reply)).await??))
 }
 
 async fn capture(

@@ -80,10 +80,7 @@ pub async fn run(
 /// # Errors
 /// The output cannot be written.
 pub fn refuse(error: &ConfigError, err: &mut impl Write) -> anyhow::Result<ExitCode> {
-    match error {
-        ConfigError::Unreadable { source, .. } => writeln!(err, "{error}: {source}")?,
-        ConfigError::Refused(_) => writeln!(err, "{error}")?,
-    }
+    error.lines().iter().try_for_each(|line| writeln!(err, "{line}"))?;
     Ok(ExitCode::from(REFUSED))
 }
 

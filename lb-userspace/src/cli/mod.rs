@@ -7,12 +7,15 @@ pub mod check_config;
 mod completions;
 mod deny;
 mod detach;
+mod diff;
+mod edit;
 mod explain;
 mod flows;
 mod node;
 mod reload;
 mod run;
 mod server;
+mod service;
 mod status;
 mod status_page;
 mod text;
@@ -77,8 +80,10 @@ enum Command {
     Capture(capture::CaptureCommand),
     Deny(deny::DenyCommand),
     Server(server::ServerCommand),
+    Service(service::ServiceCommand),
     Node(node::NodeCommand),
     Reload(reload::ReloadCommand),
+    Diff(diff::DiffCommand),
     Detach(detach::DetachCommand),
     Backend(backend::BackendCommand),
     /// Print the version
@@ -110,8 +115,10 @@ impl Cli {
             Command::Capture(command) => command.run(&client).await,
             Command::Deny(command) => command.run(&client).await,
             Command::Server(command) => command.run(&client).await,
+            Command::Service(command) => command.run(&client).await,
             Command::Node(command) => command.run(&client).await,
             Command::Reload(command) => command.run(&client).await,
+            Command::Diff(command) => command.run(&client).await,
             Command::Detach(command) => command.run(&client).await,
             Command::Backend(command) => command.run().await,
             Command::Version => print(&format!("usher {}\n", env!("CARGO_PKG_VERSION"))),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{REFUSED, advise, print};
+use super::{REFUSED, advise, print, warn_of_not_kept};
 use crate::{
     api::Client,
     reload::{ReloadQuery, Reloaded},
@@ -32,12 +32,13 @@ pub(super) struct ReloadCommand {
 impl ReloadCommand {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
         let query = ReloadQuery { dry_run: self.dry_run };
-        let Reloaded { changes, warnings, refused } = client.reload(query).await.map_err(advise)?;
+        let Reloaded { changes, warnings, refused, not_kept } = client.reload(query).await.map_err(advise)?;
         warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         if !refused.is_empty() {
             refused.iter().for_each(|why| eprintln!("{why}"));
             return Ok(ExitCode::from(REFUSED));
         }
+        warn_of_not_kept(not_kept.as_deref());
         let lines: String = changes.iter().map(|change| format!("{change}\n")).collect();
         let said = match (changes.len(), self.dry_run) {
             (0, _) => "nothing differs from what is in force\n".to_owned(),

@@ -1,15 +1,16 @@
-//! `usher server`: what is wanted of a backend, changed while packets flow.
+//! `usher server`: what is wanted of a backend, and which there are, changed while packets flow.
 
-use std::{process::ExitCode, str::FromStr, time::Duration};
+use std::{net::IpAddr, process::ExitCode, str::FromStr, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::time::{Instant, sleep};
 
-use super::{advise, print, text::count, warn_of_not_kept};
+use super::{advise, edit, print, text::count, warn_of_not_kept};
 use crate::{
     admin::ServerChange,
     api::Client,
+    config::{Edit, NewBackend},
     core::{
         admin::{Admin, Change, Weight},
         health::Health,
@@ -20,7 +21,7 @@ use crate::{
 /// How often `wait` looks.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Drain backends, take them out for maintenance, change their weight
+/// Drain backends, take them out for maintenance, change their weight, add and remove them
 ///
 /// What is set here counts beside the configuration, on this node, in every family that the backend has. The daemon
 /// remembers it when it starts again, until it is taken back or the backend is gone from the configuration.
@@ -33,7 +34,10 @@ Examples:
   usher server set web/b1 state maint     it counts as down, whatever checks find
   usher server set web/b1 state ready
   usher server set web/b1 weight 25%      of the configured weight; 100% takes that back
-  usher server set web/b1 health up       whatever checks find; auto takes that back")]
+  usher server set web/b1 health up       whatever checks find; auto takes that back
+  usher server add web/b4 --address 203.0.113.24 --address 2001:db8:2::24
+  usher server del web/b4                 its connections end; drain it before
+  usher server reset web/b4               as the configuration's file has it")]
 pub(super) struct ServerCommand {
     #[command(subcommand)]
     verb: Verb,
@@ -45,6 +49,41 @@ enum Verb {
     Set(Set),
     /// Wait until something is so
     Wait(Wait),
+    /// Add a backend; it gets connections when its checks pass
+    ///
+    /// The configuration's file stays as it is; the daemon remembers the backend until it is removed, or the file has it.
+    Add(Add),
+    /// Take a backend away
+    Del {
+        /// The backend: its service's name, a slash, its own
+        #[arg(value_name = "SERVICE/BACKEND")]
+        server: Server,
+    },
+    /// Take back what `add` or `del` has done
+    Reset {
+        /// The backend: its service's name, a slash, its own
+        #[arg(value_name = "SERVICE/BACKEND")]
+        server: Server,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Add {
+    /// The backend: its service's name, a slash, its own
+    #[arg(value_name = "SERVICE/BACKEND")]
+    server: Server,
+    /// Its address; once per family
+    #[arg(long = "address", value_name = "ADDRESS", required = true)]
+    addresses: Vec<IpAddr>,
+    /// The port it listens on; the service's unless given
+    #[arg(long)]
+    port: Option<u16>,
+    /// Its share of new connections relative to the others; 1 unless given
+    #[arg(long)]
+    weight: Option<u16>,
+    /// It gets connections only while no other backend is up
+    #[arg(long)]
+    backup: bool,
 }
 
 #[derive(Debug, Args)]
@@ -120,7 +159,21 @@ impl ServerCommand {
         match self.verb {
             Verb::Set(set) => set.run(client).await,
             Verb::Wait(wait) => wait.run(client).await,
+            Verb::Add(add) => edit::make(client, &add.edit()).await,
+            Verb::Del { server: Server { service, backend } } => {
+                edit::make(client, &Edit::RemoveBackend { service, backend }).await
+            }
+            Verb::Reset { server: Server { service, backend } } => {
+                edit::make(client, &Edit::Reset { service, backend: Some(backend) }).await
+            }
         }
+    }
+}
+
+impl Add {
+    fn edit(self) -> Edit {
+        let Add { server: Server { service, backend: name }, addresses, port, weight, backup } = self;
+        Edit::AddBackend { service, backend: NewBackend { name, addresses, port, weight, backup } }
     }
 }
 

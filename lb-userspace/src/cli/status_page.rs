@@ -63,8 +63,10 @@ fn node(status: &Status) -> String {
             )
         }
     };
+    let set: String =
+        status.set.iter().map(|line| format!("NOT IN THE FILE: {}\n", printable(line))).collect();
     format!(
-        "usher {} on {}, running for {}, configured by {}\n{drained}",
+        "usher {} on {}, running for {}, configured by {}\n{drained}{set}",
         printable(&status.version),
         printable(&status.node),
         age(status.started_ago_ms),

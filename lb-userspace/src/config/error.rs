@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::key::Key;
+use super::{edits::EditError, key::Key};
 
 /// Why a configuration is refused. Nothing of it is then used.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +23,30 @@ pub enum ConfigError {
     /// The file says something that cannot be or cannot work; one line per problem.
     #[error("{}", Lines(.0))]
     Refused(Vec<Problem>),
+    /// A change cannot be made to the file's services.
+    #[error(transparent)]
+    Edit(EditError),
+    /// The file, although it was read before, is no TOML.
+    #[error("the configuration cannot be changed by commands")]
+    Unwritable(#[source] toml::de::Error),
 }
 
 impl ConfigError {
+    /// All that it says, with its cause: one line per problem.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            ConfigError::Refused(problems) => problems.iter().map(ToString::to_string).collect(),
+            ConfigError::Unreadable { source, .. } => vec![format!("{self}: {source}")],
+            ConfigError::Unwritable(source) => vec![format!("{self}: {source}")],
+            ConfigError::Edit(_) => vec![self.to_string()],
+        }
+    }
+
     /// The problems, in the file's order; none when the file could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
-            ConfigError::Unreadable { .. } => &[],
             ConfigError::Refused(problems) => problems,
+            ConfigError::Unreadable { .. } | ConfigError::Edit(_) | ConfigError::Unwritable(_) => &[],
         }
     }
 }
@@ -40,7 +56,7 @@ impl ConfigError {
 pub struct Problem {
     /// The file, as it was named.
     pub file: Arc<Path>,
-    /// Where in the file.
+    /// Where in the file; line 0: in what commands have made of it.
     pub position: Position,
     /// Which setting; empty for an error of the TOML syntax.
     pub key: Key,
@@ -71,10 +87,13 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 /// `usher.toml:14: service "web": port: 0 is not a port; use 1 to 65535`. A problem without a key
-/// (TOML syntax) names the column as well.
+/// (TOML syntax) names the column as well; one that is not in the file itself names neither.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:", self.file.display(), self.position.line)?;
+        write!(f, "{}:", self.file.display())?;
+        if self.position.line > 0 {
+            write!(f, "{}:", self.position.line)?;
+        }
         if self.key.is_root() {
             write!(f, "{}: ", self.position.column)?;
         } else {

@@ -4,7 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     Config, check,
-    error::{ConfigError, Problem},
+    edits::{Edit, Edits},
+    error::{ConfigError, Position, Problem},
     host::{self, HostFacts},
     locations::Locations,
     shape,
@@ -27,9 +28,7 @@ impl Loaded {
     /// # Errors
     /// The file cannot be read, or its content is refused.
     pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Loaded::parse(&text, path)
+        Loaded::parse(&read(path)?, path)
     }
 
     /// Checks a text. Pure: `path` only names the file in messages.
@@ -43,12 +42,62 @@ impl Loaded {
         Ok(Loaded { config, warnings, file, locations })
     }
 
+    /// Reads and checks a file, and what becomes of it with the changes that commands have made, and one more. Gives the
+    /// changes that still count, and a line for each that the file says itself by now.
+    ///
+    /// # Errors
+    /// As [`Loaded::load`], for the file and for the whole; or the change cannot be made.
+    pub fn load_edited(
+        path: &Path,
+        edits: Edits,
+        edit: Option<&Edit>,
+    ) -> Result<(Loaded, Edits, Vec<String>), ConfigError> {
+        let text = read(path)?;
+        let alone = Loaded::parse(&text, path)?;
+        if edits.is_empty() && edit.is_none() {
+            return Ok((alone, edits, Vec::new()));
+        }
+        let file: toml::Table = text.parse().map_err(ConfigError::Unwritable)?;
+        let (edits, notes) = edits.settled(&file);
+        let edits = match edit {
+            Some(edit) => edits.changed(&file, edit).map_err(ConfigError::Edit)?,
+            None => edits,
+        };
+        let whole = edits.apply(file).to_string();
+        let loaded = Loaded::parse(&whole, path).map_err(ConfigError::without_places)?;
+        // Nobody sees the text that was checked.
+        let warnings = loaded.warnings.into_iter().map(Problem::without_place).collect();
+        Ok((Loaded { warnings, locations: Locations::default(), ..loaded }, edits, notes))
+    }
+
     /// Compares the configuration with the host it is to run on, and returns warnings.
     ///
     /// # Errors
     /// The configuration cannot work on this host: [`ConfigError::Refused`].
     pub fn check_host(&self, facts: &HostFacts) -> Result<Vec<Problem>, ConfigError> {
         host::check(&self.config, &self.file, &self.locations, facts)
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
+}
+
+impl Problem {
+    /// Of a text that is in no file.
+    fn without_place(self) -> Problem {
+        Problem { position: Position::default(), ..self }
+    }
+}
+
+impl ConfigError {
+    fn without_places(self) -> ConfigError {
+        match self {
+            ConfigError::Refused(problems) => {
+                ConfigError::Refused(problems.into_iter().map(Problem::without_place).collect())
+            }
+            other => other,
+        }
     }
 }
 

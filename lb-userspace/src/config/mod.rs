@@ -4,6 +4,7 @@
 //! refuses what cannot work. [`Loaded::load`] is the whole way, [`Loaded::check_host`] the rest of it.
 
 mod check;
+mod edits;
 mod error;
 pub mod file;
 mod findings;
@@ -13,6 +14,7 @@ mod load;
 mod locations;
 mod shape;
 
+pub use edits::{Edit, EditError, Edits, NewBackend};
 pub use error::{ConfigError, Position, Problem};
 pub use key::Key;
 pub use load::Loaded;

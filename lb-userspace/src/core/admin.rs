@@ -217,6 +217,13 @@ impl Overrides {
         self.0.get(service).and_then(|backends| backends.get(backend)).copied().unwrap_or_default()
     }
 
+    /// What is set, by service and backend.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &Override)> {
+        self.0.iter().flat_map(|(service, backends)| {
+            backends.iter().map(move |(backend, set)| (service.as_str(), backend.as_str(), set))
+        })
+    }
+
     /// The same after a change.
     pub fn changed(mut self, service: &str, backend: &str, change: Change) -> Overrides {
         let now = self.get(service, backend).changed(change);

@@ -15,7 +15,7 @@ use super::{names, state::State};
 use crate::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     api::Refusal,
-    config::Config,
+    config::{Config, Edits},
     core::{
         admin::{Drained, Override, Overrides, Standing},
         health::Checked,
@@ -37,9 +37,11 @@ struct Document {
 }
 
 /// Everything that was set.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Set {
     servers: Overrides,
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    edits: Edits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     node: Option<Drained>,
 }
@@ -64,22 +66,47 @@ pub(super) struct Administration {
 }
 
 impl Administration {
-    /// What the file remembers of backends that the configuration has. A file that cannot be read keeps nobody from
-    /// being served: it is said, and put aside.
-    pub(super) fn begin(config: &Config) -> Administration {
-        let file = config.node.state_file.clone();
-        let set = read(&file).unwrap_or_else(|why| {
+    /// What the file remembers. One that cannot be read keeps nobody from being served: it is said, and put aside.
+    pub(super) fn read(file: &Path) -> Administration {
+        let set = read(file).unwrap_or_else(|why| {
             let why = anyhow::Error::from(why);
             error!(file = %file.display(), "what administrators had set is not known: {why:#}");
-            put_aside(&file);
+            put_aside(file);
             Set::default()
         });
         if let Some(drained) = set.node {
             warn!(left_s = drained.left(unix_seconds()), "the node is drained; `usher node ready` ends that");
         }
-        let mut administration = Administration { set, file, behind: false };
-        administration.follow(config);
-        administration
+        Administration { set, file: file.to_owned(), behind: false }
+    }
+
+    /// Begins with these of the changes to services and backends, which are in the configuration.
+    pub(super) fn begin_with(&mut self, edits: Edits, config: &Config) {
+        self.behind |= edits != self.set.edits;
+        self.set.edits = edits;
+        self.follow(config);
+    }
+
+    /// What commands have added to the services and backends of the file, or taken away.
+    pub(super) fn edits(&self) -> &Edits {
+        &self.set.edits
+    }
+
+    /// Remembers other such changes; says why it cannot.
+    pub(super) fn set_edits(&mut self, edits: Edits) -> Option<String> {
+        self.behind |= edits != self.set.edits;
+        self.set.edits = edits;
+        self.keep_or_say_why()
+    }
+
+    /// One line for each thing that is set and that the file does not say, for people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let servers = self
+            .set
+            .servers
+            .iter()
+            .map(|(service, backend, set)| format!("server {service}/{backend}: {set}"));
+        self.set.edits.lines().into_iter().chain(servers).collect()
     }
 
     /// Forgets what was set for backends that the configuration does not have.
@@ -231,7 +258,7 @@ mod tests {
 
     fn drained(backend: &str) -> Set {
         let servers = Overrides::default().changed("web", backend, Change::State(Admin::Drain));
-        Set { servers, node: None }
+        Set { servers, ..Set::default() }
     }
 
     #[test]

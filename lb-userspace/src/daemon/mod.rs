@@ -6,6 +6,7 @@
 //!
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`admin`]: what administrators set for backends.
+//! - [`basis`]: what a start is based on.
 //! - [`check_path`]: the programs that take checks along the data path.
 //! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
@@ -23,6 +24,7 @@
 //! - [`snapshot`]: the state as status and explanation show it.
 
 mod admin;
+mod basis;
 mod capture;
 mod check_path;
 mod deny;
@@ -42,7 +44,7 @@ mod start;
 mod state;
 mod task;
 
-use std::{future::pending, io, mem, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{future::pending, io, mem, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use humantime::format_duration;
@@ -52,11 +54,12 @@ use tracing::{error, info, warn};
 use crate::{
     api::{self, ControlSocket},
     cli::check_config,
-    config::{Config, ConfigError, Loaded},
+    config::{Config, ConfigError},
     dataplane, dns,
-    net::{facts, watch::NextHops},
+    net::watch::NextHops,
     reload::ReloadQuery,
 };
+use basis::{Basis, Unfit};
 use check_path::CheckPrograms;
 use events::{Event, Events, Senders};
 use manager::Manager;
@@ -78,24 +81,16 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What kept it from starting or made it stop.
 pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
-    let loaded = match Loaded::load(path) {
-        Ok(loaded) => loaded,
-        Err(error) => return refuse(&error),
+    let basis = match Basis::read(path).await {
+        Ok(basis) => basis,
+        Err(Unfit::Refused(error)) => return refuse(&error),
+        Err(Unfit::Failed(error)) => return Err(error),
     };
-    let host = facts::gather(loaded.config.destinations()).await.context("cannot read the host's network")?;
-    let warnings = match loaded.check_host(&host.for_config(dataplane::kernel())) {
-        Ok(warnings) => warnings,
-        Err(error) => return refuse(&error),
-    };
-    for warning in loaded.warnings.iter().chain(&warnings) {
-        warn!("{warning}");
-    }
     limits::raise_open_files();
-    let config = Arc::new(loaded.config);
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
-    let socket = ControlSocket::bind(&config.node.socket).await?;
-    let dns = config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
-    let started = start::start(config, path, host)?;
+    let socket = ControlSocket::bind(&basis.config.node.socket).await?;
+    let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
+    let started = start::start(basis, path)?;
     Daemon::start(started, socket, dns).await?.run().await
 }
 
@@ -215,7 +210,9 @@ impl Daemon {
                     self.prepare_reload(order);
                 }
             }
-            Event::HangUp => self.prepare_reload(Order { query: ReloadQuery::default(), reply: None }),
+            Event::HangUp => {
+                self.prepare_reload(Order { query: ReloadQuery::default(), edit: None, reply: None });
+            }
             Event::Prepared(prepared) => self.reload(*prepared),
             Event::Hops(table) => self.state.learn_hops(&table),
             Event::Links(reading) => {
@@ -237,9 +234,10 @@ impl Daemon {
     /// Has the configuration's file read beside the loop.
     fn prepare_reload(&self, order: Order) {
         let (path, prepared) = (self.state.path.clone(), self.senders.prepared.clone());
+        let known = self.state.administration.edits().clone();
         tokio::spawn(async move {
             // The loop may have ended meanwhile.
-            let _ = prepared.send(Box::new(prepare(path, order).await)).await;
+            let _ = prepared.send(Box::new(prepare(path, known, order).await)).await;
         });
     }
 

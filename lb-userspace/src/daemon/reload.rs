@@ -8,7 +8,7 @@ use tracing::{error, info, warn};
 use super::{Daemon, deny, probes, state::State};
 use crate::{
     api::Refusal,
-    config::{Config, ConfigError, Loaded},
+    config::{Config, ConfigError, Edit, Edits, Loaded},
     core::{
         deny::Rule,
         health::Checked,
@@ -25,6 +25,8 @@ use crate::{
 /// Who wants it, and what of it.
 pub(super) struct Order {
     pub(super) query: ReloadQuery,
+    /// A change to services or backends, beside what the file says.
+    pub(super) edit: Option<Edit>,
     /// `None`: a signal, which is answered by the log alone.
     pub(super) reply: Option<oneshot::Sender<Result<Reloaded, Refusal>>>,
 }
@@ -32,25 +34,30 @@ pub(super) struct Order {
 /// The file, read and checked beside the loop.
 pub(super) struct Prepared {
     order: Order,
+    /// The changes that were known when it was read.
+    known: Edits,
     next: Result<Next, Reloaded>,
 }
 
 struct Next {
     config: Config,
+    edits: Edits,
+    /// Which changes of commands are forgotten.
+    notes: Vec<String>,
     warnings: Vec<String>,
     host: HostFacts,
     /// The deny file's rules.
     denied: Vec<Rule>,
 }
 
-/// Reads and checks the file as the start does.
-pub(super) async fn prepare(path: PathBuf, order: Order) -> Prepared {
-    let next = read(path).await;
-    Prepared { order, next }
+/// Reads and checks the file as the start does, with the changes that are `known` and the one that is wanted.
+pub(super) async fn prepare(path: PathBuf, known: Edits, order: Order) -> Prepared {
+    let next = read(path, known.clone(), order.edit.as_ref()).await;
+    Prepared { order, known, next }
 }
 
-async fn read(path: PathBuf) -> Result<Next, Reloaded> {
-    let loaded = Loaded::load(&path).map_err(|error| refused(&error))?;
+async fn read(path: PathBuf, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
+    let (loaded, edits, notes) = Loaded::load_edited(&path, known, edit).map_err(|error| refused(&error))?;
     let other = |error: anyhow::Error| Reloaded::refused([format!("{error:#}")]);
     let host = facts::gather(loaded.config.destinations()).await.map_err(|error| other(error.into()))?;
     // Both take their time.
@@ -62,20 +69,22 @@ async fn read(path: PathBuf) -> Result<Next, Reloaded> {
     });
     let (warnings, denied) = checked?;
     let warnings = loaded.warnings.iter().chain(&warnings).map(ToString::to_string).collect();
-    Ok(Next { config: loaded.config, warnings, host, denied })
+    Ok(Next { config: loaded.config, edits, notes, warnings, host, denied })
 }
 
 fn refused(error: &ConfigError) -> Reloaded {
-    match error {
-        ConfigError::Unreadable { source, .. } => Reloaded::refused([format!("{error}: {source}")]),
-        ConfigError::Refused(problems) => Reloaded::refused(problems.iter().map(ToString::to_string)),
-    }
+    Reloaded::refused(error.lines())
 }
 
 impl Daemon {
     /// Puts the file in force, if it can be.
     pub(super) fn reload(&mut self, prepared: Prepared) {
-        let Prepared { order: Order { query, reply }, next } = prepared;
+        let Prepared { order, known, next } = prepared;
+        if known != *self.state.administration.edits() {
+            // Another command was quicker.
+            return self.prepare_reload(order);
+        }
+        let Order { query, reply, .. } = order;
         let outcome = next.and_then(|next| self.follow(next, query.dry_run));
         let reloaded = outcome.unwrap_or_else(|refused| refused);
         if !query.dry_run {
@@ -88,7 +97,7 @@ impl Daemon {
     }
 
     fn follow(&mut self, next: Next, dry_run: bool) -> Result<Reloaded, Reloaded> {
-        let Next { config, warnings, host, denied } = next;
+        let Next { config, edits, notes, warnings, host, denied } = next;
         let old = self.state.config.clone();
         let changes = differences(&old, &config);
         let fixed = needs_restart(&old, &config);
@@ -106,8 +115,9 @@ impl Daemon {
             return Err(Reloaded::refused([why.to_owned()]));
         }
         if dry_run {
-            return Ok(Reloaded { changes, warnings, refused: Vec::new() });
+            return Ok(Reloaded { changes, warnings, ..Reloaded::default() });
         }
+        notes.iter().for_each(|note| info!("{note}"));
         let config = Arc::new(config);
         self.state
             .adopt(config.clone(), numbers, denied)
@@ -122,12 +132,13 @@ impl Daemon {
             let (steering, news) = (self.state.steering(), &self.senders.peers);
             self.peer_probes = probes::start_peers(&config, &host, steering, news);
         }
-        Ok(Reloaded { changes, warnings, refused: Vec::new() })
+        let not_kept = self.state.administration.set_edits(edits);
+        Ok(Reloaded { changes, warnings, refused: Vec::new(), not_kept })
     }
 }
 
 fn log(reloaded: &Reloaded) {
-    let Reloaded { changes, warnings, refused } = reloaded;
+    let Reloaded { changes, warnings, refused, .. } = reloaded;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     if !refused.is_empty() {
         refused.iter().for_each(|why| error!("the configuration is not reloaded: {why}"));

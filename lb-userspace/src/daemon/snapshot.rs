@@ -39,6 +39,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
         node: state.config.node.name.to_string(),
         started_ago_ms: millis(now.duration_since(state.started)),
         config_path: state.path.clone(),
+        set: state.administration.lines(),
         drained: state.administration.drained().map(|left| status::Drained { left_s: left }),
         interfaces: state.interfaces.iter().map(interface).collect(),
         services: state.config.services.iter().map(|one| service(state, one, &measured, now)).collect(),

@@ -12,6 +12,8 @@ use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
 use super::{
+    admin::Administration,
+    basis::Basis,
     deny::{self, Deny},
     secret,
 };
@@ -41,11 +43,14 @@ pub(super) struct Started {
     pub(super) attached: Vec<Attached>,
     pub(super) host: HostFacts,
     pub(super) deny: Deny,
+    pub(super) administration: Administration,
 }
 
 /// Loads the program and attaches it, in the place of the one that an earlier daemon has left, if there is one. On an error
 /// that one goes on; what is new is detached when the data plane is dropped.
-pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow::Result<Started> {
+pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
+    let Basis { config, host, administration } = basis;
+    let config = Arc::new(config);
     let pins = open_pins(&config.node)?;
     let left = pins.as_ref().map(Left::find).transpose()?.flatten();
     let numbers = match &left {
@@ -76,7 +81,8 @@ pub(super) fn start(config: Arc<Config>, path: &Path, host: HostFacts) -> anyhow
     tell_of_sysctls(&config);
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let planner = Planner::new(numbers, hash_key, cpus, tables(&dataplane));
-    Ok(Started { config, path: path.to_owned(), planner, dataplane, applied, attached, host, deny })
+    let path = path.to_owned();
+    Ok(Started { config, path, planner, dataplane, applied, attached, host, deny, administration })
 }
 
 /// The directory in which the data path outlives this process; `None` where there can be none.

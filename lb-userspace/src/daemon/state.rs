@@ -42,6 +42,7 @@ use crate::{
     dns::Counters,
     net::watch::NextHopTable,
     probe::Report,
+    reload::ReloadQuery,
     unix_time::unix_seconds,
 };
 
@@ -90,7 +91,8 @@ pub(super) struct Interface {
 
 impl State {
     pub(super) fn new(started: Started, dns_counters: Option<Arc<Counters>>) -> anyhow::Result<State> {
-        let Started { config, path, planner, dataplane, applied, attached, deny, .. } = started;
+        let Started { config, path, planner, dataplane, applied, attached, deny, administration, .. } =
+            started;
         let program = dataplane.program_id()?;
         let now = Instant::now();
         let was_up = |id: &BackendId, address: IpAddr| {
@@ -111,7 +113,6 @@ impl State {
         let peers = Peers::new(probes::peer_ids(&config), &config.peer_check, config.dns.is_some(), now);
         let (tables, steered_by) = watch::channel(Arc::default());
         let publication = Publication::default();
-        let administration = Administration::begin(&config);
         let zone = config.dns.as_ref().map(|dns| {
             let zone = Zone::new(&config, dns, &publication, serial_time());
             watch::channel(Arc::new(zone)).0
@@ -323,7 +324,11 @@ impl State {
             Request::DenyChange(change, reply) => drop(reply.send(self.change_deny(&change))),
             Request::ServerChange(change, reply) => drop(reply.send(self.change_server(&change))),
             Request::NodeChange(change, reply) => drop(reply.send(self.change_node(change))),
-            Request::Reload(query, reply) => return Some(Order { query, reply: Some(reply) }),
+            Request::Reload(query, reply) => return Some(Order { query, edit: None, reply: Some(reply) }),
+            Request::Edit(edit, reply) => {
+                let query = ReloadQuery::default();
+                return Some(Order { query, edit: Some(edit), reply: Some(reply) });
+            }
             Request::Denied(query, reply) => drop(reply.send(self.deny.answer(&query))),
             Request::Flows(query, reply) => match Search::new(self, &query) {
                 // Beside the loop: a table may be gigabytes.

@@ -1,8 +1,16 @@
 //! The `usher` command as a user calls it: arguments in; stdout, stderr and exit code out.
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    process::{Command, Output},
+};
 
-use lb_userspace::{core::deny::parse_file, deny::Denied, status::Status};
+use lb_userspace::{
+    config::{Edit, NewBackend},
+    core::deny::parse_file,
+    deny::Denied,
+    status::Status,
+};
 use tempfile::TempDir;
 
 use crate::support::{FakeDaemon, NO_PROGRAM, example};
@@ -188,6 +196,65 @@ async fn reload_says_what_would_change_or_why_it_is_refused() {
     let outcome = usher(&["reload", "--socket", socket]).await;
     let stderr = "usher.toml:1: wrong\nusher.toml:2: wrong too\n".to_owned();
     assert_eq!(outcome, Outcome { code: Some(2), stdout: String::new(), stderr });
+}
+
+#[tokio::test]
+async fn services_and_backends_come_and_go() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let file = daemon.socket.with_file_name("more.toml");
+    fs::write(&file, "[[service]]").expect("a file");
+    let file = file.to_str().expect("path is UTF-8");
+    let stderr = "usher: it is in force, but forgotten if the daemon ends now: the disk is full\n";
+    let backend = NewBackend {
+        name: "b4".to_owned(),
+        addresses: ["203.0.113.24", "2001:db8::24"].map(|address| address.parse().expect("address")).into(),
+        port: Some(8080),
+        weight: None,
+        backup: true,
+    };
+    let named = || "web".to_owned();
+    let add = [
+        "server",
+        "add",
+        "web/b4",
+        "--address",
+        "203.0.113.24",
+        "--address",
+        "2001:db8::24",
+        "--port",
+        "8080",
+    ];
+    for (words, edit) in [
+        ([&add[..], &["--backup"]].concat(), Edit::AddBackend { service: named(), backend }),
+        (vec!["server", "reset", "web/b4"], Edit::Reset { service: named(), backend: Some("b4".to_owned()) }),
+        (vec!["service", "reset", "web"], Edit::Reset { service: named(), backend: None }),
+        (vec!["service", "add", file], Edit::AddService { text: "[[service]]".to_owned() }),
+    ] {
+        let outcome = usher(&[&words[..], &["--socket", socket]].concat()).await;
+        let expected = Outcome { stderr: stderr.to_owned(), ..Outcome::success(format!("{edit:?}\n")) };
+        assert_eq!(outcome, expected);
+    }
+    for words in [["server", "del", "web/b4"], ["service", "del", "web"]] {
+        let outcome = usher(&[&words[..], &["--socket", socket]].concat()).await;
+        let stderr = "there is no such thing\n".to_owned();
+        assert_eq!(outcome, Outcome { code: Some(2), stdout: String::new(), stderr });
+    }
+    let outcome = usher(&["service", "add", "/nowhere/more.toml", "--socket", socket]).await;
+    let why = "usher: cannot read /nowhere/more.toml: No such file or directory (os error 2)\n";
+    assert_eq!(outcome, Outcome::failure(why));
+}
+
+#[tokio::test]
+async fn diff_says_what_the_file_does_not_and_what_it_does() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let text = "set by commands, not in the file:\n  server web/backend4: added\n  server web/backend2: drain\n\
+                in the file, not reloaded yet:\n  service web: added\n";
+    assert_eq!(usher(&["diff", "--socket", socket]).await, Outcome::success(text));
+    let json = usher(&["diff", "--json", "--socket", socket]).await;
+    let found: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+    assert_eq!(found["not_reloaded"][0], "service web: added");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use lb_userspace::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     api::{ControlSocket, Refusal, Request, serve},
     capture::{CaptureQuery, pcapng},
+    config::Edit,
     core::{
         admin::{Change, Drained, Override},
         deny::{Rule, Source},
@@ -77,6 +78,7 @@ async fn answer(mut queue: mpsc::Receiver<Request>, status: Result<Status, Strin
             Request::ServerChange(change, reply) => drop(reply.send(server(&change))),
             Request::NodeChange(change, reply) => drop(reply.send(node(change))),
             Request::Reload(query, reply) => drop(reply.send(Ok(reloaded(query)))),
+            Request::Edit(edit, reply) => drop(reply.send(Ok(edited(&edit)))),
             Request::Denied(query, reply) => drop(reply.send(denied(&query))),
         }
     }
@@ -151,10 +153,24 @@ pub(crate) fn reloaded(query: ReloadQuery) -> Reloaded {
         true => Reloaded {
             changes: vec!["service web: added".to_owned()],
             warnings: vec!["usher.toml:7: more".to_owned()],
-            refused: Vec::new(),
+            ..Reloaded::default()
         },
         false => Reloaded {
             refused: vec!["usher.toml:1: wrong".to_owned(), "usher.toml:2: wrong too".to_owned()],
+            ..Reloaded::default()
+        },
+    }
+}
+
+/// Repeats the change, and cannot keep it; taking something away is refused.
+pub(crate) fn edited(edit: &Edit) -> Reloaded {
+    match edit {
+        Edit::RemoveBackend { .. } | Edit::RemoveService { .. } => {
+            Reloaded { refused: vec!["there is no such thing".to_owned()], ..Reloaded::default() }
+        }
+        edit => Reloaded {
+            changes: vec![format!("{edit:?}")],
+            not_kept: Some("the disk is full".to_owned()),
             ..Reloaded::default()
         },
     }

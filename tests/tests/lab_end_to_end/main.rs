@@ -14,6 +14,7 @@ mod configuration;
 mod crash;
 mod defence;
 mod dns;
+mod edits;
 mod explain;
 mod floods;
 mod lifecycle;
@@ -127,6 +128,9 @@ const NAT: &[(&str, Body)] = &checks![
     policies::agents_words_count_at_once,
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
     servers::what_was_set_outlives_the_daemon,
+    edits::backends_come_and_go_by_command_and_outlive_the_daemon,
+    edits::services_come_and_go_by_command,
+    edits::what_does_not_fit_the_file_is_left_out,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::service_manager_is_told_when_the_node_serves_lives_and_stops,
     nodes::d46_drained_node_leaves_dns_and_serves_on,

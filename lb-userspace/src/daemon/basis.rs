@@ -1,0 +1,84 @@
+//! What a start is based on: the file, what commands have changed of it, and the host that both are checked against.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use tracing::{error, info, warn};
+
+use super::admin::Administration;
+use crate::{
+    config::{Config, ConfigError, Edits, Loaded},
+    dataplane,
+    net::facts::{self, HostFacts},
+};
+
+/// It can run here.
+pub(super) struct Basis {
+    pub(super) config: Config,
+    pub(super) host: HostFacts,
+    pub(super) administration: Administration,
+}
+
+/// Why it cannot.
+pub(super) enum Unfit {
+    /// The configuration is refused.
+    Refused(ConfigError),
+    /// Nothing can be said.
+    Failed(anyhow::Error),
+}
+
+impl From<ConfigError> for Unfit {
+    fn from(error: ConfigError) -> Unfit {
+        Unfit::Refused(error)
+    }
+}
+
+impl From<anyhow::Error> for Unfit {
+    fn from(error: anyhow::Error) -> Unfit {
+        Unfit::Failed(error)
+    }
+}
+
+impl Basis {
+    /// Reads and checks. Changes of commands that the file or the host leaves no place for are left out, and said.
+    pub(super) async fn read(path: &Path) -> Result<Basis, Unfit> {
+        let file = Loaded::load(path)?;
+        let mut administration = Administration::read(&file.config.node.state_file);
+        let known = administration.edits().clone();
+        if !known.is_empty() {
+            match edited(path, known.clone()).await {
+                Ok((config, host, edits)) => {
+                    administration.begin_with(edits, &config);
+                    return Ok(Basis { config, host, administration });
+                }
+                Err(Unfit::Refused(why)) => {
+                    let changes = known.lines().join(", ");
+                    error!(
+                        "what commands have changed does not fit the configuration any more, and is forgotten: {changes}: {why}"
+                    );
+                }
+                Err(failed) => return Err(failed),
+            }
+        }
+        let (config, host) = checked(file).await?;
+        administration.begin_with(Edits::default(), &config);
+        Ok(Basis { config, host, administration })
+    }
+}
+
+async fn edited(path: &Path, known: Edits) -> Result<(Config, HostFacts, Edits), Unfit> {
+    let (loaded, edits, notes) = Loaded::load_edited(path, known, None)?;
+    let (config, host) = checked(loaded).await?;
+    notes.iter().for_each(|note| info!("{note}"));
+    edits.lines().iter().for_each(|line| info!("{line} by a command, beside what the file says"));
+    Ok((config, host, edits))
+}
+
+async fn checked(loaded: Loaded) -> Result<(Config, HostFacts), Unfit> {
+    let host = facts::gather(loaded.config.destinations()).await.context("cannot read the host's network")?;
+    let warnings = loaded.check_host(&host.for_config(dataplane::kernel()))?;
+    for warning in loaded.warnings.iter().chain(&warnings) {
+        warn!("{warning}");
+    }
+    Ok((loaded.config, host))
+}
