@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lb_userspace::core::maglev::{Candidate, SLOTS, build};
+use lb_userspace::core::maglev::{Candidate, SLOTS, build, build_all};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -173,4 +173,20 @@ proptest! {
             candidates.iter().map(|one| Candidate { weight: one.weight * factor, ..*one }).collect();
         prop_assert!(build(&candidates) == build(&scaled));
     }
+}
+
+#[test]
+fn tables_built_together_are_those_built_alone() {
+    // Equal weights behind others, other numbers of backends, none at all.
+    let mut sets: Vec<Vec<Candidate>> = (0..7).map(|number| set(number, 1 + number % 3)).collect();
+    sets[2][0].weight = 5;
+    sets[4].clear();
+    for cpus in [0, 1, 2, 3, 20] {
+        let together = build_all(&sets, |set| set, cpus);
+        assert_eq!(together.len(), sets.len());
+        for (set, table) in sets.iter().zip(&together) {
+            assert!(table.iter().eq(build(set).iter().copied()), "{} backends on {cpus} CPUs", set.len());
+        }
+    }
+    assert!(build_all(&Vec::<Vec<Candidate>>::new(), |set| set, 2).is_empty());
 }

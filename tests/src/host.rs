@@ -1,12 +1,7 @@
 //! The data path on the host: the library over ordinary memory, which is the second implementation of
 //! its seam, [`Tables`].
 
-use std::{
-    cell::OnceCell,
-    collections::BTreeMap,
-    ops::Range,
-    sync::{Arc, Mutex},
-};
+use std::{cell::OnceCell, collections::BTreeMap, ops::Range, sync::Mutex};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
@@ -23,6 +18,7 @@ use lb_ebpf::{
 use lb_userspace::core::{
     deny::{Change, Prefix},
     image::Image,
+    slots::Slots,
 };
 
 use crate::{
@@ -39,7 +35,7 @@ pub struct HostTables {
     /// Every address, port and protocol that was ever there.
     pub service_keys: Vec<ServiceKey>,
     /// Maglev tables by service number.
-    pub slots: BTreeMap<u32, Arc<[u16]>>,
+    pub slots: BTreeMap<u32, Slots>,
     /// Backends by number.
     pub backends: Vec<Backend>,
     /// The flow table.
@@ -250,7 +246,7 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
     }
 
     fn slot(&self, service: u32, slot: u32) -> Option<u16> {
-        self.tables.slots.get(&service)?.get(slot as usize).copied()
+        self.tables.slots.get(&service)?.get(slot as usize)
     }
 
     fn backend(&self, number: u16) -> Option<&Backend> {

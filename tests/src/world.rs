@@ -3,7 +3,6 @@
 use std::{
     array, fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
 };
 
 use lb_common::{
@@ -321,7 +320,7 @@ impl World {
 
 /// Leads all slots of a service to one backend.
 pub fn set_slots(image: &mut Image, service: u32, backend: u16) {
-    image.tables.insert(service, Arc::from(vec![backend; SLOTS]));
+    image.tables.insert(service, vec![backend; SLOTS].into());
 }
 
 /// A backend to change.

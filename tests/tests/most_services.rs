@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used)] // Clippy takes helper functions here for ordinary code.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, sync::Arc};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use lb_common::{
     Address, Backend, Forward, MAX_BACKENDS, MAX_SERVICES, SLOTS, Service, ServiceKey, service::place_bits,
@@ -62,7 +62,7 @@ fn image() -> Image {
         let backends = backends_of(number);
         let mut slots = backends.repeat(SLOTS.div_ceil(backends.len()));
         slots.truncate(SLOTS);
-        (number, Arc::from(slots))
+        (number, slots.into())
     };
     Image {
         settings: Some(Box::new(world::settings())),

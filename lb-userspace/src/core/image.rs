@@ -1,8 +1,10 @@
 //! The desired content of the maps, and the way from one content to another.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use lb_common::{Address, Backend, Features, Forward, QuicKey, Service, ServiceKey, Settings};
+
+use super::slots::Slots;
 
 /// All that the maps should hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -12,7 +14,7 @@ pub struct Image {
     /// Services by address, port and protocol.
     pub services: BTreeMap<ServiceKey, Service>,
     /// Maglev tables by service number.
-    pub tables: BTreeMap<u32, Arc<[u16]>>,
+    pub tables: BTreeMap<u32, Slots>,
     /// Backends by number.
     pub backends: BTreeMap<u16, Backend>,
     /// Backend numbers by QUIC server id.
@@ -61,7 +63,7 @@ pub enum Operation {
     /// Writes a backend.
     SetBackend(u16, Backend),
     /// Swaps in a Maglev table.
-    SetTable(u32, Arc<[u16]>),
+    SetTable(u32, Slots),
     /// Writes a service.
     SetService(ServiceKey, Service),
     /// Gives a QUIC server id to a backend.
@@ -169,7 +171,7 @@ mod tests {
             Service::new(number, if nat { Forward::Nat } else { Forward::DsrL2 }, 1)
         });
         let quic_id = (0_u8..4).prop_map(|id| QuicKey::new(1, [id; 8], 4));
-        let table = (0_u16..3).prop_map(|backend| Arc::from(vec![backend; 4]));
+        let table = (0_u16..3).prop_map(|backend| Slots::from(vec![backend; 4]));
         let backend =
             (1_u32..4, 0_u8..2).prop_map(|(service, flags)| Backend { service, flags, ..Backend::default() });
         (

@@ -17,3 +17,4 @@ pub mod publish;
 pub mod reload;
 pub mod slow_start;
 pub mod zone;
+pub mod slots;

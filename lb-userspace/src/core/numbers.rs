@@ -218,11 +218,12 @@ impl<T: Ord + Clone> Given<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, sync::Arc};
+    use std::path::Path;
 
     use lb_common::{Backend, Forward, Service};
 
     use super::*;
+    use crate::core::slots::Slots;
 
     fn config(backends: &[(&str, &str)]) -> Config {
         let head = r#"
@@ -267,7 +268,7 @@ backend = [BACKENDS]
         let mut image = Image::default();
         let vip = "192.0.2.11".parse::<std::net::IpAddr>().unwrap();
         image.services.insert(ServiceKey::new(vip.into(), 80, 6), Service::new(7, Forward::DsrL2, 1));
-        image.tables.insert(7, Arc::default());
+        image.tables.insert(7, Slots::default());
         for &(number, address) in backends {
             let address = address.parse::<std::net::IpAddr>().unwrap().into();
             let port = 80_u16.to_be_bytes();

@@ -14,6 +14,7 @@ use crate::{
         check::{CheckResult, Code},
         health::{Checked, Health, Transition},
         ids::PoolId,
+        slots::Slots,
     },
 };
 
@@ -279,11 +280,11 @@ impl PortChooser {
     /// `slot_of` is the flow hash of a probe from that port, `table` the pool's Maglev table as this node
     /// has it: it holds backends that are up here, or is empty. Tries 64 ports at most; if they all
     /// lead to the last probe's backend, that one is taken again.
-    pub fn choose(&mut self, slot_of: impl Fn(u16) -> u32, table: &[u16]) -> Option<u16> {
+    pub fn choose(&mut self, slot_of: impl Fn(u16) -> u32, table: &Slots) -> Option<u16> {
         let mut same_again = None;
         for tried in 0..self.count.min(TRIES) {
             let offset = ((u32::from(self.next) + u32::from(tried)) % u32::from(self.count)) as u16;
-            let backend = table.get(slot_of(self.first + offset) as usize).copied().unwrap_or(0);
+            let backend = table.get(slot_of(self.first + offset) as usize).unwrap_or(0);
             if backend == 0 {
                 continue;
             }
@@ -481,10 +482,11 @@ mod tests {
     #[test]
     fn another_backend_and_another_port_each_time() {
         let mut chooser = PortChooser::new(40_000, 100, 77);
+        let table = TABLE[..].into();
         let mut last = 0;
         let mut ports = BTreeSet::new();
         for _ in 0..20 {
-            let port = chooser.choose(slot_of, &TABLE).unwrap();
+            let port = chooser.choose(slot_of, &table).unwrap();
             assert!((40_000..40_100).contains(&port));
             assert!(ports.insert(port), "{port} again");
             let backend = TABLE[slot_of(port) as usize];
@@ -501,7 +503,8 @@ mod tests {
             slot_of(port)
         };
         let mut chooser = PortChooser::new(32_768, 28_232, 0);
-        let ports: BTreeSet<u16> = (0..4).filter_map(|_| chooser.choose(slot_of, &[2; 6])).collect();
+        let ports: BTreeSet<u16> =
+            (0..4).filter_map(|_| chooser.choose(slot_of, &vec![2; 6].into())).collect();
         assert_eq!(ports.len(), 4, "each time another port");
         assert_eq!(tries.get(), 1 + 3 * u32::from(TRIES));
     }
@@ -509,9 +512,9 @@ mod tests {
     #[test]
     fn no_port_without_a_backend() {
         let mut chooser = PortChooser::new(40_000, 100, 0);
-        assert_eq!(chooser.choose(slot_of, &[0; 6]), None);
-        assert_eq!(chooser.choose(slot_of, &[]), None);
-        assert_eq!(PortChooser::new(40_000, 0, 0).choose(slot_of, &TABLE), None);
+        assert_eq!(chooser.choose(slot_of, &vec![0; 6].into()), None);
+        assert_eq!(chooser.choose(slot_of, &Slots::default()), None);
+        assert_eq!(PortChooser::new(40_000, 0, 0).choose(slot_of, &TABLE[..].into()), None);
     }
 
     proptest! {
@@ -527,8 +530,9 @@ mod tests {
             let leads = |port: u16| table[slot_of(port) as usize] != 0;
             let reachable = (first..first + count).any(leads);
             let mut chooser = PortChooser::new(first, count, start);
+            let slots = Slots::from(table.clone());
             for _ in 0..8 {
-                match chooser.choose(slot_of, &table) {
+                match chooser.choose(slot_of, &slots) {
                     Some(port) => {
                         prop_assert!((first..first + count).contains(&port));
                         prop_assert!(leads(port));

@@ -21,6 +21,7 @@ use super::{
     maglev::{self, Candidate},
     numbers::Numbers,
     policy::{self, Mode},
+    slots::Slots,
     slow_start::{self, SlowStarts},
 };
 use crate::config::{self, Config, HashInput, NoBackend, OnBackendDown, Protocol};
@@ -151,7 +152,7 @@ pub struct Planner {
     /// CPUs of this host.
     cpus: u32,
     sizes: Tables,
-    tables: BTreeMap<PoolId, (Vec<Candidate>, Arc<[u16]>)>,
+    tables: BTreeMap<PoolId, (Vec<Candidate>, Slots)>,
     modes: BTreeMap<PoolId, Mode>,
     slow_starts: SlowStarts,
 }
@@ -203,6 +204,7 @@ impl Planner {
         let settings = Some(Box::new(settings(config, self.hash_key, self.cpus, &self.sizes)));
         let mut image = Image { settings, ..Image::default() };
         let mut counted = self.count_all(config, situation);
+        let mut wanted = Vec::new();
         for (service, pool) in pools(config) {
             let number = self.numbers.pool(&pool);
             let mut candidates = Vec::new();
@@ -221,7 +223,6 @@ impl Planner {
                 }
                 image.backends.insert(backend_number, record);
             }
-            image.tables.insert(number, self.table(&pool, candidates));
             for address in service.addresses.iter().filter(|&&vip| Family::of(vip) == pool.family) {
                 let key = ServiceKey::new((*address).into(), service.port, protocol_number(service.protocol));
                 image.services.insert(key, service_record(number, service));
@@ -229,6 +230,11 @@ impl Planner {
                 let icmp = if address.is_ipv4() { 1 } else { 58 };
                 image.services.insert(ServiceKey::new((*address).into(), 0, icmp), Service::MARK);
             }
+            wanted.push((pool, candidates));
+        }
+        self.build_tables(wanted);
+        for (pool, (_, table)) in &self.tables {
+            image.tables.insert(self.numbers.pool(pool), table.clone());
         }
         for address in config.nat.source.iter().filter(|_| features(config).has(Features::NAT)) {
             image.services.insert(ServiceKey::any((*address).into()), Service::MARK);
@@ -286,19 +292,19 @@ impl Planner {
     }
 
     /// A pool's Maglev table as it was last planned.
-    pub fn current_table(&self, pool: &PoolId) -> Option<&Arc<[u16]>> {
+    pub fn current_table(&self, pool: &PoolId) -> Option<&Slots> {
         self.tables.get(pool).map(|(_, table)| table)
     }
 
-    fn table(&mut self, pool: &PoolId, candidates: Vec<Candidate>) -> Arc<[u16]> {
-        if let Some((built_from, table)) = self.tables.get(pool)
-            && *built_from == candidates
-        {
-            return table.clone();
+    /// Builds the tables of pools whose candidates are others than before; there is one for each of `wanted` then.
+    fn build_tables(&mut self, mut wanted: Vec<(PoolId, Vec<Candidate>)>) {
+        wanted.retain(|(pool, candidates)| {
+            self.tables.get(pool).is_none_or(|(built_from, _)| built_from != candidates)
+        });
+        let built = maglev::build_all(&wanted, |(_, candidates)| candidates, self.cpus as usize);
+        for ((pool, candidates), table) in wanted.into_iter().zip(built) {
+            self.tables.insert(pool, (candidates, table));
         }
-        let table: Arc<[u16]> = maglev::build(&candidates).into();
-        self.tables.insert(pool.clone(), (candidates, table.clone()));
-        table
     }
 }
 
@@ -568,12 +574,8 @@ address = "203.0.113.21"
     }
 
     /// Backend numbers and how many slots each has.
-    fn shares(table: &[u16]) -> BTreeMap<u16, usize> {
-        let mut shares = BTreeMap::new();
-        for &backend in table {
-            *shares.entry(backend).or_default() += 1;
-        }
-        shares
+    fn shares(table: &Slots) -> BTreeMap<u16, usize> {
+        table.shares().iter().map(|&(backend, slots)| (backend, slots as usize)).collect()
     }
 
     #[test]
@@ -695,8 +697,8 @@ backup = true
         let mut planner = planner(&config);
         let before = image(&mut planner, &config, &["web/b1/v4", "echo/b1/v4"]);
         let after = image(&mut planner, &config, &["web/b1/v4"]);
-        assert!(Arc::ptr_eq(&before.tables[&1], &after.tables[&1]));
-        assert!(!Arc::ptr_eq(&before.tables[&3], &after.tables[&3]));
+        assert!(before.tables[&1].is_same(&after.tables[&1]));
+        assert!(!before.tables[&3].is_same(&after.tables[&3]));
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::{
         ids::{BackendId, Family, PoolId},
         peers::{Judge, PeerId, PortChooser},
         plan,
+        slots::Slots,
     },
     dataplane::Ways,
     dns::{self, AskError},
@@ -50,7 +51,7 @@ impl Drop for Running {
 }
 
 /// What steers peer probes: every pool's Maglev table as this node has it.
-pub(super) type Tables = BTreeMap<PoolId, Arc<[u16]>>;
+pub(super) type Tables = BTreeMap<PoolId, Slots>;
 
 /// The hash key, and the tables as they change.
 #[derive(Clone)]
@@ -346,7 +347,7 @@ mod tests {
             };
             let mut chooser = chooser(&host);
             for _ in 0..4 {
-                let port = chooser.choose(|_| 0, &[1]).expect("a backend is up");
+                let port = chooser.choose(|_| 0, &vec![1].into()).expect("a backend is up");
                 assert!(range.contains(&port), "{port} of {range:?}");
             }
         }

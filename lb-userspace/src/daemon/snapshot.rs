@@ -9,9 +9,11 @@ use crate::{
     config,
     core::{
         health::Checked,
+        ids::BackendId,
         peers::PeerId,
         plan::{self, Member},
         policy::Mode,
+        slots::Slots,
     },
     dataplane::{AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
@@ -98,9 +100,7 @@ fn sum(one: &[u64], other: &[u64]) -> Vec<u64> {
 fn count_slots(state: &State) -> BTreeMap<u16, u32> {
     let mut slots = BTreeMap::new();
     for (_, pool) in plan::pools(&state.config) {
-        for &backend in state.planner.current_table(&pool).into_iter().flat_map(|table| table.iter()) {
-            *slots.entry(backend).or_default() += 1;
-        }
+        slots.extend(state.planner.current_table(&pool).into_iter().flat_map(Slots::shares).copied());
     }
     slots
 }

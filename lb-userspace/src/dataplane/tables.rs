@@ -1,6 +1,6 @@
 //! Writing the desired image into the maps.
 
-use std::{io, os::fd::AsFd as _, sync::Arc};
+use std::{io, os::fd::AsFd as _};
 
 use aya::maps::{Array, HashMap, MapData, MapError};
 use lb_common::{
@@ -12,7 +12,7 @@ use lb_common::{
 };
 
 use super::{Dataplane, DataplaneError, chunks, object::data, sys};
-use crate::core::image::Operation;
+use crate::core::{image::Operation, slots::Slots};
 
 /// A map value of ours, which aya may copy byte by byte.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +107,7 @@ impl Dataplane {
     }
 
     /// Fills new inner maps and swaps them in.
-    fn set_tables(&mut self, tables: &[(u32, &Arc<[u16]>)]) -> Result<(), DataplaneError> {
+    fn set_tables(&mut self, tables: &[(u32, &Slots)]) -> Result<(), DataplaneError> {
         let name = map::SLOT_TABLES;
         let outer = data(self.maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
         chunks::put(outer.fd().as_fd(), tables, |slots| sys::array_of_one(&padded(slots)))
@@ -116,7 +116,7 @@ impl Dataplane {
 
     /// An array of maps keeps its elements: the removed service's table becomes an empty one.
     fn remove_table(&mut self, number: u32) -> Result<(), DataplaneError> {
-        self.set_tables(&[(number, &vec![0; SLOTS_PADDED].into())])
+        self.set_tables(&[(number, &Slots::default())])
     }
 }
 
@@ -128,7 +128,7 @@ fn unless_gone(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {
+fn as_table(operation: &Operation) -> Option<(u32, &Slots)> {
     match operation {
         Operation::SetTable(number, slots) => Some((*number, slots)),
         _ => None,
@@ -136,8 +136,9 @@ fn as_table(operation: &Operation) -> Option<(u32, &Arc<[u16]>)> {
 }
 
 /// The slots as the map's value wants them: rounded up with zeros.
-fn padded(slots: &[u16]) -> Vec<u16> {
-    let mut value = slots.to_vec();
+fn padded(slots: &Slots) -> Vec<u16> {
+    let mut value = Vec::with_capacity(SLOTS_PADDED);
+    slots.iter().for_each(|number| value.push(number));
     value.resize(SLOTS_PADDED, 0);
     value
 }

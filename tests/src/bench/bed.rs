@@ -1,6 +1,6 @@
 //! A data path to be measured: 100 backends, and tables that have been in use.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
 use lb_common::{
@@ -240,7 +240,7 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
         };
         image.backends.insert(number, backend);
     }
-    image.tables.insert(SERVICE, Arc::from(maglev::build(&candidates(&image))));
+    image.tables.insert(SERVICE, maglev::build(&candidates(&image)).into());
     image
 }
 

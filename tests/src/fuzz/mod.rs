@@ -7,10 +7,10 @@ mod check;
 mod script;
 pub mod seeds;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use lb_common::{Address, Backend, Forward, Hop, Reason, SLOTS, Service, Shape};
-use lb_userspace::core::image::Image;
+use lb_userspace::core::{image::Image, slots::Slots};
 
 pub use script::Operation;
 use script::{Reader, Start};
@@ -175,8 +175,7 @@ fn give_addresses(image: &mut Image) {
 }
 
 /// A Maglev table that leads to one backend. Made once: filling it takes longer than all packets of a script.
-fn slots(backend: u16) -> Arc<[u16]> {
-    static TABLES: [OnceLock<Arc<[u16]>>; 2 * CASES.len() + 1] =
-        [const { OnceLock::new() }; 2 * CASES.len() + 1];
+fn slots(backend: u16) -> Slots {
+    static TABLES: [OnceLock<Slots>; 2 * CASES.len() + 1] = [const { OnceLock::new() }; 2 * CASES.len() + 1];
     TABLES[usize::from(backend)].get_or_init(|| vec![backend; SLOTS].into()).clone()
 }
