@@ -45,9 +45,11 @@ pub struct Status {
     pub dns: Option<Dns>,
     /// Where new flows find no NAT port now; usually empty.
     pub nat_shortages: Vec<NatShortage>,
+    /// Checks of backends and peers.
+    pub checks: Checks,
     /// The data path's flow table.
     pub flow_table: FlowTable,
-    /// What the data path's maps take.
+    /// What the data path's maps and the daemon take.
     pub memory: Memory,
     /// Packets by reason, every reason, zeros too.
     pub packets: BTreeMap<String, u64>,
@@ -337,15 +339,30 @@ pub struct FlowTable {
     pub closing: u64,
 }
 
-/// Bytes of kernel memory.
+/// Whether this host keeps up with its checks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checks {
+    /// How many have begun since the daemon started.
+    pub begun: u64,
+    /// How much later than due the latest of the last minute or so began, in ms with fractions.
+    pub worst_late_ms: f64,
+    /// How many began later than so many ms.
+    pub later_than_ms: BTreeMap<u32, u64>,
+}
+
+/// Bytes of memory: the kernel's for the data path's maps, and the daemon's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// Of the flow table.
     pub flow_table: u64,
     /// Of the NAT records.
     pub nat: u64,
-    /// Of everything else: services, Maglev tables, backends, counters.
+    /// Of the Maglev tables, one per service and family.
+    pub maglev: u64,
+    /// Of all other maps: services, backends, counters.
     pub other: u64,
+    /// Of the daemon's process, resident.
+    pub daemon: u64,
 }
 
 /// A duration in whole milliseconds; what does not fit becomes the greatest number.

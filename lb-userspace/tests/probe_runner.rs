@@ -31,7 +31,7 @@ async fn reports_in_rhythm_until_dropped() {
     let begin = Instant::now();
     let handle = probe::start("backend1", tcp(listener.local_addr().unwrap()), timing(), sender);
     for _ in 0..10 {
-        let Report { id, result } = reports.recv().await.unwrap();
+        let Report { id, result, .. } = reports.recv().await.unwrap();
         assert_eq!((id, result.code), ("backend1", Code::L4Ok));
     }
     // Nine intervals, each shorter by a tenth at most.

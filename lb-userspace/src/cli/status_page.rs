@@ -7,8 +7,8 @@ use crate::{
     config::AllDown,
     core::health::Health,
     status::{
-        AttachedMode, Backend, Dns, DnsName, Drained, FlowTable, Interface, LastCheck, Memory, NatShortage,
-        Peer, Service, State, Status,
+        AttachedMode, Backend, Checks, Dns, DnsName, Drained, FlowTable, Interface, LastCheck, Memory,
+        NatShortage, Peer, Service, State, Status,
     },
 };
 
@@ -30,7 +30,8 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
         Some(found) => dns(found, colour),
         None => "DNS: not configured\n".to_owned(),
     });
-    sections.push([flow_table(status.flow_table), memory(status.memory), drops(status, colour)].concat());
+    let numbers = [checks(&status.checks), flow_table(status.flow_table), memory(status.memory)];
+    sections.push([numbers.concat(), drops(status, colour)].concat());
     sections.join("\n")
 }
 
@@ -250,6 +251,19 @@ fn policy(name: &DnsName) -> String {
     format!("  {}: no node can serve; {answer}\n", printable(&name.name))
 }
 
+/// A check that begins later than this finds out later than the configuration promises.
+const LATE_MS: u32 = 50;
+
+fn checks(checks: &Checks) -> String {
+    let late = checks.later_than_ms.get(&LATE_MS).copied().unwrap_or(0);
+    format!(
+        "Checks: {} begun, the latest of the last minute {} late; {} more than {LATE_MS} ms late since the start\n",
+        count(checks.begun),
+        check_duration(checks.worst_late_ms),
+        count(late)
+    )
+}
+
 fn flow_table(flows: FlowTable) -> String {
     format!(
         "Flow table: {} of {} flows ({}): {} new, {} proven, {} closing\n",
@@ -264,10 +278,12 @@ fn flow_table(flows: FlowTable) -> String {
 
 fn memory(memory: Memory) -> String {
     format!(
-        "Memory: flow table {}, NAT records {}, other maps {}\n",
+        "Memory: flow table {}, NAT records {}, Maglev tables {}, other maps {}; the daemon {}\n",
         bytes(memory.flow_table),
         bytes(memory.nat),
-        bytes(memory.other)
+        bytes(memory.maglev),
+        bytes(memory.other),
+        bytes(memory.daemon)
     )
 }
 

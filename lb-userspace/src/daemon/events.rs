@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
-    time::{Interval, MissedTickBehavior, interval},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 
 use super::{
@@ -30,12 +30,23 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// Events of one kind that may wait for the loop.
 const QUEUE: usize = 16;
 
+/// Results of checks that may wait for the loop: as many as come while it writes the maps of a node with 10,000 backends.
+/// Where there is no room, checks are late.
+const RESULTS: usize = 16_384;
+
+/// After it has taken results the loop lets others come together for so long, or for as long as those have kept it busy: to
+/// be woken costs more than a result, and what all backends of a service change at once is one table.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// But not longer than this.
+const LONGEST_GATHER: Duration = Duration::from_millis(500);
+
 /// One thing that happened.
 pub(super) enum Event {
-    /// A backend's check finished.
-    Backend(Report<BackendId>),
-    /// A peer's check finished.
-    Peer(Report<PeerId>),
+    /// Checks of backends finished.
+    Backends(Vec<Report<BackendId>>),
+    /// Checks of peers finished.
+    Peers(Vec<Report<PeerId>>),
     /// A peer said whether it serves.
     Word(Word),
     /// Somebody asks on the control socket.
@@ -60,8 +71,8 @@ pub(super) enum Event {
 
 /// Where events come from.
 pub(super) struct Events {
-    backends: mpsc::Receiver<Report<BackendId>>,
-    peers: mpsc::Receiver<Report<PeerId>>,
+    backends: Results<BackendId>,
+    peers: Results<PeerId>,
     words: mpsc::Receiver<Word>,
     requests: mpsc::Receiver<Request>,
     prepared: mpsc::Receiver<Box<Prepared>>,
@@ -87,8 +98,8 @@ pub(super) struct Senders {
 impl Events {
     /// Both ends. Signals are caught from now on.
     pub(super) fn new(hops: watch::Receiver<NextHopTable>) -> io::Result<(Senders, Events)> {
-        let (backend_reports, backends) = mpsc::channel(QUEUE);
-        let (peer_reports, peers) = mpsc::channel(QUEUE);
+        let (backend_reports, backends) = Results::new();
+        let (peer_reports, peers) = Results::new();
         let (peer_words, words) = mpsc::channel(QUEUE);
         let (ask, requests) = mpsc::channel(QUEUE);
         let (prepare, prepared) = mpsc::channel(QUEUE);
@@ -118,8 +129,8 @@ impl Events {
     /// The next one. Cancelling loses nothing.
     pub(super) async fn next(&mut self) -> Event {
         tokio::select! {
-            Some(report) = self.backends.recv() => Event::Backend(report),
-            Some(report) = self.peers.recv() => Event::Peer(report),
+            Some(reports) = self.backends.next() => Event::Backends(reports),
+            Some(reports) = self.peers.next() => Event::Peers(reports),
             Some(word) = self.words.recv() => Event::Word(word),
             Some(request) = self.requests.recv() => Event::Request(request),
             event = hops(&mut self.hops) => event,
@@ -135,7 +146,35 @@ impl Events {
 
     /// Forgets what checks of backends have found and nobody has heard of yet.
     pub(super) fn forget_backends(&mut self) {
-        while self.backends.try_recv().is_ok() {}
+        while self.backends.reports.try_recv().is_ok() {}
+    }
+}
+
+/// Results of checks, which are taken together.
+struct Results<Id> {
+    reports: mpsc::Receiver<Report<Id>>,
+    /// When the last ones were handed out; `None` once it is known how long they took.
+    taken: Option<Instant>,
+    /// Until then others may come.
+    rest_until: Instant,
+}
+
+impl<Id> Results<Id> {
+    fn new() -> (mpsc::Sender<Report<Id>>, Results<Id>) {
+        let (sender, reports) = mpsc::channel(RESULTS);
+        (sender, Results { reports, taken: None, rest_until: Instant::now() })
+    }
+
+    /// All that have come; `None` when no check runs that could send one. Cancelling loses nothing.
+    async fn next(&mut self) -> Option<Vec<Report<Id>>> {
+        if let Some(taken) = self.taken.take() {
+            self.rest_until = Instant::now() + taken.elapsed().clamp(GATHER, LONGEST_GATHER);
+        }
+        sleep_until(self.rest_until).await;
+        let mut found = Vec::new();
+        let count = self.reports.recv_many(&mut found, RESULTS).await;
+        self.taken = Some(Instant::now());
+        (count > 0).then_some(found)
     }
 }
 

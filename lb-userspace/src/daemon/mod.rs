@@ -202,8 +202,8 @@ impl Daemon {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Backend(report) => self.state.observe_backend(&report),
-            Event::Peer(report) => self.state.observe_peer(&report),
+            Event::Backends(reports) => self.state.observe_backends(&reports),
+            Event::Peers(reports) => self.state.observe_peers(&reports),
             Event::Word(word) => self.state.hear_peer(&word),
             Event::Request(request) => {
                 if let Some(order) = self.state.answer(request) {

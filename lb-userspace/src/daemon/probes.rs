@@ -289,11 +289,11 @@ async fn ask(question: Question, timing: Timing, news: PeerNews) {
     let mut due = Instant::now() + health::first_check(&timing, rand::random());
     loop {
         sleep_until(due).await;
-        let start = Instant::now();
+        let (start, late) = (Instant::now(), due.elapsed());
         let answer = dns::ask_serves(question.server, &question.dns.zone, timing.timeout).await;
         for id in &question.unprobed {
             let result = judge(&answer, id, start.elapsed());
-            if news.reports.send(Report { id: id.clone(), result }).await.is_err() {
+            if news.reports.send(Report { id: id.clone(), result, late }).await.is_err() {
                 return;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
+use anyhow::Context as _;
 use lb_common::{BackendCounters, Fate, Reason, Trace};
 
 use super::{nat_ports, state::State};
@@ -9,13 +10,13 @@ use crate::{
     config,
     core::{
         health::Checked,
-        ids::BackendId,
+        lateness::Lateness,
         peers::PeerId,
         plan::{self, Member},
         policy::Mode,
         slots::Slots,
     },
-    dataplane::{AttachedMode, FlowCounts, Query},
+    dataplane::{self, AttachedMode, FlowCounts, Query},
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
     status::{self, LastCheck, Status, millis},
@@ -56,6 +57,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             .collect(),
         dns: dns(state),
         nat_shortages: nat_ports::shortages(state, now)?,
+        checks: checks(&state.lateness, now),
         flow_table: status::FlowTable {
             capacity: u64::from(state.config.flows.max),
             used: measured.flows.new + measured.flows.proven + measured.flows.closing,
@@ -73,7 +75,21 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
 
 fn memory(state: &State) -> anyhow::Result<status::Memory> {
     let memory = state.dataplane.memory(plan::pools(&state.config).count())?;
-    Ok(status::Memory { flow_table: memory.flow_table, nat: memory.nat, other: memory.other })
+    Ok(status::Memory {
+        flow_table: memory.flow_table,
+        nat: memory.nat,
+        maglev: memory.maglev,
+        other: memory.other,
+        daemon: dataplane::resident().context("cannot read how much memory the daemon takes")?,
+    })
+}
+
+fn checks(lateness: &Lateness, now: Instant) -> status::Checks {
+    status::Checks {
+        begun: lateness.begun(),
+        worst_late_ms: lateness.worst(now).as_secs_f64() * 1_000.0,
+        later_than_ms: lateness.later().collect(),
+    }
 }
 
 /// What was read from the kernel for one snapshot.

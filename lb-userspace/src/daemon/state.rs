@@ -30,6 +30,7 @@ use crate::{
         health::{Checked, Health, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
+        lateness::Lateness,
         nat_ports::NatPorts,
         peers::{PeerId, Peers},
         plan::{self, KnownHop, Planner, Situation},
@@ -56,9 +57,11 @@ pub(super) struct State {
     pub(super) interfaces: Vec<Interface>,
     pub(super) backends: BTreeMap<BackendId, Checked>,
     pub(super) peers: Peers,
+    /// How late checks begin.
+    pub(super) lateness: Lateness,
     pub(super) next_hops: NextHopTable,
-    /// Those that an earlier daemon knew, until they are known again.
-    hops_before: BTreeMap<IpAddr, KnownHop>,
+    /// As the plan wants them; those that an earlier daemon knew stand until they are known again.
+    hops: BTreeMap<IpAddr, KnownHop>,
     pub(super) publication: Publication,
     /// Of each pool under NAT.
     pub(super) nat_ports: BTreeMap<PoolId, NatPorts>,
@@ -128,8 +131,9 @@ impl State {
             interfaces: attached.into_iter().map(|attached| Interface { attached, present: true }).collect(),
             backends,
             peers,
+            lateness: Lateness::new(now),
             next_hops: NextHopTable::default(),
-            hops_before: hops::of_image(&applied),
+            hops: hops::of_image(&applied),
             publication,
             nat_ports: BTreeMap::new(),
             dns_counters,
@@ -159,13 +163,23 @@ impl State {
         self.publication.settled()
     }
 
-    /// Takes the result of a backend's check.
-    pub(super) fn observe_backend(&mut self, report: &Report<BackendId>) {
-        let Some(checked) = self.backends.get_mut(&report.id) else { return };
+    /// Takes the results of backends' checks: what they change together is written once.
+    pub(super) fn observe_backends(&mut self, reports: &[Report<BackendId>]) {
+        let changes = reports.iter().filter(|report| self.observe_backend(report)).count();
+        if changes > 0 {
+            self.reconcile();
+        }
+    }
+
+    /// Takes the result of a backend's check, and says if it changes what the maps hold.
+    fn observe_backend(&mut self, report: &Report<BackendId>) -> bool {
+        let now = Instant::now();
+        self.lateness.note(report.late, now);
+        let Some(checked) = self.backends.get_mut(&report.id) else { return false };
         let was_in_trouble = checked.trouble().is_some();
         let warned_of = checked.warning().map(str::to_owned);
         let advised = checked.advice();
-        let transition = checked.observe(&report.result, Instant::now());
+        let transition = checked.observe(&report.result, now);
         log_trouble("backend", &report.id, was_in_trouble, checked.trouble());
         if let Some(warning) = checked.warning().filter(|warning| warned_of.as_deref() != Some(*warning)) {
             warn!("backend {}: {warning}", report.id);
@@ -177,20 +191,28 @@ impl State {
         if let Some(transition) = &transition {
             log(transition.to, "backend", &report.id, transition);
         }
-        if transition.is_some() || advice.is_some() {
+        transition.is_some() || advice.is_some()
+    }
+
+    /// Takes the results of peers' checks.
+    pub(super) fn observe_peers(&mut self, reports: &[Report<PeerId>]) {
+        let changes = reports.iter().filter(|report| self.observe_peer(report)).count();
+        if changes > 0 {
             self.reconcile();
         }
     }
 
-    /// Takes the result of a peer's check.
-    pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) {
+    /// Takes the result of a peer's check, and says if the peer's health changed.
+    fn observe_peer(&mut self, report: &Report<PeerId>) -> bool {
+        let now = Instant::now();
+        self.lateness.note(report.late, now);
         let trouble = |peers: &Peers| peers.checked(&report.id).and_then(Checked::trouble).cloned();
         let was_in_trouble = trouble(&self.peers).is_some();
-        let transition = self.peers.observe(&report.id, &report.result, Instant::now());
+        let transition = self.peers.observe(&report.id, &report.result, now);
         log_trouble("peer", &report.id, was_in_trouble, trouble(&self.peers).as_ref());
-        let Some(transition) = transition else { return };
+        let Some(transition) = transition else { return false };
         log(transition.to, "peer", &report.id, &transition);
-        self.reconcile();
+        true
     }
 
     /// Takes a peer's own word.
@@ -229,9 +251,10 @@ impl State {
     /// Takes the next hops as they are now.
     pub(super) fn learn_hops(&mut self, table: &NextHopTable) {
         hops::warn_of_unusable(&self.config, &self.next_hops, table);
+        let was_known = |address: &IpAddr| self.next_hops.get(address).is_some_and(Option::is_some);
+        self.hops.retain(|address, _| !was_known(address));
+        self.hops.extend(hops::known(table));
         self.next_hops = table.clone();
-        let known = |address: &IpAddr| table.get(address).is_some_and(Option::is_some);
-        self.hops_before.retain(|address, _| !known(address));
         self.reconcile();
     }
 
@@ -418,11 +441,9 @@ impl State {
     }
 
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
-        let mut hops = self.hops_before.clone();
-        hops.extend(hops::known(&self.next_hops));
         let standing =
             |id: &BackendId, configured| self.administration.standing(id, configured, self.backends.get(id));
-        let situation = Situation { standing: &standing, hops: &hops, now: Instant::now() };
+        let situation = Situation { standing: &standing, hops: &self.hops, now: Instant::now() };
         let modes = self.planner.modes().clone();
         let starts: BTreeMap<_, _> = self.planner.slow_starts().under_way().collect();
         let desired = self.planner.image(&self.config, &situation);

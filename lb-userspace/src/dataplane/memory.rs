@@ -16,7 +16,9 @@ pub struct Memory {
     pub flow_table: u64,
     /// The NAT records.
     pub nat: u64,
-    /// Everything else: services, Maglev tables, backends, counters.
+    /// The Maglev tables.
+    pub maglev: u64,
+    /// Everything else: services, backends, counters.
     pub other: u64,
 }
 
@@ -30,7 +32,8 @@ impl Dataplane {
         let mut memory = Memory {
             flow_table: chunks::bytes(self.shared.flow_chunks()),
             nat: chunks::bytes(self.shared.nat_chunks()),
-            other: (pools * size_of::<SlotTable>()) as u64,
+            maglev: (pools * size_of::<SlotTable>()) as u64,
+            other: 0,
         };
         for (name, map) in self.maps.iter() {
             let Some(map) = data(map) else { continue };
@@ -42,6 +45,7 @@ impl Dataplane {
             match name {
                 map::FLOWS => memory.flow_table += bytes,
                 map::NAT => memory.nat += bytes,
+                map::SLOT_TABLES => memory.maglev += bytes,
                 _ => memory.other += bytes,
             }
         }
@@ -75,12 +79,27 @@ fn bytes_of(sizes: Sizes) -> u64 {
     chunks::bytes(sizes.flow_table.chunks) + chunks::bytes(sizes.nat_table.chunks)
 }
 
+/// Bytes of this process that are in memory.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn resident() -> io::Result<u64> {
+    bytes_at("/proc/self/status", "VmRSS:")
+}
+
 /// Bytes that the host has left.
 fn available() -> io::Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix("kB"));
+    bytes_at("/proc/meminfo", "MemAvailable:")
+}
+
+/// What the line of a file says that begins so and ends in `kB`.
+fn bytes_at(file: &str, start: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(start)?.strip_suffix("kB"));
     let kilobytes = line.and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes * 1_024).ok_or_else(|| io::Error::other("no line `MemAvailable:`"))
+    kilobytes
+        .map(|kilobytes| kilobytes * 1_024)
+        .ok_or_else(|| io::Error::other(format!("no line `{start}` in {file}")))
 }
 
 /// What the kernel calls `memlock` of a map.

@@ -38,7 +38,7 @@ pub use flows::{FlowCounts, NatFlow, SharedTables};
 pub use kernel::kernel;
 pub use left::Left;
 pub use load::{Dataplane, Sizes};
-pub use memory::Memory;
+pub use memory::{Memory, resident};
 pub use pins::{PinError, Pins};
 pub use test_run::TestRun;
 pub use wrapper::{Run, Wrapper};

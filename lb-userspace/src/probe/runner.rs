@@ -1,5 +1,7 @@
 //! Runs a probe again and again: one task per checked thing.
 
+use std::time::Duration;
+
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -19,6 +21,8 @@ pub struct Report<Id> {
     pub id: Id,
     /// What the check found.
     pub result: CheckResult,
+    /// How much later than due it began.
+    pub late: Duration,
 }
 
 /// A running check. Dropping it ends the check: no report is sent after that, though one that was
@@ -45,11 +49,13 @@ where
         let mut due = Instant::now() + health::first_check(&timing, rand::random());
         loop {
             sleep_until(due).await;
+            let late = due.elapsed();
             let result = probe.run_once().await;
-            if reports.send(Report { id: id.clone(), result }).await.is_err() {
+            let ended = Instant::now();
+            if reports.send(Report { id: id.clone(), result, late }).await.is_err() {
                 return;
             }
-            due = Instant::now().max(due + health::next_check(&timing, rand::random()));
+            due = ended.max(due + health::next_check(&timing, rand::random()));
         }
     }))
 }
