@@ -1,6 +1,9 @@
 //! What another configuration changes, and what of that a running daemon cannot.
 
-use std::{collections::BTreeSet, fmt::Debug};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
 
 use lb_common::Features;
 
@@ -95,9 +98,10 @@ fn named<T: PartialEq>(
     changed: impl Fn(&T, &T, &str) -> Vec<String>,
 ) -> Vec<String> {
     let mut lines = Vec::new();
+    let before: BTreeMap<&str, &T> = old.iter().map(|one| (name(one), one)).collect();
     for one in new {
         let title = format!("{kind} {}", name(one));
-        match old.iter().find(|before| name(before) == name(one)) {
+        match before.get(name(one)).copied() {
             None => lines.push(format!("{title}: added")),
             Some(before) if before != one => lines.extend(changed(before, one, &title)),
             Some(_) => {}

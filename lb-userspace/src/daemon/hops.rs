@@ -61,26 +61,36 @@ fn unusable(
     after: &NextHopTable,
 ) -> Vec<(IpAddr, NextHop, Unusable)> {
     let way = |hop: &NextHop| (hop.interface_index, hop.gateway);
+    let moved = |address: &IpAddr, hop: &NextHop| {
+        before.get(address).and_then(Option::as_ref).is_none_or(|old| way(old) != way(hop))
+    };
+    let known = after.iter().filter_map(|(&address, hop)| Some((address, hop.as_ref()?)));
+    let moved: Vec<_> = known.filter(|(address, hop)| moved(address, hop)).collect();
+    if moved.is_empty() {
+        return Vec::new();
+    }
+    let services = services_by_address(config);
     let mut found = Vec::new();
-    for (&address, hop) in after.iter() {
-        let Some(hop) = hop else { continue };
-        let same = before.get(&address).and_then(Option::as_ref).is_some_and(|old| way(old) == way(hop));
-        let services = || config.services.iter().filter(|service| has(service, address));
-        if same || services().next().is_none() {
-            continue;
-        }
+    for (address, hop) in moved {
+        let Some(services) = services.get(&address) else { continue };
         if !with_program.contains(&hop.interface_index) {
             found.push((address, *hop, Unusable::Interface));
         }
-        if services().any(|service| !known_hop(hop).serves(service.forward)) {
+        if services.iter().any(|service| !known_hop(hop).serves(service.forward)) {
             found.push((address, *hop, Unusable::Gateway));
         }
     }
     found
 }
 
-fn has(service: &Service, address: IpAddr) -> bool {
-    service.backends.iter().any(|backend| backend.addresses.contains(&address))
+fn services_by_address(config: &Config) -> BTreeMap<IpAddr, Vec<&Service>> {
+    let mut services: BTreeMap<IpAddr, Vec<&Service>> = BTreeMap::new();
+    for service in &config.services {
+        for &address in service.backends.iter().flat_map(|backend| &backend.addresses) {
+            services.entry(address).or_default().push(service);
+        }
+    }
+    services
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Limits of this process.
+//! Limits of this process, and its memory.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::warn;
@@ -10,6 +10,32 @@ pub(super) fn raise_open_files() {
         .and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// What is at least so large gets pages of its own, which go back to the kernel with it.
+const LARGE: libc::c_int = 32 << 10;
+
+/// Places from which threads take memory: what is free in one serves no thread of another.
+const ARENAS: libc::c_int = 2;
+
+/// Keeps Maglev tables, and other large buffers that come and go, from leaving holes between small ones that stay. glibc
+/// would do so only for larger ones.
+pub(super) fn map_large_buffers() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets numbers of the allocator's.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS);
+    }
+}
+
+/// Gives memory that is free back to the kernel: reading a large configuration takes several times what is kept of it.
+pub(super) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: concerns memory that the allocator has and nobody else.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -72,6 +72,9 @@ use task::{StopSignal, Task};
 /// DNS waits for the first verdict on every backend and peer, but not longer than this.
 const FIRST_VERDICTS: Duration = Duration::from_secs(5);
 
+/// Memory is given back so long after a start or a reload: what these set going has come to rest.
+const TIDY: Duration = Duration::from_secs(3);
+
 /// After the own addresses were withdrawn, packets are served on for the DNS TTL, but not longer than this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 
@@ -81,6 +84,7 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What kept it from starting or made it stop.
 pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    limits::map_large_buffers();
     let basis = match Basis::read(path).await {
         Ok(basis) => basis,
         Err(Unfit::Refused(error)) => return refuse(&error),
@@ -117,6 +121,8 @@ struct Daemon {
     manager: Manager,
     /// For tasks that are started later.
     senders: Senders,
+    /// When it gives back the memory that the start or a reload has used and nobody needs any more.
+    tidy_at: Option<Instant>,
 }
 
 /// The DNS server.
@@ -169,6 +175,7 @@ impl Daemon {
             next_hops,
             manager: Manager::new(),
             senders,
+            tidy_at: Some(Instant::now() + TIDY),
         })
     }
 
@@ -224,6 +231,9 @@ impl Daemon {
                 self.state.catch_up();
                 self.state.look_at_nat_ports();
                 self.state.look_for_silence();
+                if self.tidy_at.take_if(|at| *at <= Instant::now()).is_some() {
+                    limits::give_memory_back();
+                }
             }
             Event::Sweep => self.state.sweep(),
             Event::Signal => self.leave(),

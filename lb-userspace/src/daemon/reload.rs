@@ -1,11 +1,15 @@
 //! Another configuration for the running daemon: all of it, or nothing.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Daemon, deny, probes, state::State};
+use super::{Daemon, TIDY, deny, probes, state::State};
 use crate::{
     api::Refusal,
     config::{Config, ConfigError, Edit, Edits, Loaded},
@@ -50,26 +54,31 @@ struct Next {
     denied: Vec<Rule>,
 }
 
-/// Reads and checks the file as the start does, with the changes that are `known` and the one that is wanted.
+/// Reads and checks the file as the start does, with the changes that are `known` and the one that is wanted; on a thread of
+/// its own, since it takes its time, and since the others have checks to run: there, each of ten thousand questions about
+/// routes would wait for its turn.
 pub(super) async fn prepare(path: PathBuf, known: Edits, order: Order) -> Prepared {
-    let next = read(path, known.clone(), order.edit.as_ref()).await;
+    let (with, edit) = (known.clone(), order.edit.clone());
+    let read = tokio::task::spawn_blocking(move || read(&path, with, edit.as_ref())).await;
+    let next = read.unwrap_or_else(|error| Err(Reloaded::refused([format!("reading it failed: {error}")])));
     Prepared { order, known, next }
 }
 
-async fn read(path: PathBuf, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
-    let (loaded, edits, notes) = Loaded::load_edited(&path, known, edit).map_err(|error| refused(&error))?;
+fn read(path: &Path, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
+    let (loaded, edits, notes) = Loaded::load_edited(path, known, edit).map_err(|error| refused(&error))?;
     let other = |error: anyhow::Error| Reloaded::refused([format!("{error:#}")]);
-    let host = facts::gather(loaded.config.destinations()).await.map_err(|error| other(error.into()))?;
-    // Both take their time.
-    let checked = tokio::task::block_in_place(|| {
-        let warnings =
-            loaded.check_host(&host.for_config(dataplane::kernel())).map_err(|error| refused(&error))?;
-        let denied = deny::read_file(loaded.config.defence.as_ref()).map_err(other)?;
-        Ok((warnings, denied))
-    });
-    let (warnings, denied) = checked?;
+    let host = gather(&loaded.config).map_err(other)?;
+    let warnings =
+        loaded.check_host(&host.for_config(dataplane::kernel())).map_err(|error| refused(&error))?;
+    let denied = deny::read_file(loaded.config.defence.as_ref()).map_err(other)?;
     let warnings = loaded.warnings.iter().chain(&warnings).map(ToString::to_string).collect();
     Ok(Next { config: loaded.config, edits, notes, warnings, host, denied })
+}
+
+/// The host's network, read by this thread alone.
+fn gather(config: &Config) -> anyhow::Result<HostFacts> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(facts::gather(config.destinations()))?)
 }
 
 fn refused(error: &ConfigError) -> Reloaded {
@@ -90,6 +99,7 @@ impl Daemon {
         if !query.dry_run {
             log(&reloaded);
         }
+        self.tidy_at = Some(tokio::time::Instant::now() + TIDY);
         if let Some(reply) = reply {
             // Whoever asked may be gone, which is no error.
             drop(reply.send(Ok(reloaded)));

@@ -6,7 +6,10 @@ use std::{
     net::IpAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    pin::pin,
 };
+
+use futures_util::stream::{self, StreamExt as _};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
@@ -23,6 +26,10 @@ use super::{
     next_hop::{Route, route_to},
     sysctl,
 };
+
+/// Questions about routes that wait for their answers together: one by one, each would wake two tasks. The answers of so
+/// many fit into a socket.
+const AT_ONCE: usize = 32;
 
 /// The host's network at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,9 +87,10 @@ pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<Ho
     let netlink = Netlink::open()?;
     let interfaces = interfaces(&netlink).await?;
     let mut check_route = BTreeMap::new();
-    for destination in destinations {
-        if let Ok(Route { source: Some(source), interface, gateway, .. }) =
-            route_to(&netlink, destination).await?
+    let look_up = async |destination| (destination, route_to(&netlink, destination).await);
+    let mut routes = pin!(stream::iter(destinations).map(look_up).buffer_unordered(AT_ONCE));
+    while let Some((destination, route)) = routes.next().await {
+        if let Ok(Route { source: Some(source), interface, gateway, .. }) = route?
             && let Some(out) = interfaces.iter().find(|have| have.link.index == interface)
         {
             let interface = out.link.name.clone();

@@ -108,17 +108,29 @@ impl Path {
     }
 }
 
-/// The hardware addresses and MTUs of interfaces, as far as one pass over the destinations has met them.
-pub(super) type SourceMacs = HashMap<u32, Result<([u8; 6], u32), Unresolved>>;
+/// What one pass over the destinations has met: many are reached through few interfaces and gateways.
+#[derive(Default)]
+pub(super) struct Seen {
+    /// Hardware addresses and MTUs of interfaces.
+    interfaces: HashMap<u32, Result<([u8; 6], u32), Unresolved>>,
+    neighbours: HashMap<NeighbourKey, Neighbour>,
+}
+
+impl Seen {
+    /// The kernel is about to learn something else about the neighbour.
+    pub(super) fn forget(&mut self, key: NeighbourKey) {
+        self.neighbours.remove(&key);
+    }
+}
 
 /// Looks up route, interface and neighbour. An error means that netlink failed, not that the destination
 /// cannot be reached.
 pub(super) async fn path_to(
     netlink: &Netlink,
-    macs: &mut SourceMacs,
+    seen: &mut Seen,
     destination: IpAddr,
 ) -> Result<Result<Path, Unresolved>, NetError> {
-    answered(find_path(netlink, macs, destination).await)
+    answered(find_path(netlink, seen, destination).await)
 }
 
 /// A missing answer concerns one destination: the library drops what it cannot decode, and the socket is as
@@ -132,7 +144,7 @@ fn answered<T>(found: Result<Result<T, Unresolved>, NetError>) -> Result<Result<
 
 async fn find_path(
     netlink: &Netlink,
-    macs: &mut SourceMacs,
+    seen: &mut Seen,
     destination: IpAddr,
 ) -> Result<Result<Path, Unresolved>, NetError> {
     let route = match route_to(netlink, destination).await? {
@@ -143,12 +155,12 @@ async fn find_path(
         let local = route.kind == RouteType::Local;
         return Ok(Err(if local { Unresolved::OwnAddress } else { Unresolved::NotUnicast }));
     }
-    let (source_mac, link_mtu) = match mac_of(netlink, macs, route.interface).await? {
+    let (source_mac, link_mtu) = match mac_of(netlink, seen, route.interface).await? {
         Ok(found) => found,
         Err(unresolved) => return Ok(Err(unresolved)),
     };
     let neighbour_key = (route.interface, route.gateway.unwrap_or(destination));
-    let neighbour = neighbour(netlink, neighbour_key).await?;
+    let neighbour = neighbour(netlink, seen, neighbour_key).await?;
     let mtu = route.mtu.map_or(link_mtu, |mtu| mtu.min(link_mtu));
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
     Ok(Ok(Path { neighbour_key, gateway: route.gateway, source_mac, mtu, neighbour }))
@@ -213,17 +225,17 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 async fn mac_of(
     netlink: &Netlink,
-    macs: &mut SourceMacs,
+    seen: &mut Seen,
     index: u32,
 ) -> Result<Result<([u8; 6], u32), Unresolved>, NetError> {
-    if let Some(known) = macs.get(&index) {
+    if let Some(known) = seen.interfaces.get(&index) {
         return Ok(*known);
     }
     let mac = match link(netlink, index).await? {
         Some(link) if link.up => link.mac.map(|mac| (mac, link.mtu)).ok_or(Unresolved::NotEthernet),
         _ => Err(Unresolved::InterfaceDown),
     };
-    macs.insert(index, mac);
+    seen.interfaces.insert(index, mac);
     Ok(mac)
 }
 
@@ -239,8 +251,17 @@ async fn link(netlink: &Netlink, index: u32) -> Result<Option<Link>, NetError> {
     }
 }
 
+async fn neighbour(netlink: &Netlink, seen: &mut Seen, key: NeighbourKey) -> Result<Neighbour, NetError> {
+    if let Some(known) = seen.neighbours.get(&key) {
+        return Ok(*known);
+    }
+    let neighbour = neighbour_entry(netlink, key).await?;
+    seen.neighbours.insert(key, neighbour);
+    Ok(neighbour)
+}
+
 /// The neighbour's entry. Asking for a single one needs Linux 5.0.
-async fn neighbour(netlink: &Netlink, key: NeighbourKey) -> Result<Neighbour, NetError> {
+async fn neighbour_entry(netlink: &Netlink, key: NeighbourKey) -> Result<Neighbour, NetError> {
     let request = format!("look up the neighbour {}", key.1);
     match netlink.get(&request, RouteNetlinkMessage::GetNeighbour(neighbour_message(key))).await {
         Ok(Some(RouteNetlinkMessage::NewNeighbour(neighbour))) => Ok(read_neighbour(&neighbour)),

@@ -19,16 +19,14 @@ use netlink_packet_route::RouteNetlinkMessage;
 use tokio::{
     sync::watch,
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tracing::{info, warn};
 
 use super::{
     NetError,
     netlink::{Netlink, Notification, Notifications},
-    next_hop::{
-        Neighbour, NeighbourKey, NextHop, Path, SourceMacs, Unresolved, ask_neighbour, key_of, path_to,
-    },
+    next_hop::{Neighbour, NeighbourKey, NextHop, Path, Seen, Unresolved, ask_neighbour, key_of, path_to},
 };
 
 /// Changes come in bursts (a link that goes down takes routes and neighbours along); this long they are
@@ -38,6 +36,12 @@ const DEBOUNCE: Duration = Duration::from_millis(20);
 /// Everything is looked up this often even if nothing is heard: notifications can be lost, and neighbours
 /// that did not answer may have come to life. A look at 1,000 destinations takes 20 to 60 ms.
 const RECHECK: Duration = Duration::from_secs(10);
+
+/// But where that takes long, it is done only once in so many times as long,
+const RECHECK_REST: u32 = 100;
+
+/// or as often as this at least.
+const LONGEST_RECHECK: Duration = Duration::from_secs(60);
 
 /// A neighbour that has an entry is asked at most this often. The kernel takes 3 s (three probes) to give up,
 /// unless it is tuned; with no probes at all it gives up at once, and we would ask in a circle.
@@ -91,7 +95,12 @@ impl NextHops {
 
     /// Replaces the set of destinations. Those that stay keep their next hop; the table follows shortly.
     pub fn set_destinations(&self, destinations: impl IntoIterator<Item = IpAddr>) {
-        self.destinations.send_replace(destinations.into_iter().collect());
+        let wanted = destinations.into_iter().collect();
+        self.destinations.send_if_modified(|destinations| {
+            let other = *destinations != wanted;
+            *destinations = wanted;
+            other
+        });
     }
 }
 
@@ -195,6 +204,8 @@ struct Watcher {
     /// When the next pass begins; `None` when nothing is dirty.
     due: Option<Instant>,
     not_before: Instant,
+    /// When everything is looked up anyway.
+    recheck_at: Instant,
     publish: watch::Sender<NextHopTable>,
 }
 
@@ -211,14 +222,13 @@ impl Watcher {
             dirty: Dirty::default(),
             due: None,
             not_before: Instant::now(),
+            recheck_at: Instant::now() + RECHECK,
             publish,
         }
     }
 
     /// Runs until the handle is dropped.
     async fn run(mut self) {
-        let mut recheck = interval_at(Instant::now() + RECHECK, RECHECK);
-        recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Each branch may be cancelled: what a pass works on is taken only after its timer fired.
             let result = tokio::select! {
@@ -231,7 +241,8 @@ impl Watcher {
                 }
                 notification = self.sockets.notifications.next() => self.note(notification),
                 () = until(self.due) => self.pass().await,
-                _ = recheck.tick() => {
+                () = sleep_until(self.recheck_at) => {
+                    self.recheck_at = Instant::now() + RECHECK;
                     self.mark_all();
                     Ok(())
                 }
@@ -287,22 +298,26 @@ impl Watcher {
     async fn pass(&mut self) -> Result<(), NetError> {
         self.due = None;
         let begun = Instant::now();
-        let destinations = match mem::take(&mut self.dirty) {
-            Dirty::Some(destinations) => destinations,
-            Dirty::All => self.tracked.keys().copied().collect(),
+        let (all, destinations) = match mem::take(&mut self.dirty) {
+            Dirty::Some(destinations) => (false, destinations),
+            Dirty::All => (true, self.tracked.keys().copied().collect()),
         };
-        let mut macs = SourceMacs::new();
+        let mut seen = Seen::default();
         for destination in destinations {
-            self.look_up(destination, &mut macs).await?;
+            self.look_up(destination, &mut seen).await?;
         }
         self.publish();
         self.not_before = Instant::now() + (begun.elapsed() * REST).min(LONGEST_REST);
+        if all {
+            self.recheck_at =
+                Instant::now() + (begun.elapsed() * RECHECK_REST).clamp(RECHECK, LONGEST_RECHECK);
+        }
         Ok(())
     }
 
-    async fn look_up(&mut self, destination: IpAddr, macs: &mut SourceMacs) -> Result<(), NetError> {
+    async fn look_up(&mut self, destination: IpAddr, seen: &mut Seen) -> Result<(), NetError> {
         let netlink = &self.sockets.requests;
-        let path = path_to(netlink, macs, destination).await?;
+        let path = path_to(netlink, seen, destination).await?;
         let Some(tracked) = self.tracked.get_mut(&destination) else { return Ok(()) };
         let now = Instant::now();
         let before = tracked.outcome;
@@ -312,6 +327,7 @@ impl Watcher {
             && tracked.wants_asking(path.neighbour, now)
         {
             tracked.asked = Some(now);
+            seen.forget(path.neighbour_key);
             ask(netlink, path.neighbour_key).await?;
         }
         Ok(())
