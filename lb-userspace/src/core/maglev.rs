@@ -92,7 +92,7 @@ pub fn build_all<T: Sync>(
 /// The turns of the last table: those of the next are the same if its weights are, as most pools' are.
 #[derive(Default)]
 struct Turns {
-    weights: Vec<u16>,
+    weights: Vec<u32>,
     turns: Vec<u16>,
 }
 
