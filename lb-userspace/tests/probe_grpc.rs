@@ -48,6 +48,10 @@ async fn grpcs(target: SocketAddr, tls: Tls, timeout: Duration) -> CheckResult {
     Probe::new(kind, target, timeout).run_once().await
 }
 
+async fn shake(target: SocketAddr, tls: Tls) -> CheckResult {
+    Probe::new(CheckKind::Tls(tls), target, LONG).run_once().await
+}
+
 /// tonic's server, which serves, with a certificate or in plain text.
 async fn serving(identity: Option<Identity>) -> SocketAddr {
     let (listener, address) = listener().await;
@@ -199,4 +203,14 @@ async fn a_server_over_tls_must_choose_http_2() {
     assert_result(&result, Code::L6Rsp, "does not choose HTTP/2 in the handshake (ALPN h2)");
     let result = grpcs(shaking_hands(&issuer, &["http/1.1", "h2"]).await, careless(), SHORT).await;
     assert_result(&result, Code::L7Tout, "timeout after 200ms");
+}
+
+/// A `tls` check asks for no protocol above TLS.
+#[tokio::test]
+async fn a_handshake_succeeds_whatever_the_server_speaks() {
+    let issuer = issuer("ours");
+    for protocols in [&[][..], &["h2"], &["http/1.1"], &["dot"]] {
+        let server = shaking_hands(&issuer, protocols).await;
+        assert_result(&shake(server, careless()).await, Code::L6Ok, "TLSv1_3");
+    }
 }

@@ -50,7 +50,7 @@ pub(super) async fn check_over_tls(
     tls: &Tls,
     limit: Limit,
 ) -> Result<Finding, Finding> {
-    let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, PROTOCOL, limit).await?;
+    let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, Some(PROTOCOL), limit).await?;
     // Clients of gRPC insist on it.
     if stream.get_ref().1.alpn_protocol() != Some(PROTOCOL) {
         return Err(Finding::new(Code::L6Rsp, "does not choose HTTP/2 in the handshake (ALPN h2)"));

@@ -17,7 +17,7 @@ use super::{Endpoints, Finding, Limit, exchanged, io_detail, tcp, tls};
 use crate::{config, core::check::Code};
 
 /// HTTP/1.1, as handshakes name it.
-pub(super) const PROTOCOL: &[u8] = b"http/1.1";
+const PROTOCOL: &[u8] = b"http/1.1";
 
 /// Bytes of the body after which the answer is taken for complete.
 const MAX_BODY: usize = 64 * 1024;
@@ -49,7 +49,7 @@ pub(super) async fn check_over_tls(
     tls: &config::Tls,
     limit: Limit,
 ) -> Result<Finding, Finding> {
-    let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, PROTOCOL, limit).await?;
+    let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, Some(PROTOCOL), limit).await?;
     let finding = exchange(stream, endpoints, request, limit).await?;
     Ok(Finding { warning, ..finding })
 }

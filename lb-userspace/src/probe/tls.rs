@@ -18,7 +18,7 @@ use tokio_rustls::{
 };
 use x509_parser::prelude::parse_x509_certificate;
 
-use super::{Endpoints, Finding, Limit, http, io_detail, tcp};
+use super::{Endpoints, Finding, Limit, io_detail, tcp};
 use crate::{config::Tls, core::check::Code, unix_time::unix_seconds};
 
 /// A certificate that ends sooner than this is worth a warning, in days.
@@ -44,18 +44,19 @@ pub(super) async fn check(
     tls: &Tls,
     limit: Limit,
 ) -> Result<Finding, Finding> {
-    let Shaken { stream, warning } = connect(endpoints, client, tls, http::PROTOCOL, limit).await?;
+    let Shaken { stream, warning } = connect(endpoints, client, tls, None, limit).await?;
     let version =
         stream.get_ref().1.protocol_version().and_then(|version| version.as_str()).unwrap_or_default();
     Ok(Finding { warning, ..Finding::new(Code::L6Ok, version) })
 }
 
-/// Connects and shakes hands, offering to speak a protocol (its ALPN name, the same each time); on failure the finding is one of [`tcp::connect`]'s, L6TOUT or L6RSP.
+/// Connects and shakes hands. Where a protocol follows, it is offered (its ALPN name, the same each time): a server that speaks
+/// only others would refuse. On failure the finding is one of [`tcp::connect`]'s, L6TOUT or L6RSP.
 pub(super) async fn connect(
     endpoints: &Endpoints<'_>,
     client: &mut Client,
     tls: &Tls,
-    protocol: &[u8],
+    protocol: Option<&[u8]>,
     limit: Limit,
 ) -> Result<Shaken, Finding> {
     let config = client.config(tls, protocol)?;
@@ -77,7 +78,7 @@ pub(super) async fn connect(
 }
 
 impl Client {
-    fn config(&mut self, tls: &Tls, protocol: &[u8]) -> Result<Arc<ClientConfig>, Finding> {
+    fn config(&mut self, tls: &Tls, protocol: Option<&[u8]>) -> Result<Arc<ClientConfig>, Finding> {
         if let Some(config) = &self.0 {
             return Ok(config.clone());
         }
@@ -87,7 +88,7 @@ impl Client {
     }
 }
 
-fn make(tls: &Tls, protocol: &[u8]) -> Result<ClientConfig, String> {
+fn make(tls: &Tls, protocol: Option<&[u8]>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -101,7 +102,7 @@ fn make(tls: &Tls, protocol: &[u8]) -> Result<ClientConfig, String> {
     };
     // A resumed session shows no certificate.
     config.resumption = Resumption::disabled();
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = protocol.into_iter().map(<[u8]>::to_vec).collect();
     Ok(config)
 }
 
