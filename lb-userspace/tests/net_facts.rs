@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use lb_userspace::net::{
     facts::{HostFacts, Interface, gather},
-    sysctl,
+    source, sysctl,
 };
 use net_lab::{Namespace, privileged};
 
@@ -85,4 +85,26 @@ fn facts_of_a_host() {
     let settings = facts.settings["front"];
     assert_eq!((settings.rp_filter, facts.settings["off"].rp_filter), (Some(2), Some(1)), "the greater");
     assert_eq!((settings.forwarding_v4, settings.forwarding_v6), (Some(false), Some(true)));
+}
+
+#[test]
+fn source_address_is_one_that_the_host_has_now() {
+    if !privileged() {
+        return;
+    }
+    let (host, peer) = (Namespace::new(), Namespace::new());
+    host.connect("front", &peer, "front");
+    host.address("front", &["192.0.2.11/24", "192.0.2.12/24", "2001:db8:1::11/64"]);
+    host.ip("route add 203.0.113.0/24 dev front src 192.0.2.12");
+    let choice = |to: &str| host.inside(|| source::kernels_choice((ip(to), 80).into()));
+    let is_here = |address: &str| host.inside(|| source::is_here(ip(address)));
+    assert_eq!(choice("203.0.113.21"), Some(ip("192.0.2.12")));
+    assert_eq!(choice("2001:db8:1::21"), Some(ip("2001:db8:1::11")));
+    assert_eq!((choice("198.51.100.1"), choice("2001:db8:9::9")), (None, None));
+    assert!(is_here("192.0.2.12") && is_here("2001:db8:1::11") && !is_here("192.0.2.13"));
+
+    host.ip("address delete 192.0.2.12/24 dev front");
+    host.ip("route add 203.0.113.0/24 dev front");
+    assert_eq!(choice("203.0.113.21"), Some(ip("192.0.2.11")));
+    assert!(!is_here("192.0.2.12"));
 }

@@ -10,7 +10,7 @@ use std::{
 use lb_userspace::{
     config::CheckKind,
     core::check::{CheckResult, Code},
-    probe::{Probe, SourcePort},
+    probe::{Probe, Source},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -144,11 +144,16 @@ async fn l4tout() {
     }
 }
 
+/// Any port of an address.
+fn from(address: IpAddr) -> Source {
+    Source::new(move || (Some(address), None))
+}
+
 #[tokio::test]
 async fn sockerr() {
     let source: IpAddr = "192.0.2.1".parse().unwrap();
     let (_listener, address) = listener().await;
-    let result = Probe { source: Some(source), ..tcp(address) }.run_once().await;
+    let result = Probe { source: Some(from(source)), ..tcp(address) }.run_once().await;
     assert_result(&result, Code::Sockerr, "Cannot assign requested address here");
 }
 
@@ -156,14 +161,14 @@ async fn sockerr() {
 async fn connects_from_the_wanted_address_and_port() {
     let (listener, address) = listener().await;
     let other: IpAddr = "127.0.0.2".parse().unwrap();
-    assert_result(&Probe { source: Some(other), ..tcp(address) }.run_once().await, Code::L4Ok, "");
+    assert_result(&Probe { source: Some(from(other)), ..tcp(address) }.run_once().await, Code::L4Ok, "");
     assert_eq!(listener.accept().await.unwrap().1.ip(), other);
 
     let reserved = [reserved(), reserved()];
     let sources = reserved.each_ref().map(|(_, source)| *source);
     let mut ports = sources.map(|source| source.port()).into_iter();
-    let source_port = Some(SourcePort::new(move || ports.next()));
-    let mut probe = Probe { source: Some(sources[0].ip()), source_port, ..tcp(address) };
+    let source = Source::new(move || (Some(sources[0].ip()), ports.next()));
+    let mut probe = Probe { source: Some(source), ..tcp(address) };
     for source in sources {
         assert_result(&probe.run_once().await, Code::L4Ok, "");
         assert_eq!(listener.accept().await.unwrap().1, source);
@@ -180,8 +185,8 @@ async fn leaves_no_time_wait() {
         server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(), true).await;
     for (probe, expected) in [(tcp(tcp_address), Code::L4Ok), (http(http_address), Code::L7Ok)] {
         let (_socket, source) = reserved();
-        let source_port = Some(SourcePort::new(move || Some(source.port())));
-        let mut probe = Probe { source: Some(source.ip()), source_port, ..probe };
+        let source = Source::new(move || (Some(source.ip()), Some(source.port())));
+        let mut probe = Probe { source: Some(source), ..probe };
         for run in 0..20 {
             let result = probe.run_once().await;
             assert_eq!(result.code, expected, "run {run}: {}", result.detail);
@@ -290,8 +295,8 @@ async fn udp_l7ok_when_a_datagram_is_answered_as_expected() {
         let result = udp(address, expect).run_once().await;
         assert_eq!((result.code, result.detail.as_str()), (Code::L7Ok, "6 bytes"), "{expect:?}");
     }
-    let mut from = Probe { source: Some("127.0.0.9".parse().unwrap()), ..udp(address, None) };
-    assert_eq!(from.run_once().await.code, Code::L7Ok);
+    let mut probe = Probe { source: Some(from("127.0.0.9".parse().unwrap())), ..udp(address, None) };
+    assert_eq!(probe.run_once().await.code, Code::L7Ok);
 }
 
 #[tokio::test]
@@ -319,6 +324,6 @@ async fn udp_l4con_when_the_port_is_closed() {
 #[tokio::test]
 async fn udp_sockerr_when_the_source_address_is_not_ours() {
     let (address, _server) = datagrams(Some("")).await;
-    let mut probe = Probe { source: Some("192.0.2.1".parse().unwrap()), ..udp(address, None) };
+    let mut probe = Probe { source: Some(from("192.0.2.1".parse().unwrap())), ..udp(address, None) };
     assert_eq!(probe.run_once().await.code, Code::Sockerr);
 }

@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-pub use peers::probe_source;
+pub use peers::ProbeSources;
 
 use super::{
     Config,

@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::{
     config::{
         Check, CheckKind, Config, Dns, Forward, HashInput, Peer, Protocol, Service, Timing,
-        host::{HostFacts, probe_source},
+        host::{HostFacts, ProbeSources},
     },
     core::{
         check::{CheckResult, Code},
@@ -33,7 +33,8 @@ use crate::{
     },
     dataplane::Ways,
     dns::{self, AskError},
-    probe::{self, Probe, Report, SourcePort, Through},
+    net::source,
+    probe::{self, Probe, Report, Source, Through},
 };
 
 /// A running check of any kind; dropping it ends it.
@@ -214,12 +215,14 @@ fn peer_probe(
     service: &Service,
     id: &PeerId,
 ) -> Probe {
-    let source = probe_source(config, service, id.address, host);
     let target = SocketAddr::new(id.address, service.port);
     let mut probe = Probe::new(CheckKind::Tcp, target, config.peer_check.timing.timeout);
-    probe.source = source;
-    probe.source_port =
-        source.map(|source| steer(source, service, &id.pool, chooser(host), steering.clone()));
+    let sources = ProbeSources::new(config, service, id.address, host);
+    let mut port = steer(service, &id.pool, chooser(host), steering.clone());
+    probe.source = Some(Source::new(move || {
+        let address = sources.choose(source::kernels_choice(target), source::is_here);
+        (address, address.and_then(&mut port))
+    }));
     probe
 }
 
@@ -248,18 +251,17 @@ fn longest_free(range: &RangeInclusive<u16>, reserved: &[RangeInclusive<u16>]) -
     longest
 }
 
-/// Chooses source ports that lead to a backend which this node sees up, another one each time.
+/// Chooses source ports that lead from an address to a backend which this node sees up, another one each time.
 fn steer(
-    source: IpAddr,
     service: &Service,
     pool: &PoolId,
     mut chooser: PortChooser,
     steering: Steering,
-) -> SourcePort {
+) -> impl FnMut(IpAddr) -> Option<u16> + Send + use<> {
     let (service_port, protocol) = (service.port, plan::protocol_number(service.protocol));
     let by_client = service.flows.hash == HashInput::Client;
     let pool = pool.clone();
-    SourcePort::new(move || {
+    move |source| {
         let tables = steering.tables.borrow().clone();
         let table = tables.get(&pool)?;
         let slot_of = |port| {
@@ -270,7 +272,7 @@ fn steer(
             flow::scale(hash.place, SLOTS as u32)
         };
         chooser.choose(slot_of, table)
-    })
+    }
 }
 
 /// What the DNS server at a peer's address is asked.

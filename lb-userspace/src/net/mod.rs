@@ -3,6 +3,7 @@
 //! - [`facts`]: interfaces, addresses, port ranges, source addresses: read once, for checking a configuration.
 //! - [`watch`]: the next hop of every backend, kept true while routes, links and neighbours change.
 //! - [`vips`]: a backend host's VIPs on `lo`, and its default routes.
+//! - [`source`]: the addresses from which it talks to others, at the moment.
 //! - [`sysctl`]: kernel settings under `/proc/sys`.
 //!
 //! A netlink socket belongs to the network namespace of the thread that opens it; everything here opens its
@@ -12,6 +13,7 @@ pub mod facts;
 mod link;
 mod netlink;
 mod next_hop;
+pub mod source;
 pub mod sysctl;
 pub mod vips;
 pub mod watch;

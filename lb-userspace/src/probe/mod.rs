@@ -43,10 +43,8 @@ pub struct Probe {
     pub kind: CheckKind,
     /// Where to connect, or to send to.
     pub target: SocketAddr,
-    /// Local address; the kernel's choice when absent.
-    pub source: Option<IpAddr>,
-    /// Local port; the kernel's choice when absent.
-    pub source_port: Option<SourcePort>,
+    /// Local address and port; the kernel's choice when absent.
+    pub source: Option<Source>,
     /// The way through the data path; the ordinary one when absent.
     pub through: Option<Through>,
     /// Limit of the whole check, from the connection to the end of the answer.
@@ -59,14 +57,14 @@ impl Probe {
     /// A check that leaves from where the kernel likes.
     pub fn new(kind: CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
         let tls = TlsClient::default();
-        Probe { kind, target, source: None, source_port: None, through: None, timeout, tls }
+        Probe { kind, target, source: None, through: None, timeout, tls }
     }
 
     /// Runs the check. Every failure is a result, so there is no error.
     pub async fn run_once(&mut self) -> CheckResult {
         let start = Instant::now();
-        let source_port = self.source_port.as_mut().and_then(|choose| choose.0());
-        let (target, source, through) = (self.target, self.source, self.through.as_ref());
+        let (source, source_port) = self.source.as_mut().map_or((None, None), |choose| choose.0());
+        let (target, through) = (self.target, self.through.as_ref());
         let endpoints = Endpoints { target, source, source_port, through };
         let limit = Limit { deadline: start + self.timeout, timeout: self.timeout };
         let finding = match through {
@@ -120,19 +118,19 @@ async fn find(
     }
 }
 
-/// Chooses the local port of each run: peer probes steer with it which backend answers.
-pub struct SourcePort(Box<dyn FnMut() -> Option<u16> + Send>);
+/// Chooses the local end of each run: the host's addresses change, and peer probes steer with the port which backend answers.
+pub struct Source(Box<dyn FnMut() -> (Option<IpAddr>, Option<u16>) + Send>);
 
-impl SourcePort {
-    /// `choose` is called before each run; `None` leaves that run's port to the kernel.
-    pub fn new(choose: impl FnMut() -> Option<u16> + Send + 'static) -> SourcePort {
-        SourcePort(Box::new(choose))
+impl Source {
+    /// `choose` is called before each run; what is `None` in that run is left to the kernel.
+    pub fn new(choose: impl FnMut() -> (Option<IpAddr>, Option<u16>) + Send + 'static) -> Source {
+        Source(Box::new(choose))
     }
 }
 
-impl fmt::Debug for SourcePort {
+impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SourcePort")
+        f.write_str("Source")
     }
 }
 

@@ -11,24 +11,43 @@ use crate::{
 /// `net.ipv4.conf.*.rp_filter`: a packet must come in where the way to its sender goes out.
 const STRICT: u8 = 1;
 
-/// The address from which a peer's service is probed: the kernel's choice, unless that is a VIP which the
-/// backends hold too (DSR): they would answer themselves. Then another address of this node, the NAT
-/// address first. `None`: there is no way to the peer, or no such address.
-pub fn probe_source(config: &Config, service: &Service, peer: IpAddr, facts: &HostFacts) -> Option<IpAddr> {
-    let choice = facts.check_route.get(&peer)?.source;
-    let held_by_backends: BTreeSet<IpAddr> =
-        dsr_services(config).flat_map(|service| service.addresses.iter().copied()).collect();
-    if !service.forward.is_direct() || !held_by_backends.contains(&choice) {
-        return Some(choice);
+/// The addresses from which a service of a peer may be probed.
+#[derive(Debug)]
+pub struct ProbeSources {
+    /// VIPs which the backends hold too (DSR): they would answer themselves.
+    held_by_backends: BTreeSet<IpAddr>,
+    /// Other addresses of this node, the NAT address first.
+    others: Vec<IpAddr>,
+}
+
+impl ProbeSources {
+    /// Those for a service at an address of a peer.
+    pub fn new(config: &Config, service: &Service, peer: IpAddr, facts: &HostFacts) -> ProbeSources {
+        if !service.forward.is_direct() {
+            return ProbeSources { held_by_backends: BTreeSet::new(), others: Vec::new() };
+        }
+        let held_by_backends: BTreeSet<IpAddr> =
+            dsr_services(config).flat_map(|service| service.addresses.iter().copied()).collect();
+        let own = facts
+            .interfaces
+            .iter()
+            .filter(|(name, _)| config.node.interfaces.contains(name))
+            .flat_map(|(_, addresses)| addresses.iter().copied())
+            .filter(|address| !is_link_local(*address));
+        let others = config.nat.source.iter().copied().chain(own);
+        let others = others.filter(|address| Family::of(*address) == Family::of(peer));
+        let others = others.filter(|address| !held_by_backends.contains(address)).collect();
+        ProbeSources { held_by_backends, others }
     }
-    let own = facts
-        .interfaces
-        .iter()
-        .filter(|(name, _)| config.node.interfaces.contains(name))
-        .flat_map(|(_, addresses)| addresses.iter().copied())
-        .filter(|address| !is_link_local(*address));
-    let mut candidates = config.nat.source.iter().copied().chain(own);
-    candidates.find(|address| Family::of(*address) == Family::of(peer) && !held_by_backends.contains(address))
+
+    /// The kernel's choice, unless backends hold it: then another one that the host has now; where it has none, one that it had,
+    /// so that the probe fails here. `None`: the kernel may choose.
+    pub fn choose(&self, kernels: Option<IpAddr>, is_here: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        match kernels {
+            Some(kernels) if !self.held_by_backends.contains(&kernels) => Some(kernels),
+            _ => self.others.iter().copied().find(|other| is_here(*other)).or(self.others.first().copied()),
+        }
+    }
 }
 
 fn dsr_services(config: &Config) -> impl Iterator<Item = &Service> {
@@ -66,8 +85,9 @@ fn source(
     facts: &HostFacts,
     findings: &mut Findings,
 ) {
-    let has_way = facts.check_route.contains_key(&peer);
-    if has_way && probe_source(config, service, peer, facts).is_none() {
+    let Some(way) = facts.check_route.get(&peer) else { return };
+    let sources = ProbeSources::new(config, service, peer, facts);
+    if sources.choose(Some(way.source), |_| true).is_none() {
         let family = Family::of(peer);
         let what = format!(
             "cannot be probed through the {} service \"{}\": that service's backends hold every \
@@ -98,6 +118,32 @@ fn way_back(config: &Config, service: &Service, peer: IpAddr, facts: &HostFacts,
             );
             let mend = format!("run `sysctl -w {}=2`", sysctl_name("ipv4", interface, "rp_filter"));
             findings.warn(&key, what, mend);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_leave_from_an_address_that_the_host_has() {
+        let [vip, nat, own] = ["192.0.2.11", "203.0.113.11", "203.0.113.12"].map(|ip| ip.parse().unwrap());
+        let direct = ProbeSources { held_by_backends: BTreeSet::from([vip]), others: vec![nat, own] };
+        let through = ProbeSources { held_by_backends: BTreeSet::new(), others: Vec::new() };
+        let all = [vip, nat, own];
+        let cases: [(_, _, &[IpAddr], _); 7] = [
+            (&through, Some(vip), &all, Some(vip)),
+            (&through, None, &[], None),
+            (&direct, Some(own), &all, Some(own)),
+            (&direct, Some(vip), &all, Some(nat)),
+            (&direct, Some(vip), &[vip, own], Some(own)),
+            (&direct, Some(vip), &[vip], Some(nat)),
+            (&direct, None, &[own], Some(own)),
+        ];
+        for (sources, kernels, here, chosen) in cases {
+            let found = sources.choose(kernels, |address| here.contains(&address));
+            assert_eq!(found, chosen, "{sources:?}, {kernels:?} of {here:?}");
         }
     }
 }
