@@ -24,3 +24,4 @@ pub mod probe;
 pub mod reload;
 pub mod status;
 mod unix_time;
+mod unreadable;

@@ -27,6 +27,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
+        .on_thread_start(cli.on_thread_start())
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(cli.run())

@@ -29,7 +29,10 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::api::{Client, ClientError};
+use crate::{
+    api::{Client, ClientError},
+    daemon,
+};
 
 /// What every command ends with; the numbers are part of the interface.
 const EXIT_CODES: &str = "\
@@ -100,6 +103,14 @@ struct ConfigFile {
 }
 
 impl Cli {
+    /// What each thread of the runtime does as it starts.
+    pub fn on_thread_start(&self) -> fn() {
+        match self.command {
+            Command::Run(_) => daemon::begin_thread,
+            _ => || {},
+        }
+    }
+
     /// Carries the command out. What it has to say on stderr besides an error, it has said.
     ///
     /// # Errors

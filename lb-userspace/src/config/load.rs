@@ -10,6 +10,7 @@ use super::{
     locations::Locations,
     shape,
 };
+use crate::unreadable;
 
 /// A checked configuration, with what a check against the host and a report to people need besides.
 #[derive(Debug, Clone)]
@@ -80,7 +81,10 @@ impl Loaded {
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source: unreadable::explained(source),
+    })
 }
 
 impl Problem {

@@ -13,6 +13,7 @@ use crate::{
     core::deny::{self, AddError, Change, DenyList, Prefix, Rule, RuleError, Said, Source},
     dataplane::{Dataplane, DataplaneError},
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule, MOST_RULES},
+    unreadable,
 };
 
 /// Reads the list that the daemon begins with.
@@ -31,7 +32,9 @@ pub(super) fn read(defence: Option<&Defence>) -> anyhow::Result<DenyList> {
 pub(super) fn read_file(defence: Option<&Defence>) -> anyhow::Result<Vec<Rule>> {
     let Some(file) = defence.and_then(|defence| defence.deny_file.as_ref()) else { return Ok(Vec::new()) };
     let name = file.display();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the deny list {name}"))?;
+    let text = fs::read_to_string(file)
+        .map_err(unreadable::explained)
+        .with_context(|| format!("cannot read the deny list {name}"))?;
     let mistake = |(line, error): (usize, RuleError)| {
         anyhow::anyhow!("{name}:{line}: the rule {error}; {}", error.mend())
     };

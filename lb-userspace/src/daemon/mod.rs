@@ -7,6 +7,7 @@
 //! - [`start`]: from the file to a loaded and attached program; refuses what cannot work.
 //! - [`admin`]: what administrators set for backends.
 //! - [`basis`]: what a start is based on.
+//! - [`capabilities`]: what of root's it keeps.
 //! - [`check_path`]: the programs that take checks along the data path.
 //! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
@@ -25,6 +26,7 @@
 
 mod admin;
 mod basis;
+mod capabilities;
 mod capture;
 mod check_path;
 mod deny;
@@ -60,6 +62,7 @@ use crate::{
     reload::ReloadQuery,
 };
 use basis::{Basis, Unfit};
+pub(crate) use capabilities::begin_thread;
 use check_path::CheckPrograms;
 use events::{Event, Events, Senders};
 use manager::Manager;
@@ -95,7 +98,9 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let socket = ControlSocket::bind(&basis.config.node.socket).await?;
     let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
     let started = start::start(basis, path)?;
-    Daemon::start(started, socket, dns).await?.run().await
+    let daemon = Daemon::start(started, socket, dns).await?;
+    capabilities::drop_others();
+    daemon.run().await
 }
 
 fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {

@@ -6,6 +6,8 @@ use hkdf::Hkdf;
 use lb_common::{HashKey, hash::KEY_BYTES};
 use sha2::Sha256;
 
+use crate::unreadable;
+
 /// Says what the derived bytes are for, so that other keys can derive from the same secret.
 const PURPOSE: &[u8] = b"usher flow hash v1";
 
@@ -48,7 +50,8 @@ pub(super) fn random_key() -> HashKey {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
-    let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
+    let unreadable =
+        |source| SecretError::Unreadable { path: path.to_owned(), source: unreadable::explained(source) };
     let mode = fs::metadata(path).map_err(unreadable)?.mode() & 0o7777;
     if mode & 0o007 != 0 {
         return Err(SecretError::Open { path: path.to_owned(), mode });

@@ -134,6 +134,7 @@ const NAT: &[(&str, Body)] = &checks![
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::service_manager_is_told_when_the_node_serves_lives_and_stops,
     nodes::d46_drained_node_leaves_dns_and_serves_on,
+    nodes::running_daemon_keeps_four_capabilities,
     lifecycle::d47_restart_follows_the_file,
     lifecycle::node_without_a_daemon_serves_and_leaves_dns_after_the_grace,
     lifecycle::interface_that_is_made_anew_gets_its_program_again,

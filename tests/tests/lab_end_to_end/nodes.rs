@@ -299,6 +299,46 @@ impl Counted {
     }
 }
 
+/// Every thread of it, for good; and what it then may not read, it says.
+pub(crate) fn running_daemon_keeps_four_capabilities(lab: &Lab) -> Result<()> {
+    /// CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_BIND_SERVICE.
+    const KEPT: u64 = 1 << 39 | 1 << 38 | 1 << 12 | 1 << 10;
+    let node = Host::Node(VICTIM);
+    let written = Written::of(lab, VICTIM)?;
+    // Once more, by ourselves, for its pid.
+    lab.stop_usher(VICTIM)?;
+    let usher = Background::start(lab, node, &["usher", "run"])?;
+    lab.wait_all_well(LIMIT * 2)?;
+    for thread in fs::read_dir(format!("/proc/{}/task", usher.pid()))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        for (set, expected) in
+            [("CapBnd", KEPT), ("CapPrm", KEPT), ("CapEff", KEPT), ("CapInh", 0), ("CapAmb", 0)]
+        {
+            let line = format!("{set}:\t{expected:016x}\n");
+            ensure!(status.contains(&line), "no line {line} in {status}");
+        }
+    }
+    // Port 53 of another address, another program, and the file: all work with these.
+    written.reload(&written.with_after("name = \"backend1\"", "weight = 9")?)?;
+    lab.run(node, &["usher", "capture", "--count", "1", "--write", "/dev/null"])?;
+    let file = lab.node_config(VICTIM);
+    lab.run(node, &["chown", "nobody", &file.display().to_string()])?;
+    lab.run(node, &["chmod", "600", &file.display().to_string()])?;
+    let refused = lab.output(node, &["usher", "reload"])?;
+    lab.run(node, &["chown", "root", &file.display().to_string()])?;
+    ensure!(
+        refused.code == Some(2) && refused.stderr.contains("keeps no CAP_DAC_OVERRIDE"),
+        "a file that is somebody else's: {refused:?}"
+    );
+    written.reload(&written.ordinary)?;
+    usher.signal("TERM")?;
+    let (code, _, log) = usher.finish(Duration::from_secs(10))?;
+    expect_equal("exit code", &code, &Some(0))?;
+    ensure!(log.contains("all other capabilities are dropped"), "{log}");
+    drop(written);
+    lab.start_usher(VICTIM)
+}
+
 /// On how many interfaces of a host there is an XDP program.
 fn attached(lab: &Lab, host: Host) -> Result<usize> {
     Ok(lab.run(host, &["ip", "link", "show"])?.matches("prog/xdp").count())
