@@ -430,6 +430,7 @@ fn config(peers: u8) -> Config {
             state_file: "/var/lib/usher/state.json".into(),
             pin_dir: "/sys/fs/bpf/usher".into(),
             on_stop: OnStop::Keep,
+            reload_on_change: false,
             icmp_rate: 1_000,
         },
     }

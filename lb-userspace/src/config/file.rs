@@ -49,6 +49,7 @@ pub(super) struct Node {
     pub state_file: Value<String>,
     pub pin_dir: Value<String>,
     pub on_stop: Value<String>,
+    pub reload_on_change: Value<bool>,
     pub icmp_rate: Value<i64>,
 }
 

@@ -95,6 +95,8 @@ pub struct Node {
     pub pin_dir: PathBuf,
     /// What becomes of the data path when the daemon is asked to stop.
     pub on_stop: OnStop,
+    /// Whether the file is read again whenever it has changed.
+    pub reload_on_change: bool,
     /// Answers of each kind (resets, ICMP errors, errors sent on, echo replies) per second and CPU.
     pub icmp_rate: u32,
 }

@@ -230,6 +230,7 @@ const FORMS: &[(&str, &str)] = &[
     ("grpc_service", "a name in quotes, such as \"shop.Orders\""),
     ("query", "a DNS name in quotes, such as \"www.example.test\""),
     ("record", "a type in quotes, such as \"A\" or \"SOA\""),
+    ("reload_on_change", "true or false"),
     ("on_stop", "\"keep\" or \"detach\""),
     ("restart_grace", "a duration in quotes, such as \"60s\""),
     ("xdp_mode", "\"auto\", \"native\" or \"generic\""),

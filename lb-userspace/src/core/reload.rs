@@ -15,7 +15,7 @@ pub const ANEW: &str =
     "to make them anew, stop usher, run `usher detach`, and start it: that ends all connections";
 
 /// Where settings of `[node]` differ: the key, whether it does, and whether only a restart can change it.
-fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 10] {
+fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 11] {
     [
         ("name", old.name != new.name, true),
         ("interfaces", old.interfaces != new.interfaces, true),
@@ -26,6 +26,7 @@ fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 10] {
         ("state_file", old.state_file != new.state_file, true),
         ("pin_dir", old.pin_dir != new.pin_dir, true),
         ("on_stop", old.on_stop != new.on_stop, false),
+        ("reload_on_change", old.reload_on_change != new.reload_on_change, false),
         ("icmp_rate", old.icmp_rate != new.icmp_rate, false),
     ]
 }
@@ -240,6 +241,11 @@ backend = [{ name = "b1", address = "203.0.113.21" }]
                 ],
             ),
             (r#"interval = "2s""#, r#"interval = "3s""#, &["service web: check changed"]),
+            (
+                r#"name = "node1""#,
+                "name = \"node1\"\nreload_on_change = true",
+                &["[node] reload_on_change: changed"],
+            ),
             ("max = 1000", "max = 2000", &["[flows] settings: changed"]),
             (r#"name = "echo""#, r#"name = "dns""#, &["service dns: added", "service echo: removed"]),
         ];

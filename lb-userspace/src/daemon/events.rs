@@ -61,6 +61,8 @@ pub(super) enum Event {
     Sweep,
     /// SIGHUP.
     HangUp,
+    /// The configuration's file has changed.
+    FileChanged,
     /// The configuration was read again.
     Prepared(Box<Prepared>),
     /// SIGTERM or SIGINT.
@@ -76,6 +78,7 @@ pub(super) struct Events {
     words: mpsc::Receiver<Word>,
     requests: mpsc::Receiver<Request>,
     prepared: mpsc::Receiver<Box<Prepared>>,
+    file_changes: mpsc::Receiver<()>,
     /// `None` once nobody watches next hops any more.
     hops: Option<watch::Receiver<NextHopTable>>,
     /// `None` once nobody looks at the interfaces any more.
@@ -93,6 +96,7 @@ pub(super) struct Senders {
     pub(super) peers: PeerNews,
     pub(super) requests: mpsc::Sender<Request>,
     pub(super) prepared: mpsc::Sender<Box<Prepared>>,
+    pub(super) file_changes: mpsc::Sender<()>,
 }
 
 impl Events {
@@ -103,11 +107,13 @@ impl Events {
         let (peer_words, words) = mpsc::channel(QUEUE);
         let (ask, requests) = mpsc::channel(QUEUE);
         let (prepare, prepared) = mpsc::channel(QUEUE);
+        let (file_changed, file_changes) = mpsc::channel(QUEUE);
         let senders = Senders {
             backends: backend_reports,
             peers: PeerNews { reports: peer_reports, words: peer_words },
             requests: ask,
             prepared: prepare,
+            file_changes: file_changed,
         };
         let events = Events {
             backends,
@@ -115,6 +121,7 @@ impl Events {
             words,
             requests,
             prepared,
+            file_changes,
             hops: Some(hops),
             links: Some(links::watch()),
             catch_up: every(CATCH_UP),
@@ -139,6 +146,7 @@ impl Events {
             _ = self.sweep.tick() => Event::Sweep,
             () = caught(&mut self.terminate) => Event::Signal,
             Some(prepared) = self.prepared.recv() => Event::Prepared(prepared),
+            Some(()) = self.file_changes.recv() => Event::FileChanged,
             () = caught(&mut self.interrupt) => Event::Signal,
             () = caught(&mut self.hang_up) => Event::HangUp,
         }

@@ -11,6 +11,7 @@
 //! - [`check_path`]: the programs that take checks along the data path.
 //! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
+//! - [`file_watch`]: changes of the configuration's file.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
 //! - [`capture`]: packets on their way to whoever asked for them.
 //! - [`flows`]: the tables of flows as they are shown.
@@ -31,6 +32,7 @@ mod capture;
 mod check_path;
 mod deny;
 mod events;
+mod file_watch;
 mod flows;
 mod hops;
 mod limits;
@@ -65,6 +67,7 @@ use basis::{Basis, Unfit};
 pub(crate) use capabilities::begin_thread;
 use check_path::CheckPrograms;
 use events::{Event, Events, Senders};
+use file_watch::FileWatch;
 use manager::Manager;
 use probes::{BackendProbes, Running};
 use reload::{Order, prepare};
@@ -123,6 +126,8 @@ struct Daemon {
     backend_probes: BackendProbes,
     peer_probes: Vec<Running>,
     next_hops: NextHops,
+    /// While `reload_on_change` wants it.
+    file_watch: Option<FileWatch>,
     manager: Manager,
     /// For tasks that are started later.
     senders: Senders,
@@ -178,6 +183,8 @@ impl Daemon {
             backend_probes,
             peer_probes,
             next_hops,
+            // Its thread must not keep capabilities that are dropped later: started by `run`.
+            file_watch: None,
             manager: Manager::new(),
             senders,
             tidy_at: Some(Instant::now() + TIDY),
@@ -186,6 +193,7 @@ impl Daemon {
 
     /// Takes what happens as it comes, until it is time to leave.
     async fn run(mut self) -> anyhow::Result<ExitCode> {
+        self.follow_file();
         while !self.is_over() {
             self.begin_dns();
             if !matches!(self.dns, Dns::Waiting(..)) {
@@ -222,8 +230,10 @@ impl Daemon {
                     self.prepare_reload(order);
                 }
             }
-            Event::HangUp => {
-                self.prepare_reload(Order { query: ReloadQuery::default(), edit: None, reply: None });
+            Event::HangUp => self.reload_unasked(),
+            Event::FileChanged => {
+                info!(file = %self.state.path.display(), "the configuration's file has changed");
+                self.reload_unasked();
             }
             Event::Prepared(prepared) => self.reload(*prepared),
             Event::Hops(table) => self.state.learn_hops(&table),
@@ -244,6 +254,28 @@ impl Daemon {
             Event::Signal => self.leave(),
             Event::Ended(error) => self.give_up(&error),
         }
+    }
+
+    /// Watches the configuration's file if that is wanted, and only then.
+    fn follow_file(&mut self) {
+        let wanted = self.state.config.node.reload_on_change;
+        let running = self.file_watch.take().filter(|_| wanted);
+        self.file_watch = running.or_else(|| wanted.then(|| self.watch_file()).flatten());
+    }
+
+    fn watch_file(&self) -> Option<FileWatch> {
+        let path = &self.state.path;
+        FileWatch::start(path, self.senders.file_changes.clone())
+            .inspect_err(|error| {
+                let path = path.display();
+                warn!(%error, "cannot watch the directory of {path}; `usher reload` puts changes in force");
+            })
+            .ok()
+    }
+
+    /// Puts the file in force for somebody who only reads the log.
+    fn reload_unasked(&self) {
+        self.prepare_reload(Order { query: ReloadQuery::default(), edit: None, reply: None });
     }
 
     /// Has the configuration's file read beside the loop.

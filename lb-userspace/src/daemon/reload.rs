@@ -31,7 +31,7 @@ pub(super) struct Order {
     pub(super) query: ReloadQuery,
     /// A change to services or backends, beside what the file says.
     pub(super) edit: Option<Edit>,
-    /// `None`: a signal, which is answered by the log alone.
+    /// `None`: a signal or a changed file, which is answered by the log alone.
     pub(super) reply: Option<oneshot::Sender<Result<Reloaded, Refusal>>>,
 }
 
@@ -142,6 +142,7 @@ impl Daemon {
             let (steering, news) = (self.state.steering(), &self.senders.peers);
             self.peer_probes = probes::start_peers(&config, &host, steering, news);
         }
+        self.follow_file();
         let not_kept = self.state.administration.set_edits(edits);
         Ok(Reloaded { changes, warnings, refused: Vec::new(), not_kept })
     }

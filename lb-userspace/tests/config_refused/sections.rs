@@ -138,6 +138,11 @@ secret"#,
         r#"usher.toml:7: node: on_stop: "leave" is not possible here; use "keep" or "detach""#,
     ),
     (
+        r#"secret_file = "/etc/usher/secret""#,
+        "secret_file = \"/etc/usher/secret\"\nreload_on_change = \"yes\"",
+        r#"usher.toml:7: node: reload_on_change: "yes" is a text; write true or false"#,
+    ),
+    (
         r#"secret_file = "/etc/usher/secret"
 "#,
         "",

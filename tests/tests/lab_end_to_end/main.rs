@@ -121,6 +121,7 @@ const NAT: &[(&str, Body)] = &checks![
     reload::service_is_added_and_removed_by_reload,
     reload::what_cannot_be_reloaded_is_refused_with_the_reason,
     reload::signal_reloads_and_the_log_says_what,
+    reload::changed_file_is_in_force_without_a_command,
     policies::backup_serves_only_while_nobody_else_does,
     policies::in_a_panic_all_are_used,
     policies::another_service_stands_in_or_packets_are_dropped,

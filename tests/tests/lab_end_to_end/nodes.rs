@@ -305,6 +305,9 @@ pub(crate) fn running_daemon_keeps_four_capabilities(lab: &Lab) -> Result<()> {
     const KEPT: u64 = 1 << 39 | 1 << 38 | 1 << 12 | 1 << 10;
     let node = Host::Node(VICTIM);
     let written = Written::of(lab, VICTIM)?;
+    // With all the threads that it can have.
+    let watching = written.ordinary.replace("\nsocket = ", "\nreload_on_change = true\nsocket = ");
+    fs::write(lab.node_config(VICTIM), watching)?;
     // Once more, by ourselves, for its pid.
     lab.stop_usher(VICTIM)?;
     let usher = Background::start(lab, node, &["usher", "run"])?;

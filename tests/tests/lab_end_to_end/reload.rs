@@ -225,6 +225,55 @@ pub(crate) fn what_cannot_be_reloaded_is_refused_with_the_reason(lab: &Lab) -> R
     expect_equal("nothing new", &said.as_str(), &"nothing differs from what is in force\n")
 }
 
+/// Written over or replaced; a broken one changes nothing.
+pub(crate) fn changed_file_is_in_force_without_a_command(lab: &Lab) -> Result<()> {
+    let node = Written::of(lab, 1)?;
+    let watched = |weight: u16| -> Result<String> {
+        let text = node.with_after("name = \"backend1\"", &format!("weight = {weight}"))?;
+        Ok(text.replace("\nsocket = ", "\nreload_on_change = true\nsocket = "))
+    };
+    let wait_weight = |weight: u16| {
+        until(&format!("the weight is {weight}"), RECOVERY, || {
+            expect_equal("weight", &service(&status(lab, 1)?, "web")?.backends[0].weight, &weight)
+        })
+    };
+    // By ourselves, for its log.
+    lab.stop_usher(1)?;
+    let log = lab.node_config(1).with_file_name("watched.log");
+    let run = format!("exec usher run 2> {}", log.display());
+    let usher = Background::start(lab, Host::Node(1), &["sh", "-c", &run])?;
+    let wait_logged = |line: &str| {
+        until(&format!("the log says `{line}`"), RECOVERY, || {
+            let log = fs::read_to_string(&log)?;
+            ensure!(log.contains(line), "{log}");
+            Ok(())
+        })
+    };
+    lab.wait_all_well(RECOVERY)?;
+    node.reload(&watched(2)?)?;
+    fs::write(lab.node_config(1), watched(3)?)?;
+    wait_weight(3)?;
+    wait_logged("the configuration's file has changed")?;
+    let beside = lab.node_config(1).with_extension("new");
+    fs::write(&beside, "version = 2\n")?;
+    fs::rename(&beside, lab.node_config(1))?;
+    wait_logged("the configuration is not reloaded: ")?;
+    wait_weight(3)?;
+    fs::write(&beside, watched(4)?)?;
+    fs::rename(&beside, lab.node_config(1))?;
+    wait_weight(4)?;
+    wait_logged("reload: service web: backend backend1: weight 3 -> 4")?;
+
+    node.reload(&node.ordinary)?;
+    wait_logged("reload: [node] reload_on_change: changed")?;
+    usher.signal("TERM")?;
+    let (code, ..) = usher.finish(Duration::from_secs(10))?;
+    expect_equal("exit code", &code, &Some(0))?;
+    fs::remove_file(&log)?;
+    drop(node);
+    lab.start_usher(1)
+}
+
 /// As `systemctl reload` of older units and people's fingers do.
 pub(crate) fn signal_reloads_and_the_log_says_what(lab: &Lab) -> Result<()> {
     let node = Written::of(lab, 1)?;

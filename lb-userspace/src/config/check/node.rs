@@ -29,6 +29,7 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
         state_file: PathBuf::from(STATE_FILE),
         pin_dir: PathBuf::from(PIN_DIR),
         on_stop: OnStop::Keep,
+        reload_on_change: false,
         icmp_rate: ICMP_RATE,
     };
     let Some(section) = reader.required(root, "node", section) else { return node };
@@ -58,6 +59,9 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
     if let Some(what) = reader.optional(&key, "on_stop", section.on_stop) {
         let choices = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
         node.on_stop = reader.choice(&what, &choices).unwrap_or(node.on_stop);
+    }
+    if let Some(wanted) = reader.optional(&key, "reload_on_change", section.reload_on_change) {
+        node.reload_on_change = wanted.value;
     }
     if let Some(rate) = reader.optional(&key, "icmp_rate", section.icmp_rate) {
         let mend = "use 0 to 1000000; 1000 suits most";

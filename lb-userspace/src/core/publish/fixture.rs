@@ -61,6 +61,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             state_file: "/var/lib/usher/state.json".into(),
             pin_dir: "/sys/fs/bpf/usher".into(),
             on_stop: OnStop::Keep,
+            reload_on_change: false,
             icmp_rate: 1_000,
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
