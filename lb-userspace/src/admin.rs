@@ -22,6 +22,9 @@ pub struct ServerChanged {
     pub before: Override,
     /// What is set now.
     pub now: Override,
+    /// Seconds until the drain ends; `None` if there is none or it has no end.
+    #[serde(default)]
+    pub left_s: Option<u64>,
     /// Why the daemon will have forgotten it when it starts again; `None` if it will remember.
     pub not_kept: Option<String>,
 }

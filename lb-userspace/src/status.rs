@@ -125,6 +125,8 @@ pub struct Backend {
     pub port: u16,
     /// What the administrator wants.
     pub admin: Admin,
+    /// For how many seconds more it is drained before it goes to maintenance; `None` without an end.
+    pub drain_left_s: Option<u64>,
     /// What the checks found.
     pub health: State,
     /// What the administrator says instead, which counts; `None` when the checks count.

@@ -6,7 +6,11 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use tokio::time::{Instant, sleep};
 
-use super::{advise, edit, print, text::count, warn_of_not_kept};
+use super::{
+    advise, edit, print,
+    text::{count, left},
+    warn_of_not_kept,
+};
 use crate::{
     admin::ServerChange,
     api::Client,
@@ -30,6 +34,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[command(after_help = "\
 Examples:
   usher server set web/b1 state drain     its flows go on, it gets no new ones
+  usher server set web/b1 state drain --for 5m   and after that it goes to maint
   usher server wait web/b1 --drained      until its last flow has ended
   usher server set web/b1 state maint     it counts as down, whatever checks find
   usher server set web/b1 state ready
@@ -101,6 +106,9 @@ enum What {
     State {
         /// `ready`: when it is up. `drain`: it keeps its flows and gets no new ones. `maint`: it counts as down
         state: Admin,
+        /// Of a drain: goes to `maint` after this time instead of the service's `drain_timeout`
+        #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
     },
     /// Its share of new flows
     Weight {
@@ -180,7 +188,11 @@ impl Add {
 impl Set {
     async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
         let change = match self.what {
-            What::State { state } => Change::State(state),
+            What::State { state, time: None } => Change::State(state),
+            What::State { state: Admin::Drain, time: Some(time) } => Change::DrainFor(time.as_secs()),
+            What::State { state, .. } => {
+                bail!("--for belongs to `state drain`; set `state {state}` without it");
+            }
             What::Weight { weight } => Change::Weight(weight),
             What::Health { health: Verdict::Up } => Change::Health(Some(Health::Up)),
             What::Health { health: Verdict::Down } => Change::Health(Some(Health::Down)),
@@ -191,9 +203,10 @@ impl Set {
         let changed =
             client.change_server(&ServerChange { service, backend, change }).await.map_err(advise)?;
         warn_of_not_kept(changed.not_kept.as_deref());
+        let now = format!("{}{}", changed.now, left(changed.left_s));
         match changed.now == changed.before {
-            true => print(&format!("{name}: {} already\n", changed.now)),
-            false => print(&format!("{name}: {} (was {})\n", changed.now, changed.before)),
+            true => print(&format!("{name}: {now} already\n")),
+            false => print(&format!("{name}: {now} (was {})\n", changed.before)),
         }
     }
 }

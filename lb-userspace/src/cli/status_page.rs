@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
-    cli::text::{Cell, Tone, age, bytes, check_duration, count, percent, printable, shorten, table},
+    cli::text::{Cell, Tone, age, bytes, check_duration, count, left, percent, printable, shorten, table},
     config::AllDown,
     core::health::Health,
     status::{
@@ -162,7 +162,7 @@ fn backend_row(service: &Service, backend: &Backend) -> Vec<Cell> {
     vec![
         Cell::text(&backend.name),
         Cell::text(SocketAddr::new(backend.address, backend.port).to_string()),
-        Cell::text(backend.admin.to_string()),
+        Cell::text(format!("{}{}", backend.admin, left(backend.drain_left_s))),
         health(backend),
         last_check(backend.last_check.as_ref()),
         Cell::number(weight(backend)),

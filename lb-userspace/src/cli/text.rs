@@ -129,6 +129,11 @@ pub(super) fn age(ms: u64) -> String {
     }
 }
 
+/// How long a drain goes on, behind what it is: `, 4 min left`; nothing without an end.
+pub(super) fn left(seconds: Option<u64>) -> String {
+    seconds.map(|seconds| format!(", {} left", age(seconds.saturating_mul(1_000)))).unwrap_or_default()
+}
+
 /// `part` of `whole` in percent, one digit after the point; 0 of nothing is 0.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     let share = if whole == 0 { 0.0 } else { part as f64 / whole as f64 };

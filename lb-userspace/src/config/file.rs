@@ -153,6 +153,8 @@ pub(super) struct Service {
     pub forward: Value<String>,
     pub idle_timeout: Value<String>,
     pub on_backend_down: Value<String>,
+    pub drain_timeout: Value<String>,
+    pub on_drain_end: Value<String>,
     pub hash: Value<String>,
     pub affinity: Value<String>,
     pub rate_limit: Value<RateLimit>,

@@ -303,6 +303,10 @@ pub struct FlowOptions {
     pub idle_timeout: Duration,
     /// What becomes of TCP connections whose backend is down.
     pub on_backend_down: OnBackendDown,
+    /// How long a backend of it is drained before it goes to maintenance; `None`: until that is taken back.
+    pub drain_timeout: Option<Duration>,
+    /// What becomes of TCP connections whose backend went to maintenance so.
+    pub on_drain_end: OnBackendDown,
     /// By what a backend is chosen.
     pub hash: HashInput,
     /// For how long after its last new flow a client's backend is remembered.
@@ -319,6 +323,8 @@ impl FlowOptions {
         FlowOptions {
             idle_timeout,
             on_backend_down: OnBackendDown::Keep,
+            drain_timeout: None,
+            on_drain_end: OnBackendDown::Keep,
             hash: HashInput::Flow,
             affinity: None,
             rate_limit: None,

@@ -278,6 +278,8 @@ const FORMS: &[(&str, &str)] = &[
         "in [flows] a whole number such as 100000, in a service a duration in quotes such as \"10m\"",
     ),
     ("on_backend_down", "\"keep\" or \"reset\""),
+    ("drain_timeout", "a duration in quotes, such as \"10m\""),
+    ("on_drain_end", "\"keep\" or \"reset\""),
     ("hash", "\"flow\" or \"client\""),
     ("rate_limit", "a table such as { per_source = 100, burst = 200 }"),
     ("per_source", "a whole number without quotes, such as 100"),

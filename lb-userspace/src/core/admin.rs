@@ -15,7 +15,7 @@ pub enum Admin {
     /// Takes flows when it is up.
     #[default]
     Ready,
-    /// Keeps its flows, takes no new ones.
+    /// Keeps its flows, takes no new ones; in the end, if there is one, it goes to `Maint`.
     Drain,
     /// Counts as down. Checks go on, so that it comes back as they find it.
     Maint,
@@ -112,6 +112,9 @@ impl<'de> Deserialize<'de> for Weight {
 pub struct Override {
     /// The administrative state.
     pub state: Admin,
+    /// When the drain ends, in seconds since 1970; in `maint`: when the drain ended that led there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
     /// `None`: the configuration's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
@@ -124,12 +127,23 @@ pub struct Override {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// Sets the administrative state.
+    /// Sets the administrative state. A drain ends when the service says.
     State(Admin),
+    /// Drains for so many seconds.
+    DrainFor(u64),
     /// Sets the weight; all of the configuration's takes that back.
     Weight(Weight),
     /// Sets what counts instead of what checks find; `None` takes that back.
     Health(Option<Health>),
+}
+
+/// What tells when a drain ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clock {
+    /// Seconds since 1970.
+    pub now: u64,
+    /// How many seconds the service's drains last; `None`: until they are taken back.
+    pub drain_timeout: Option<u64>,
 }
 
 /// What counts of a backend in the end.
@@ -139,6 +153,8 @@ pub struct Standing {
     pub health: Option<Health>,
     /// Its share of new flows.
     pub weight: u16,
+    /// It is down because the time of its drain is over.
+    pub drain_ended: bool,
 }
 
 impl Standing {
@@ -158,13 +174,22 @@ impl Override {
     pub fn standing(&self, configured: u16, measured: Option<Health>) -> Standing {
         let health = self.health.or(measured);
         let weight = self.weight(configured);
+        let standing = Standing { health, weight, drain_ended: false };
         match self.state {
-            Admin::Ready if self.health == Some(Health::Down) => Standing { health, weight: 0 },
-            Admin::Ready => Standing { health, weight },
-            Admin::Drain => Standing { health, weight: 0 },
+            Admin::Ready if self.health == Some(Health::Down) => Standing { weight: 0, ..standing },
+            Admin::Ready => standing,
+            Admin::Drain => Standing { weight: 0, ..standing },
             // Without a weight: it is not to be used, even in a panic.
-            Admin::Maint => Standing { health: Some(Health::Down), weight: 0 },
+            Admin::Maint => {
+                Standing { health: Some(Health::Down), weight: 0, drain_ended: self.until.is_some() }
+            }
         }
+    }
+
+    /// Seconds that are left of the drain; `None` without an end.
+    pub fn left(&self, now: u64) -> Option<u64> {
+        let until = self.until.filter(|_| self.state == Admin::Drain)?;
+        Some(until.saturating_sub(now))
     }
 
     /// What holds when the backend itself wants something, too: what an administrator has set has the last word.
@@ -172,6 +197,7 @@ impl Override {
     pub fn over(self, advice: Override) -> Override {
         Override {
             state: if self.state == Admin::Ready { advice.state } else { self.state },
+            until: self.until,
             weight: self.weight.or(advice.weight),
             health: self.health,
         }
@@ -182,9 +208,15 @@ impl Override {
         self.weight.unwrap_or(Weight::UNCHANGED).of(configured)
     }
 
-    fn changed(mut self, change: Change) -> Override {
+    fn changed(mut self, change: Change, clock: Clock) -> Override {
+        let ends = |seconds: Option<u64>| seconds.map(|seconds| clock.now.saturating_add(seconds));
         match change {
-            Change::State(state) => self.state = state,
+            Change::State(Admin::Drain) => {
+                (self.state, self.until) = (Admin::Drain, ends(clock.drain_timeout));
+            }
+            Change::DrainFor(seconds) => (self.state, self.until) = (Admin::Drain, ends(Some(seconds))),
+            Change::State(state) if state == self.state => {}
+            Change::State(state) => (self.state, self.until) = (state, None),
             Change::Weight(weight) => self.weight = (weight != Weight::UNCHANGED).then_some(weight),
             Change::Health(health) => self.health = health,
         }
@@ -225,11 +257,23 @@ impl Overrides {
     }
 
     /// The same after a change.
-    pub fn changed(mut self, service: &str, backend: &str, change: Change) -> Overrides {
-        let now = self.get(service, backend).changed(change);
+    pub fn changed(mut self, service: &str, backend: &str, change: Change, clock: Clock) -> Overrides {
+        let now = self.get(service, backend).changed(change, clock);
         self.0.entry(service.to_owned()).or_default().insert(backend.to_owned(), now);
         self.retain(|_, _| true);
         self
+    }
+
+    /// Puts backends whose drains are over into maintenance, and says which, by service and name.
+    pub fn end_drains(&mut self, now: u64) -> Vec<(String, String)> {
+        let mut ended = Vec::new();
+        for (service, backends) in &mut self.0 {
+            for (backend, set) in backends.iter_mut().filter(|(_, set)| set.left(now) == Some(0)) {
+                set.state = Admin::Maint;
+                ended.push((service.clone(), backend.clone()));
+            }
+        }
+        ended
     }
 
     /// Forgets what was set for backends that are not to be kept, and says for which; also those of whom nothing is set
@@ -256,12 +300,13 @@ mod tests {
 
     const UP: Option<Health> = Some(Health::Up);
     const DOWN: Option<Health> = Some(Health::Down);
+    const CLOCK: Clock = Clock { now: 1_000, drain_timeout: None };
 
     #[test]
     fn what_is_set_counts_before_configuration_and_checks() {
         let standing = |changes: &[Change], measured| {
-            let set = changes.iter().fold(Override::default(), |set, &change| set.changed(change));
-            let Standing { health, weight } = set.standing(10, measured);
+            let set = changes.iter().fold(Override::default(), |set, &change| set.changed(change, CLOCK));
+            let Standing { health, weight, .. } = set.standing(10, measured);
             (health, weight)
         };
         let drain = Change::State(Admin::Drain);
@@ -278,14 +323,17 @@ mod tests {
         for (text, expected) in [("50%", 5), ("1%", 1), ("0%", 0), ("100%", 10), ("7", 7), ("0", 0)] {
             assert_eq!(standing(&[weight(text)], UP).1, expected, "{text}");
         }
-        assert_eq!(Override::default().changed(weight("5")).changed(weight("100%")), Override::default());
+        let set = Override::default().changed(weight("5"), CLOCK);
+        assert_eq!(set.changed(weight("100%"), CLOCK), Override::default());
     }
 
     #[test]
     fn an_administrator_has_the_last_word_over_a_backends_agent() {
-        let agent = Override { state: Admin::Drain, weight: Some(Weight::Percent(50)), health: None };
+        let agent =
+            Override { state: Admin::Drain, weight: Some(Weight::Percent(50)), ..Override::default() };
         assert_eq!(Override::default().over(agent), agent);
-        let set = Override { state: Admin::Maint, weight: Some(Weight::Share(7)), health: DOWN };
+        let set =
+            Override { state: Admin::Maint, until: Some(9), weight: Some(Weight::Share(7)), health: DOWN };
         assert_eq!(set.over(agent), set);
         assert_eq!(set.over(Override::default()), set);
     }
@@ -306,16 +354,56 @@ mod tests {
     #[test]
     fn only_what_differs_from_nothing_is_kept() {
         let set = Overrides::default()
-            .changed("web", "b1", Change::State(Admin::Drain))
-            .changed("web", "b2", Change::Weight(Weight::Percent(50)))
-            .changed("dns", "b1", Change::Health(DOWN));
+            .changed("web", "b1", Change::State(Admin::Drain), CLOCK)
+            .changed("web", "b2", Change::Weight(Weight::Percent(50)), CLOCK)
+            .changed("dns", "b1", Change::Health(DOWN), CLOCK);
         let text = r#"{"dns":{"b1":{"state":"ready","health":"down"}},"web":{"b1":{"state":"drain"},"b2":{"state":"ready","weight":"50%"}}}"#;
         assert_eq!(serde_json::to_string(&set).unwrap(), text);
         assert_eq!(serde_json::from_str::<Overrides>(text).unwrap(), set);
 
-        let mut fewer = set.changed("dns", "b1", Change::Health(None));
+        let mut fewer = set.changed("dns", "b1", Change::Health(None), CLOCK);
         assert_eq!(fewer.retain(|_, backend| backend != "b2"), ["web/b2 (ready, weight 50%)"]);
         assert_eq!(serde_json::to_string(&fewer).unwrap(), r#"{"web":{"b1":{"state":"drain"}}}"#);
         assert_eq!(fewer.get("web", "b2"), Override::default());
+    }
+
+    #[test]
+    fn a_drain_ends_in_maintenance() {
+        let ten = Clock { drain_timeout: Some(10), ..CLOCK };
+        let (drain, maint) = (Change::State(Admin::Drain), Change::State(Admin::Maint));
+        let after = |changes: &[Change], clock| {
+            changes.iter().fold(Overrides::default(), |set, &change| set.changed("web", "b1", change, clock))
+        };
+        for (changes, clock, left) in [
+            (&[drain][..], CLOCK, None),
+            (&[drain], ten, Some(10)),
+            (&[Change::DrainFor(5)], ten, Some(5)),
+            (&[Change::DrainFor(5)], CLOCK, Some(5)),
+            (&[Change::DrainFor(5), drain], ten, Some(10)),
+            (&[Change::DrainFor(5), drain], CLOCK, None),
+            (&[Change::DrainFor(5), maint], ten, None),
+            (&[Change::DrainFor(5), Change::State(Admin::Ready)], ten, None),
+            (&[Change::DrainFor(5), Change::Health(DOWN)], ten, Some(5)),
+            (&[Change::DrainFor(u64::MAX)], ten, Some(u64::MAX - 1_000)),
+        ] {
+            assert_eq!(after(changes, clock).get("web", "b1").left(1_000), left, "{changes:?}");
+        }
+
+        let mut set = after(&[drain], ten).changed("web", "b2", drain, CLOCK);
+        let text = r#"{"web":{"b1":{"state":"drain","until":1010},"b2":{"state":"drain"}}}"#;
+        assert_eq!(serde_json::to_string(&set).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Overrides>(text).unwrap(), set);
+        assert!(set.end_drains(1_009).is_empty());
+        assert_eq!(set.get("web", "b1").left(1_009), Some(1));
+        assert_eq!(set.end_drains(1_010), [("web".to_owned(), "b1".to_owned())]);
+        assert!(set.end_drains(1_011).is_empty(), "once");
+
+        let ended = set.get("web", "b1");
+        assert_eq!((ended.state, ended.left(1_010)), (Admin::Maint, None));
+        let gone = Standing { health: DOWN, weight: 0, drain_ended: true };
+        assert_eq!(ended.standing(10, UP), gone);
+        assert_eq!(ended.changed(maint, CLOCK), ended, "it is already");
+        let by_hand = ended.changed(Change::State(Admin::Ready), CLOCK).changed(maint, CLOCK);
+        assert_eq!(by_hand.standing(10, UP), Standing { drain_ended: false, ..gone });
     }
 }

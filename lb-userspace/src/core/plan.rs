@@ -346,7 +346,9 @@ fn flag(is_set: bool, flag: u8) -> u8 {
 
 fn flags(service: &config::Service, standing: Standing) -> u8 {
     let up = standing.is_up();
-    let lost = !up && service.flows.on_backend_down == OnBackendDown::Reset;
+    let config::FlowOptions { on_backend_down, on_drain_end, .. } = service.flows;
+    let resets = |way| way == OnBackendDown::Reset;
+    let lost = !up && (resets(on_backend_down) || standing.drain_ended && resets(on_drain_end));
     flag(up, Backend::UP) | flag(standing.weight > 0, Backend::ACCEPTS) | flag(lost, Backend::LOST)
 }
 
@@ -443,6 +445,7 @@ pub fn features(config: &Config) -> Features {
         let flows = &service.flows;
         [
             (flows.on_backend_down == OnBackendDown::Reset, Features::RESET_LOST),
+            (flows.on_drain_end == OnBackendDown::Reset, Features::RESET_LOST),
             (flows.hash == HashInput::Client, Features::CLIENT_HASH),
             (flows.affinity.is_some(), Features::AFFINITY),
             (flows.rate_limit.is_some(), Features::RATE_LIMIT),
@@ -565,7 +568,7 @@ address = "203.0.113.21"
     ) -> Image {
         let standing = |id: &BackendId, weight| {
             let up = up.contains(&id.to_string().as_str());
-            Standing { health: Some(if up { Health::Up } else { Health::Down }), weight }
+            Standing { health: Some(if up { Health::Up } else { Health::Down }), weight, drain_ended: false }
         };
         let hop = Hop::new(3, [2; 6], [4; 6]);
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
@@ -614,6 +617,25 @@ address = "203.0.113.21"
 
         let none = image(&mut planner, &config, &[]);
         assert_eq!(shares(&none.tables[&1]), BTreeMap::from([(0, maglev::SLOTS)]));
+    }
+
+    #[test]
+    fn a_backend_is_lost_when_it_is_down_or_its_drain_has_ended_as_configured() {
+        let lost = |options: &str, health, drain_ended| {
+            let text = FILE.replacen("port = 80\n", &format!("port = 80\n{options}\n"), 1);
+            let config = Config::parse(&text, Path::new("usher.toml")).unwrap();
+            let standing = |_: &BackendId, weight| Standing { health: Some(health), weight, drain_ended };
+            let situation = Situation { standing: &standing, hops: &BTreeMap::new(), now: Instant::now() };
+            let image = planner(&config).image(&config, &situation);
+            assert!(features(&config) | image.features() == features(&config), "{options}");
+            image.backends[&1].is_lost()
+        };
+        let (down, ended) = ("on_backend_down = \"reset\"", "on_drain_end = \"reset\"");
+        for (options, if_down, if_ended) in [("", false, false), (down, true, true), (ended, false, true)] {
+            assert_eq!(lost(options, Health::Down, false), if_down, "{options}");
+            assert_eq!(lost(options, Health::Down, true), if_ended, "{options}");
+            assert!(!lost(options, Health::Up, false), "{options}");
+        }
     }
 
     #[test]

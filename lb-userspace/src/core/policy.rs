@@ -95,7 +95,7 @@ mod tests {
     const DOWN: Option<Health> = Some(Health::Down);
 
     fn member(is_backup: bool, health: Option<Health>, weight: u16) -> Member {
-        Member { is_backup, standing: Standing { health, weight } }
+        Member { is_backup, standing: Standing { health, weight, drain_ended: false } }
     }
 
     /// Who gets new flows.

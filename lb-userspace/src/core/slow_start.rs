@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn member(name: &str, health: Option<Health>, weight: u16) -> Member {
-        let standing = Standing { health, weight };
+        let standing = Standing { health, weight, drain_ended: false };
         Member { name: name.into(), own: standing, counted: standing }
     }
 
@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_backup_that_is_called_in_was_up_all_the_time() {
         let mut pool = Pool::new();
-        let idle = |name| Member { counted: Standing { health: UP, weight: 0 }, ..member(name, UP, 1) };
+        let idle = |name| Member { counted: member(name, UP, 0).counted, ..member(name, UP, 1) };
         let mut see = |second, members: &[Member]| pool.follow(second, &Mode::Ordinary, members);
         see(0, &[member("a", UP, 1), idle("b"), idle("c")]);
         let called = [member("a", DOWN, 1), member("b", UP, 1), member("c", UP, 1)];

@@ -1,6 +1,7 @@
 //! What administrators set while the daemon runs, and the file that remembers it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Write as _},
     mem,
@@ -17,9 +18,10 @@ use crate::{
     api::Refusal,
     config::{Config, Edits},
     core::{
-        admin::{Drained, Override, Overrides, Standing},
+        admin::{Clock, Drained, Override, Overrides, Standing},
         health::Checked,
         ids::BackendId,
+        plan,
     },
     unix_time::unix_seconds,
 };
@@ -209,16 +211,21 @@ impl State {
         let ServerChange { service, backend, change } = request;
         let services = names::services(&self.config, Some(service))?;
         names::check_backend(&services, Some(backend))?;
+        let drain_timeout = services.iter().find_map(|service| service.flows.drain_timeout);
+        let clock =
+            Clock { now: unix_seconds(), drain_timeout: drain_timeout.map(|timeout| timeout.as_secs()) };
         let servers = &mut self.administration.set.servers;
         let before = servers.get(service, backend);
-        *servers = mem::take(servers).changed(service, backend, *change);
+        *servers = mem::take(servers).changed(service, backend, *change, clock);
         let now = servers.get(service, backend);
+        let left_s = now.left(clock.now);
         if now != before {
-            info!("server {service}/{backend}: {before} -> {now}");
+            info!(for_s = left_s, "server {service}/{backend}: {before} -> {now}");
             self.administration.behind = true;
             self.reconcile();
         }
-        Ok(ServerChanged { before, now, not_kept: self.administration.keep_or_say_why() })
+        let not_kept = self.administration.keep_or_say_why();
+        Ok(ServerChanged { before, now, left_s, not_kept })
     }
 
     /// Takes the node out of DNS, or back in; when it returns, that is in force.
@@ -238,7 +245,37 @@ impl State {
         NodeChanged { before, now, not_kept: self.administration.keep_or_say_why() }
     }
 
-    /// Ends a drain whose time is over.
+    /// Puts backends into maintenance whose drains are over.
+    pub(super) fn end_server_drains(&mut self) {
+        let ended = self.administration.set.servers.end_drains(unix_seconds());
+        if ended.is_empty() {
+            return;
+        }
+        let flows = match self.dataplane.count_flows(&plan::idle_limits(&self.config)) {
+            Ok(flows) => flows.by_backend,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "cannot count what flows are left");
+                BTreeMap::new()
+            }
+        };
+        for (service, backend) in &ended {
+            let left: u64 = self.numbers_of(service, backend).filter_map(|number| flows.get(&number)).sum();
+            info!(flows = left, "server {service}/{backend}: the time of its drain is over: drain -> maint");
+        }
+        self.administration.behind = true;
+        self.reconcile();
+        // Said in the log, and tried again.
+        drop(self.administration.keep_or_say_why());
+    }
+
+    /// Under which numbers the data path knows a backend, one for each of its families.
+    fn numbers_of(&self, service: &str, backend: &str) -> impl Iterator<Item = u16> {
+        let all = plan::pools(&self.config).flat_map(|(service, pool)| plan::backends(service, pool));
+        all.filter(move |(_, id, _)| *id.pool.service == *service && *id.backend == *backend)
+            .map(|(_, id, _)| self.planner.numbers().backend(&id))
+    }
+
+    /// Ends a drain of the node whose time is over.
     pub(super) fn end_drain(&mut self) {
         if self.administration.drained() == Some(Some(0)) {
             self.change_node(NodeChange { drain: false, seconds: None });
@@ -257,7 +294,8 @@ mod tests {
     use crate::core::admin::{Admin, Change};
 
     fn drained(backend: &str) -> Set {
-        let servers = Overrides::default().changed("web", backend, Change::State(Admin::Drain));
+        let change = Change::State(Admin::Drain);
+        let servers = Overrides::default().changed("web", backend, change, Clock::default());
         Set { servers, ..Set::default() }
     }
 

@@ -20,6 +20,7 @@ use crate::{
     explain::{ChosenBackend, ExplainQuery, Explanation, FlowState, Verdict},
     net::NextHop,
     status::{self, LastCheck, Status, millis},
+    unix_time::unix_seconds,
 };
 
 /// The state at `now`; counters are read from the kernel.
@@ -178,6 +179,7 @@ fn backend(state: &State, member: &Member<'_>, measured: &Measured, now: Instant
         address: *address,
         port: backend.port,
         admin: set.state,
+        drain_left_s: set.left(unix_seconds()),
         health: checked.and_then(Checked::health).into(),
         since_ms: since(checked, state.started, now),
         forced_health: set.health,

@@ -303,6 +303,7 @@ impl State {
             self.reconcile();
         }
         self.end_drain();
+        self.end_server_drains();
         self.administration.catch_up();
         if self.capturing.is_none() && self.dataplane.features().has(Features::CAPTURE) {
             self.stop_capture();
@@ -493,7 +494,7 @@ impl State {
         }
         SelfState::of_backends(plan::backends(service, pool).map(|(backend, id, _)| {
             let checked = self.backends.get(&id);
-            let Standing { health, weight } = self.administration.standing(&id, backend.weight, checked);
+            let Standing { health, weight, .. } = self.administration.standing(&id, backend.weight, checked);
             (weight, health)
         }))
     }

@@ -70,7 +70,7 @@ mod tests {
             ("failed drain", Code::L7Sts, Admin::Drain, None),
         ] {
             let finding = judge(line).unwrap_or_else(|failure| failure);
-            let advice = Override { state, weight: percent.map(Weight::Percent), health: None };
+            let advice = Override { state, weight: percent.map(Weight::Percent), ..Override::default() };
             assert_eq!((finding.code, finding.advice), (code, Some(advice)), "{line}");
             assert_eq!(finding.detail, line.trim());
         }

@@ -159,12 +159,13 @@ async fn server_says_what_is_set_and_what_was() {
     let daemon = FakeDaemon::start().await;
     let socket = daemon.socket.to_str().expect("path is UTF-8");
     for (words, said) in [
-        (["web/b1", "state", "drain"], "web/b1: drain (was ready)\n"),
-        (["web/b1", "weight", "50%"], "web/b1: ready, weight 50% (was ready)\n"),
-        (["web/b1", "health", "down"], "web/b1: ready, health down (was ready)\n"),
-        (["web/b1", "health", "auto"], "web/b1: ready already\n"),
+        (&["web/b1", "state", "drain"][..], "web/b1: drain (was ready)\n"),
+        (&["web/b1", "state", "drain", "--for", "5m"], "web/b1: drain, 5 min left (was ready)\n"),
+        (&["web/b1", "weight", "50%"], "web/b1: ready, weight 50% (was ready)\n"),
+        (&["web/b1", "health", "down"], "web/b1: ready, health down (was ready)\n"),
+        (&["web/b1", "health", "auto"], "web/b1: ready already\n"),
     ] {
-        let outcome = usher(&[&["server", "set", "--socket", socket], &words[..]].concat()).await;
+        let outcome = usher(&[&["server", "set", "--socket", socket], words].concat()).await;
         assert_eq!(outcome, Outcome::success(said));
     }
     let outcome = usher(&["server", "set", "--socket", socket, "web/b2", "state", "maint"]).await;
@@ -173,6 +174,10 @@ async fn server_says_what_is_set_and_what_was() {
         outcome,
         Outcome { stderr: warned.to_owned(), ..Outcome::success("web/b2: maint (was ready)\n") }
     );
+    let confused =
+        usher(&["server", "set", "--socket", socket, "web/b1", "state", "maint", "--for", "5m"]).await;
+    let mend = "usher: --for belongs to `state drain`; set `state maint` without it\n";
+    assert_eq!(confused, Outcome::failure(mend));
     let refused = usher(&["server", "set", "--socket", socket, "wbe/b1", "state", "drain"]).await;
     assert_eq!(refused, Outcome::failure("usher: the daemon refused: no service is called `wbe`\n"));
 

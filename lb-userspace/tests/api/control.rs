@@ -152,6 +152,7 @@ async fn what_is_wanted_of_a_backend_takes_changes() {
     let client = Client::new(&daemon.socket);
     for change in [
         Change::State(Admin::Drain),
+        Change::DrainFor(300),
         Change::Weight(Weight::Percent(50)),
         Change::Health(Some(Health::Down)),
         Change::Health(None),

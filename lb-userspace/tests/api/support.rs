@@ -8,7 +8,7 @@ use lb_userspace::{
     capture::{CaptureQuery, pcapng},
     config::Edit,
     core::{
-        admin::{Change, Drained, Override},
+        admin::{Admin, Change, Drained, Override},
         deny::{Rule, Source},
     },
     deny::{Denied, DenyAction, DenyChange, DenyChanged, DenyCounts, DenyQuery, ListedRule},
@@ -134,11 +134,12 @@ pub(crate) fn server(change: &ServerChange) -> Result<ServerChanged, Refusal> {
     let before = Override::default();
     let now = match change.change {
         Change::State(state) => Override { state, ..before },
+        Change::DrainFor(seconds) => Override { state: Admin::Drain, until: Some(seconds), ..before },
         Change::Weight(weight) => Override { weight: Some(weight), ..before },
         Change::Health(health) => Override { health, ..before },
     };
     let not_kept = (change.backend == "b2").then(|| "the disk is full".to_owned());
-    Ok(ServerChanged { before, now, not_kept })
+    Ok(ServerChanged { before, now, left_s: now.left(0), not_kept })
 }
 
 /// Was ready, at the second 1,000.

@@ -60,6 +60,26 @@ address = ["203.0.113.31", "2001:db8:2::31"]
     ),
     (
         "port = 25",
+        "port = 25\non_drain_end = \"wait\"",
+        r#"usher.toml:38: service "mail": on_drain_end: "wait" is not possible here; use "keep" or "reset""#,
+    ),
+    (
+        "protocol = \"tcp\"\nport = 25",
+        "protocol = \"udp\"\nport = 25\non_drain_end = \"reset\"",
+        r#"usher.toml:38: service "mail": on_drain_end: means nothing to a UDP service; remove it: a UDP flow goes to another backend at once"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\ndrain_timeout = \"25h\"",
+        r#"usher.toml:38: service "mail": drain_timeout: "25h" is more than 1day; use 1s to 1day"#,
+    ),
+    (
+        "port = 25",
+        "port = 25\ndrain_timeout = 600",
+        r#"usher.toml:38: service "mail": drain_timeout: 600 is a whole number; write a duration in quotes, such as "10m""#,
+    ),
+    (
+        "port = 25",
         "port = 25\nhash = \"address\"",
         r#"usher.toml:38: service "mail": hash: "address" is not possible here; use "flow" or "client""#,
     ),

@@ -128,6 +128,7 @@ const NAT: &[(&str, Body)] = &checks![
     policies::returning_backend_gets_its_share_step_by_step,
     policies::agents_words_count_at_once,
     servers::backend_in_maintenance_or_said_to_be_down_gets_nothing,
+    servers::d42_drain_ends_at_its_deadline,
     servers::what_was_set_outlives_the_daemon,
     edits::backends_come_and_go_by_command_and_outlive_the_daemon,
     edits::services_come_and_go_by_command,

@@ -3,9 +3,13 @@
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use usher_lab::{Connections, Family, Host, Lab, Tally};
+use lb_userspace::core::admin::Admin;
+use usher_lab::{Connections, Family, Host, Lab, Tally, until};
 
-use crate::support::{Mounted, RECOVERY, expect_equal, service, status, sum};
+use crate::{
+    reload::Written,
+    support::{Mounted, RECOVERY, expect_equal, service, status, sum},
+};
 
 /// The backend that it is done to.
 const DRAINED: u8 = 2;
@@ -63,6 +67,61 @@ pub(crate) fn d42_drained_backend_keeps_its_flows_and_gets_no_new_ones(lab: &Lab
     connections.finish()?.expect_whole(CONNECTIONS, 4)
 }
 
+/// With `on_drain_end = "keep"`, what is left goes on in maintenance; with `"reset"`, it and nothing else is reset.
+pub(crate) fn d42_drain_ends_at_its_deadline(lab: &Lab) -> Result<()> {
+    let victim = Host::Backend(DRAINED).to_string();
+    let streams = [lab.stream(Family::V4)?, lab.stream(Family::V6)?];
+    let connections = Connections::open(lab, CONNECTIONS)?;
+    let its_own = connections.all().iter().filter(|one| one.backend == victim).count();
+    ensure!(0 < its_own && its_own < CONNECTIONS, "{its_own} connections go to {victim}");
+
+    drain_to_its_end(lab)?;
+    let before = sum(lab, 1, DRAINED, |backend| backend.packets)?;
+    connections.wait_rounds(2)?;
+    ensure!(sum(lab, 1, DRAINED, |backend| backend.packets)? > before, "what was left does not go on");
+    connections.finish()?.expect_whole(CONNECTIONS, 4)?;
+    set_everywhere(lab, &["state", "ready"])?;
+
+    let written = Written::every(lab)?;
+    for node in &written {
+        node.reload(&node.with_after("name = \"web\"", "on_drain_end = \"reset\"")?)?;
+    }
+    let connections = Connections::open(lab, CONNECTIONS)?;
+    let its_own = connections.all().iter().filter(|one| one.backend == victim).count();
+    drain_to_its_end(lab)?;
+    connections.wait_rounds(2)?;
+    let broken = connections.finish()?.broken;
+    let reset = |told: &&String| told.contains(&format!("({victim})")) && told.contains("reset by peer");
+    ensure!(broken.iter().filter(reset).count() == its_own, "{its_own} are its own: {broken:?}");
+    expect_equal("broken", &broken.len(), &its_own)?;
+
+    for mut stream in streams {
+        Tally::of(stream.answers()).expect_no_failure()?;
+    }
+    set_everywhere(lab, &["state", "ready"])?;
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// Drains it for a short time, and waits until every node has put it into maintenance.
+fn drain_to_its_end(lab: &Lab) -> Result<()> {
+    set_everywhere(lab, &["state", "drain", "--for", "2s"])?;
+    let is_in_maintenance = |node| -> Result<()> {
+        let status = status(lab, node)?;
+        let name = Host::Backend(DRAINED).to_string();
+        for backend in service(&status, "web")?.backends.iter().filter(|backend| backend.name == name) {
+            expect_equal("state", &backend.admin, &Admin::Maint)?;
+            ensure!(backend.flows > 0, "node{node}: {}: nothing is left", backend.family);
+        }
+        Ok(())
+    };
+    until("the drain is over", RECOVERY, || (1..=lab.options().nodes).try_for_each(is_in_maintenance))?;
+    let said = format!("server {}: the time of its drain is over: drain -> maint", name());
+    let log = lab.node_log(1)?;
+    let line = log.lines().rfind(|line| line.contains(&said)).context("node1 does not log it")?;
+    ensure!(line.contains("flows=") && !line.contains("flows=0"), "{line}");
+    Ok(())
+}
+
 fn expect_others_answer(streams: &mut [usher_lab::Stream], since: Instant) -> Result<()> {
     let victim = Host::Backend(DRAINED).to_string();
     for stream in streams {
@@ -97,20 +156,22 @@ pub(crate) fn what_was_set_outlives_the_daemon(lab: &Lab) -> Result<()> {
         let name = Host::Backend(DRAINED).to_string();
         let backend = service(&status, "web")?.backends.iter().find(|backend| backend.name == name);
         let backend = backend.context("the backend is gone")?;
-        Ok((backend.admin.to_string(), backend.weight, backend.configured_weight))
+        let has_end = backend.drain_left_s.is_some_and(|left| (3_000..=3_600).contains(&left));
+        Ok((backend.admin.to_string(), has_end, backend.weight, backend.configured_weight))
     };
     let said = set(lab, 1, &["weight", "7"])?;
     expect_equal("said", &said.trim(), &&*format!("{}: ready, weight 7 (was ready)", name()))?;
-    let said = set(lab, 1, &["state", "drain"])?;
-    expect_equal("said", &said.trim(), &&*format!("{}: drain, weight 7 (was ready, weight 7)", name()))?;
+    let said = set(lab, 1, &["state", "drain", "--for", "1h"])?;
+    let expected = format!("{}: drain, weight 7, 1 h left (was ready, weight 7)", name());
+    expect_equal("said", &said.trim(), &&*expected)?;
     restart()?;
-    expect_equal("after a restart", &shown()?, &("drain".to_owned(), 7, 1))?;
+    expect_equal("after a restart", &shown()?, &("drain".to_owned(), true, 7, 1))?;
     expect_equal("slots", &sum(lab, 1, DRAINED, |backend| backend.slots.into())?, &0)?;
 
     set(lab, 1, &["state", "ready"])?;
     set(lab, 1, &["weight", "100%"])?;
     restart()?;
-    expect_equal("after another", &shown()?, &("ready".to_owned(), 1, 1))?;
+    expect_equal("after another", &shown()?, &("ready".to_owned(), false, 1, 1))?;
     what_is_not_there_is_refused(lab)?;
     what_cannot_be_kept_is_in_force_and_said(lab)
 }

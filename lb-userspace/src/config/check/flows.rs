@@ -5,7 +5,7 @@ use std::time::Duration;
 use lb_common::{Tokens, quic::MAX_SERVER_ID};
 
 use super::{
-    IDLE,
+    DAY, IDLE,
     reader::{Field, Reader},
 };
 use crate::config::{
@@ -18,6 +18,8 @@ use crate::config::{
 pub(super) struct Written {
     pub(super) idle_timeout: Value<String>,
     pub(super) on_backend_down: Value<String>,
+    pub(super) drain_timeout: Value<String>,
+    pub(super) on_drain_end: Value<String>,
     pub(super) hash: Value<String>,
     pub(super) affinity: Value<String>,
     pub(super) rate_limit: Value<file::RateLimit>,
@@ -33,14 +35,12 @@ pub(super) fn options(
 ) -> FlowOptions {
     let mut options = FlowOptions::new(usual);
     options.idle_timeout = reader.duration_or(service, "idle_timeout", written.idle_timeout, usual, IDLE);
-    if let Some(field) = reader.optional(service, "on_backend_down", written.on_backend_down) {
-        let ways = [("keep", OnBackendDown::Keep), ("reset", OnBackendDown::Reset)];
-        options.on_backend_down = reader.choice(&field, &ways).unwrap_or(options.on_backend_down);
-        if protocol == Some(Protocol::Udp) && reader.sound(&field.key) {
-            let mend = "remove it: a UDP flow goes to another backend at once";
-            reader.refuse(&field.key, "means nothing to a UDP service", mend);
-        }
+    options.on_backend_down =
+        connections(reader, service, "on_backend_down", written.on_backend_down, protocol);
+    if let Some(field) = reader.optional(service, "drain_timeout", written.drain_timeout) {
+        options.drain_timeout = reader.duration(&field, Duration::from_secs(1)..=DAY);
     }
+    options.on_drain_end = connections(reader, service, "on_drain_end", written.on_drain_end, protocol);
     if let Some(field) = reader.optional(service, "hash", written.hash) {
         let inputs = [("flow", HashInput::Flow), ("client", HashInput::Client)];
         options.hash = reader.choice(&field, &inputs).unwrap_or(options.hash);
@@ -51,6 +51,24 @@ pub(super) fn options(
     options.rate_limit = rate_limit(reader, service, written.rate_limit);
     options.quic = quic(reader, service, written.quic, protocol);
     options
+}
+
+/// What becomes of connections whose backend is down for some reason.
+fn connections(
+    reader: &mut Reader<'_>,
+    service: &Key,
+    name: &str,
+    written: Value<String>,
+    protocol: Option<Protocol>,
+) -> OnBackendDown {
+    let Some(field) = reader.optional(service, name, written) else { return OnBackendDown::Keep };
+    let ways = [("keep", OnBackendDown::Keep), ("reset", OnBackendDown::Reset)];
+    let way = reader.choice(&field, &ways);
+    if protocol == Some(Protocol::Udp) && reader.sound(&field.key) {
+        let mend = "remove it: a UDP flow goes to another backend at once";
+        reader.refuse(&field.key, "means nothing to a UDP service", mend);
+    }
+    way.unwrap_or(OnBackendDown::Keep)
 }
 
 fn rate_limit(reader: &mut Reader<'_>, service: &Key, written: Value<file::RateLimit>) -> Option<RateLimit> {

@@ -69,6 +69,8 @@ fn service_of(
     let written = Written {
         idle_timeout: service.idle_timeout,
         on_backend_down: service.on_backend_down,
+        drain_timeout: service.drain_timeout,
+        on_drain_end: service.on_drain_end,
         hash: service.hash,
         affinity: service.affinity,
         rate_limit: service.rate_limit,
