@@ -15,6 +15,13 @@ pub(crate) enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// Whether usher keeps up with 10,000 checks a second and 1,000 services; `--help` tells its options
+    #[command(disable_help_flag = true)]
+    Checks {
+        /// Options of the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// What restarts, crashes, upgrades and reloads cost clients: 20 of each and more, in every way of forwarding
     Lifecycle,
 }
@@ -25,7 +32,8 @@ pub(crate) enum Verb {
 /// When it does not build, or fails.
 pub(crate) fn bench(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Dataplane { options } => dataplane(options),
+        Verb::Dataplane { options } => of_release("bench_dataplane", &[], options),
+        Verb::Checks { options } => of_release("bench_checks", &USHER, options),
         Verb::Lifecycle => lifecycle(),
     }
 }
@@ -40,10 +48,14 @@ fn lifecycle() -> Result<()> {
     Ok(())
 }
 
-fn dataplane(options: &[String]) -> Result<()> {
+/// What makes cargo build usher, too.
+const USHER: [&str; 4] = ["--package", "lb-userspace", "--bin", "usher"];
+
+/// Runs a program of the tests, built as usher is for users; `others` is what it needs beside it.
+fn of_release(name: &str, others: &[&str], options: &[String]) -> Result<()> {
     build_ebpf::build_ebpf()?;
-    let arguments = ["build", "--release", "--package", "usher-tests", "--bin", "bench_dataplane"];
+    let arguments = [&["build", "--release", "--package", "usher-tests", "--bin", name], others].concat();
     run::quietly("build the benchmark", &mut cargo(&arguments))?;
-    let program = places::root().join("target/release/bench_dataplane");
+    let program = places::root().join("target/release").join(name);
     run::openly(std::process::Command::new(program).args(options))
 }

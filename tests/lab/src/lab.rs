@@ -130,14 +130,7 @@ impl Lab {
     /// When `command` is empty.
     pub fn command(&self, host: Host, command: &[&str]) -> Command {
         assert!(!command.is_empty(), "a command has at least its name");
-        let mut command = on(host, command);
-        command
-            .env("PATH", binaries::search_path())
-            .env("USHER_SOCKET", file(host, "usher.sock"))
-            .env("USHER_CONFIG", file(host, "usher.toml"))
-            .env("USHER_PIN_DIR", pins(host))
-            .env("USHER_BACKEND_STATE", file(host, "usher-backend"));
-        command
+        self::command(host, command)
     }
 
     /// Runs a command on `host` and gives what it printed.
@@ -413,6 +406,18 @@ impl Drop for Lab {
             eprintln!("the lab is not removed: {error:#}");
         }
     }
+}
+
+/// `command` as [`Lab::command`] has it.
+pub(crate) fn command(host: Host, command: &[&str]) -> Command {
+    let mut command = on(host, command);
+    command
+        .env("PATH", binaries::search_path())
+        .env("USHER_SOCKET", file(host, "usher.sock"))
+        .env("USHER_CONFIG", file(host, "usher.toml"))
+        .env("USHER_PIN_DIR", pins(host))
+        .env("USHER_BACKEND_STATE", file(host, "usher-backend"));
+    command
 }
 
 pub(crate) fn ensure_root() -> Result<()> {

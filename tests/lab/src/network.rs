@@ -125,7 +125,7 @@ fn change_switch(host: Host, line: impl Fn(&Port) -> String) -> Result<()> {
     ip_batch(Some(Host::Switch), &ports.iter().map(line).collect::<Vec<_>>())
 }
 
-fn configure_kernel(host: Host) -> Result<()> {
+pub(crate) fn configure_kernel(host: Host) -> Result<()> {
     let own = match host {
         Host::Router => ROUTER_SETTINGS,
         Host::Switch => SWITCH_SETTINGS,

@@ -210,7 +210,7 @@ fn write_files(options: &Options) -> Result<()> {
 }
 
 /// An init system's is the whole host's; this one holds nothing that the lab does not leave there.
-fn mount(folder: &Path) -> Result<()> {
+pub(crate) fn mount(folder: &Path) -> Result<()> {
     create_folder(folder)?;
     let mounted = nix::mount::mount(Some("bpf"), folder, Some("bpf"), MsFlags::empty(), None::<&str>);
     mounted.with_context(|| format!("cannot mount a BPF file system at {}", folder.display()))
@@ -224,11 +224,11 @@ fn unmount(folder: &Path) -> Result<()> {
     }
 }
 
-fn create_folder(path: &Path) -> Result<()> {
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 

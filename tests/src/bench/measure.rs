@@ -172,7 +172,7 @@ fn stay_on_one_cpu() -> Result<()> {
     sched_setaffinity(this, &one).context("stay on one CPU")
 }
 
-fn cpu_model() -> Result<String> {
+pub(super) fn cpu_model() -> Result<String> {
     let text = fs::read_to_string("/proc/cpuinfo").context("the CPU's model")?;
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Ok(model.map_or("unknown", |(_, model)| model).to_owned())

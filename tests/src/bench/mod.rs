@@ -1,7 +1,8 @@
 //! What a packet costs in the kernel: `cargo xtask bench dataplane`. Method and results are told in
-//! docs/benchmarks.md.
+//! docs/benchmarks.md. [`checks`] is another benchmark, of the daemon.
 
 mod bed;
+pub mod checks;
 mod frames;
 mod matrix;
 mod measure;
