@@ -40,9 +40,6 @@ static ASKED: LruHashMap<Asked, Address, MAX_SOCKETS> = LruHashMap::new();
 static REFUSALS: HashMap<Address, Refusal, MAX_REFUSALS, { aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
 
-/// VLAN tags are not in the packet here, but beside it.
-const L3: usize = EthHdr::LEN;
-
 /// What comes after us decides.
 const NEXT: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
@@ -73,6 +70,8 @@ fn usher_check_in(ctx: TcContext) -> i32 {
 
 /// An IP packet without options, extension headers or fragments: what sockets like these send.
 struct Packet {
+    /// Where its IP header begins.
+    l3: usize,
     from: Address,
     to: Address,
     /// IP protocol number.
@@ -88,9 +87,16 @@ impl Packet {
     #[inline(always)]
     fn read(ctx: &TcContext) -> Option<Packet> {
         // SAFETY: the context is this call's. (Volatile, or only half of the field is read, which the verifier refuses.)
-        match unsafe { (&raw const (*ctx.skb.skb).protocol).read_volatile() } as u16 {
-            ETHERTYPE_IPV4 => Packet::v4(ctx, L3),
-            ETHERTYPE_IPV6 => Packet::v6(ctx, L3),
+        let ether_type = unsafe { (&raw const (*ctx.skb.skb).protocol).read_volatile() } as u16;
+        // VLAN tags are not in the packet here, but beside it. Nor is the Ethernet header where a program in generic mode
+        // has had the packet copied: the kernel has forgotten its length then (Linux 6.18, `skb_pp_cow_data`).
+        let l3 = match ctx.load::<u16>(EthHdr::LEN - size_of::<u16>()) {
+            Ok(found) if found == ether_type => EthHdr::LEN,
+            _ => 0,
+        };
+        match ether_type {
+            ETHERTYPE_IPV4 => Packet::v4(ctx, l3),
+            ETHERTYPE_IPV6 => Packet::v6(ctx, l3),
             _ => None,
         }
     }
@@ -107,6 +113,7 @@ impl Packet {
             return None;
         }
         Some(Packet {
+            l3: at,
             from: Address::v4(word(12)?),
             to: Address::v4(word(16)?),
             protocol: word(8)?[1],
@@ -120,6 +127,7 @@ impl Packet {
     fn v6(ctx: &TcContext, at: usize) -> Option<Packet> {
         let first = ctx.load::<u64>(at).ok()?.to_ne_bytes();
         Some(Packet {
+            l3: at,
             from: Address::from_words(ctx.load(at + 8).ok()?),
             to: Address::from_words(ctx.load(at + 24).ok()?),
             protocol: first[6],
@@ -136,7 +144,7 @@ impl Packet {
 
     #[inline(always)]
     fn l4(&self) -> usize {
-        L3 + self.header()
+        self.l3 + self.header()
     }
 }
 
@@ -202,12 +210,12 @@ fn readdress(
     if packet.v6 {
         // Where the NIC has summed up the whole packet, its sum changes by the address, and the call above has taken the
         // checksum's change for one more. (BPF_F_IPV6, since 6.16, is for that.)
-        return ctx.store(L3 + at, &new.octets_v6(), BPF_F_RECOMPUTE_CSUM.into());
+        return ctx.store(packet.l3 + at, &new.octets_v6(), BPF_F_RECOMPUTE_CSUM.into());
     }
     let [.., old] = old.words32();
     let [.., new] = new.words32();
-    ctx.l3_csum_replace(L3 + IPV4_CHECKSUM, old.into(), new.into(), size_of::<u32>() as u64)?;
-    ctx.store(L3 + at, &new.to_le_bytes(), 0)
+    ctx.l3_csum_replace(packet.l3 + IPV4_CHECKSUM, old.into(), new.into(), size_of::<u32>() as u64)?;
+    ctx.store(packet.l3 + at, &new.to_le_bytes(), 0)
 }
 
 /// Puts the packet into one to its backend. The MAC addresses are right: it was on its way there.
@@ -225,11 +233,11 @@ fn encapsulate(ctx: &TcContext, packet: &Packet, way: &Way) -> Result<(), c_long
     let length = packet.length.wrapping_add(udp as u16);
     let (from, to) = (&way.outer_source, &packet.to);
     if packet.v6 {
-        ctx.store(L3, &tunnel::ipv6(from, to, packet.class, protocol, length), 0)?;
+        ctx.store(packet.l3, &tunnel::ipv6(from, to, packet.class, protocol, length), 0)?;
     } else {
         let whole = length.wrapping_add(Ipv4Hdr::LEN as u16);
         let ip = tunnel::ipv4(from, to, packet.class, tunnel::DONT_FRAGMENT, protocol, 0, whole);
-        ctx.store(L3, &ip, 0)?;
+        ctx.store(packet.l3, &ip, 0)?;
     }
     if gue {
         let header =
