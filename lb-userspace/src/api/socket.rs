@@ -13,7 +13,10 @@ use nix::{
     sys::stat::{Mode, fchmod},
 };
 use thiserror::Error;
-use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::{
+    net::{UnixListener, UnixSocket, UnixStream},
+    time::{Duration, Instant, sleep},
+};
 
 /// Root, and the group of the directory's owner; nobody else.
 const SOCKET_MODE: u32 = 0o660;
@@ -21,6 +24,10 @@ const SOCKET_MODE: u32 = 0o660;
 const DIRECTORY_MODE: u32 = 0o755;
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 64;
+
+/// How long a daemon that answers is taken for one that is dying, and how often it is asked.
+const DYING: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A listening control socket.
 #[derive(Debug)]
@@ -128,7 +135,7 @@ async fn clear(path: &Path) -> Result<(), BindError> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path).await {
+    match connect(path).await {
         // A full backlog is a daemon that hangs, but has not died.
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
             Err(BindError::AnotherRuns { path: path.to_owned() })
@@ -138,7 +145,22 @@ async fn clear(path: &Path) -> Result<(), BindError> {
             tracing::info!(socket = %path.display(), "replacing the socket of a daemon that is gone");
             fs::remove_file(path).map_err(failed)
         }
+        // A daemon that ends in good order removes it.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
+    }
+}
+
+/// A daemon that was killed may still seem to answer while its threads end.
+async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + DYING;
+    loop {
+        let result = UnixStream::connect(path).await;
+        let is_decided = result.as_ref().is_err_and(|error| error.kind() != ErrorKind::ConnectionReset);
+        if is_decided || Instant::now() >= deadline {
+            return result;
+        }
+        sleep(LOOK).await;
     }
 }
 
