@@ -32,13 +32,9 @@ pub(super) struct ReloadCommand {
 impl ReloadCommand {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
         let query = ReloadQuery { dry_run: self.dry_run };
-        let Reloaded { changes, warnings, refused, not_kept } = client.reload(query).await.map_err(advise)?;
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        if !refused.is_empty() {
-            refused.iter().for_each(|why| eprintln!("{why}"));
+        let Some(changes) = made(client.reload(query).await.map_err(advise)?) else {
             return Ok(ExitCode::from(REFUSED));
-        }
-        warn_of_not_kept(not_kept.as_deref());
+        };
         let lines: String = changes.iter().map(|change| format!("{change}\n")).collect();
         let said = match (changes.len(), self.dry_run) {
             (0, _) => "nothing differs from what is in force\n".to_owned(),
@@ -49,4 +45,13 @@ impl ReloadCommand {
         };
         print(&(lines + &said))
     }
+}
+
+/// The changes that were made, or would be; `None`, and the reasons on stderr, when all was refused.
+pub(super) fn made(reloaded: Reloaded) -> Option<Vec<String>> {
+    let Reloaded { changes, warnings, refused, not_kept } = reloaded;
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    refused.iter().for_each(|why| eprintln!("{why}"));
+    warn_of_not_kept(not_kept.as_deref());
+    refused.is_empty().then_some(changes)
 }
