@@ -99,7 +99,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     limits::raise_open_files();
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&basis.config.node.socket).await?;
-    let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen)).transpose()?;
+    let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen, manager::kept())).transpose()?;
     let started = start::start(basis, path)?;
     let daemon = Daemon::start(started, socket, dns).await?;
     capabilities::drop_others();
@@ -167,6 +167,10 @@ impl Daemon {
         backend_probes.follow(&config, check_programs.ways().as_ref(), &senders.backends);
         let peer_probes = probes::start_peers(&config, &host, state.steering(), &senders.peers);
         let requests = senders.requests.clone();
+        let manager = Manager::new();
+        if let Some(sockets) = &dns {
+            manager.keep(sockets);
+        }
         info!(node = %config.node.name, "usher runs");
         Ok(Daemon {
             state,
@@ -185,7 +189,7 @@ impl Daemon {
             next_hops,
             // Its thread must not keep capabilities that are dropped later: started by `run`.
             file_watch: None,
-            manager: Manager::new(),
+            manager,
             senders,
             tidy_at: Some(Instant::now() + TIDY),
         })
@@ -333,7 +337,7 @@ impl Daemon {
     }
 
     async fn stop(self) -> anyhow::Result<()> {
-        let Daemon { mut state, api, dns, stays, backend_probes, peer_probes, next_hops, .. } = self;
+        let Daemon { mut state, api, dns, stays, backend_probes, peer_probes, next_hops, manager, .. } = self;
         drop((backend_probes, peer_probes, next_hops));
         if let Dns::Answers(Some(task)) = dns {
             task.stop().await?;
@@ -347,6 +351,7 @@ impl Daemon {
             info!(%node, %grace, "usher stops; packets flow on, and peers keep this node in DNS for the grace");
             return Ok(());
         }
+        manager.keep_nothing();
         state.dataplane.unpin()?;
         drop(state);
         info!(%node, "usher stops; the program is detached");

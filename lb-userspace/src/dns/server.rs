@@ -1,7 +1,14 @@
 //! The sockets: opening them, and the loop that answers over UDP.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
 
+use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use tokio::{
     net::{TcpListener, TcpSocket, UdpSocket},
     sync::watch,
@@ -90,17 +97,23 @@ struct Pair {
     address: SocketAddr,
 }
 
-/// Opens a UDP and a TCP socket on each address. Needs a tokio runtime.
+/// Opens a UDP and a TCP socket on each address, or takes those of `before` that are open there. Needs a tokio runtime.
 ///
 /// Queries that come before [`Sockets::serve`] wait in the kernel. Wildcard addresses are refused.
-pub fn bind(listen: &[SocketAddr]) -> Result<Sockets, BindError> {
-    let pairs = listen.iter().map(|&address| bind_pair(address)).collect::<Result<_, _>>()?;
+///
+/// # Errors
+/// An address cannot be listened on.
+pub fn bind(listen: &[SocketAddr], mut before: Vec<OwnedFd>) -> Result<Sockets, BindError> {
+    let pairs = listen.iter().map(|&address| bind_pair(address, &mut before)).collect::<Result<_, _>>()?;
     Ok(Sockets { pairs, counters: Arc::default() })
 }
 
-fn bind_pair(address: SocketAddr) -> Result<Pair, BindError> {
+fn bind_pair(address: SocketAddr, before: &mut Vec<OwnedFd>) -> Result<Pair, BindError> {
     if address.ip().is_unspecified() {
         return Err(BindError::Wildcard(address));
+    }
+    if let Some(pair) = take_pair(address, before) {
+        return Ok(pair);
     }
     let attempts = if address.port() == 0 { PORT_ATTEMPTS } else { 1 };
     let mut result = try_bind_pair(address);
@@ -119,6 +132,27 @@ fn try_bind_pair(address: SocketAddr) -> Result<Pair, BindError> {
     let address = tcp.local_addr().map_err(failed(Protocol::Tcp))?;
     let udp = bind_udp(address).map_err(failed(Protocol::Udp))?;
     Ok(Pair { udp, tcp, address })
+}
+
+/// Both sockets that are open on an address already; they are left alone where one is missing or does not work.
+fn take_pair(address: SocketAddr, before: &mut Vec<OwnedFd>) -> Option<Pair> {
+    let place = |kind| before.iter().position(|socket| is_at(socket, address, kind));
+    let (udp, tcp) = (place(SockType::Datagram)?, place(SockType::Stream)?);
+    let clone = |place: usize| before[place].try_clone().ok();
+    let (udp, tcp) = (std::net::UdpSocket::from(clone(udp)?), std::net::TcpListener::from(clone(tcp)?));
+    udp.set_nonblocking(true).ok()?;
+    tcp.set_nonblocking(true).ok()?;
+    let pair = Pair { udp: UdpSocket::from_std(udp).ok()?, tcp: TcpListener::from_std(tcp).ok()?, address };
+    before.retain(|socket| {
+        !is_at(socket, address, SockType::Datagram) && !is_at(socket, address, SockType::Stream)
+    });
+    Some(pair)
+}
+
+fn is_at(socket: &OwnedFd, address: SocketAddr, kind: SockType) -> bool {
+    let own = getsockname::<SockaddrStorage>(socket.as_raw_fd());
+    let is_there = own.is_ok_and(|own| own == SockaddrStorage::from(address));
+    is_there && getsockopt(socket, sockopt::SockType).is_ok_and(|have| have == kind)
 }
 
 /// SO_REUSEADDR, so that a restart does not wait for old connections to leave TIME_WAIT.
@@ -140,6 +174,11 @@ impl Sockets {
     /// Where the server listens, in the order of `listen`; shows the port that the kernel chose for port 0.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.pairs.iter().map(|pair| pair.address).collect()
+    }
+
+    /// All of them, for whoever keeps them open over a restart.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.pairs.iter().flat_map(|pair| [pair.udp.as_fd(), pair.tcp.as_fd()]).collect()
     }
 
     /// The counters; they stay valid while the server runs and after.

@@ -135,6 +135,7 @@ const NAT: &[(&str, Body)] = &checks![
     edits::what_does_not_fit_the_file_is_left_out,
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::service_manager_is_told_when_the_node_serves_lives_and_stops,
+    nodes::dns_query_during_a_restart_is_answered,
     nodes::d46_drained_node_leaves_dns_and_serves_on,
     nodes::running_daemon_keeps_four_capabilities,
     lifecycle::d47_restart_follows_the_file,

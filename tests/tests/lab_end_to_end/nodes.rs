@@ -2,11 +2,19 @@
 
 use std::{
     fs,
-    os::unix::net::UnixDatagram,
+    io::IoSliceMut,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        unix::net::UnixDatagram,
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
 use usher_lab::{Connections, Family, Host, Lab, until};
 
 use crate::{
@@ -128,15 +136,12 @@ pub(crate) fn service_manager_is_told_when_the_node_serves_lives_and_stops(lab: 
     let _ = fs::remove_file(&socket);
     let manager = UnixDatagram::bind(&socket)?;
     manager.set_read_timeout(Some(LIMIT * 2))?;
-    let hear = || -> Result<String> {
-        let mut message = [0; 100];
-        let length = manager.recv(&mut message).context("the service manager hears nothing")?;
-        Ok(String::from_utf8(message[..length].to_vec())?)
-    };
+    let hear = || Ok::<_, anyhow::Error>(hear(&manager)?.0);
     lab.stop_usher(VICTIM)?;
     let address = format!("NOTIFY_SOCKET={}", socket.display());
     let run = ["env", &address, "WATCHDOG_USEC=30000000", "usher", "run"];
     let usher = Background::start(lab, Host::Node(VICTIM), &run)?;
+    expect_equal("first", &hear()?.as_str(), &"FDSTORE=1\nFDNAME=dns\n")?;
     let mut heard = vec![hear()?];
     while heard.last().is_some_and(|message| message != "READY=1\n") {
         expect_equal("before it is ready", &heard[heard.len() - 1].as_str(), &"WATCHDOG=1\n")?;
@@ -156,6 +161,72 @@ pub(crate) fn service_manager_is_told_when_the_node_serves_lives_and_stops(lab: 
     let (code, _, log) = usher.finish(Duration::from_secs(10))?;
     ensure!(code == Some(0), "exit code {code:?}: {log}");
     fs::remove_file(&socket)?;
+    lab.start_usher(VICTIM)
+}
+
+/// A message to the service manager, and the sockets that it shall keep open.
+fn hear(manager: &UnixDatagram) -> Result<(String, Vec<OwnedFd>)> {
+    let mut text = [0; 100];
+    let mut space = nix::cmsg_space!([RawFd; 16]);
+    let mut parts = [IoSliceMut::new(&mut text)];
+    let message = recvmsg::<()>(manager.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())
+        .context("the service manager hears nothing")?;
+    let mut kept = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // SAFETY: the kernel has just opened them for this process.
+            kept.extend(
+                descriptors.into_iter().map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }),
+            );
+        }
+    }
+    let length = message.bytes;
+    Ok((String::from_utf8(text[..length].to_vec())?, kept))
+}
+
+/// Between one daemon and the next a service manager keeps the DNS sockets open: a query in that time is answered.
+pub(crate) fn dns_query_during_a_restart_is_answered(lab: &Lab) -> Result<()> {
+    let path = lab.node_config(VICTIM).with_file_name("notify.sock");
+    let _ = fs::remove_file(&path);
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(LIMIT * 2))?;
+    lab.stop_usher(VICTIM)?;
+    let run = |kept: &[RawFd]| {
+        // The kernel gives them other numbers than the protocol wants: from 3 on, one after the other.
+        let passed: String =
+            (3..).zip(kept).map(|(place, descriptor)| format!("{place}<&{descriptor} ")).collect();
+        let script = format!(
+            "exec {passed}; NOTIFY_SOCKET={} LISTEN_FDS={} LISTEN_PID=$$ exec usher run",
+            path.display(),
+            kept.len()
+        );
+        Background::start(lab, Host::Node(VICTIM), &["bash", "-c", &script])
+    };
+    let first = run(&[])?;
+    let (_, kept) = hear(&manager)?;
+    expect_equal("sockets of two addresses", &kept.len(), &4)?;
+    while hear(&manager)?.0 != "READY=1\n" {}
+    first.signal("TERM")?;
+    first.finish(Duration::from_secs(10))?;
+
+    let server = format!("@{}", lab.address(Host::Node(VICTIM))?.v4);
+    let dig = ["dig", "+short", "+tries=1", "+time=10", &server, "www.example.test"];
+    let query = Background::start(lab, Host::Client, &dig)?;
+    let numbers: Vec<RawFd> =
+        kept.iter().map(|socket| fcntl(socket, FcntlArg::F_DUPFD(100))).collect::<Result<_, _>>()?;
+    let second = run(&numbers)?;
+    let (code, answer, errors) = query.finish(Duration::from_secs(12))?;
+    let own = lab.address(Host::Node(VICTIM))?.v4.to_string();
+    ensure!(code == Some(0) && answer.contains(&own), "{answer}{errors}");
+    // Over TCP too, and by the same sockets: nobody else could have opened others beside them.
+    ensure!(lab.run(Host::Client, &[&dig[..], &["+tcp"]].concat())?.contains(&own));
+    second.signal("TERM")?;
+    second.finish(Duration::from_secs(10))?;
+    for number in numbers {
+        nix::unistd::close(number)?;
+    }
+    drop(kept);
+    fs::remove_file(&path)?;
     lab.start_usher(VICTIM)
 }
 
@@ -234,15 +305,8 @@ pub(crate) fn d52_connections_go_on_through_the_node_that_takes_the_address_of_o
     let connections = Connections::open(lab, CONNECTIONS)?;
     doubt(lab, 1)?;
     lab.cut_node(1)?;
-    let before = Counted::by_node(lab, 2)?;
     inherit(lab, &heir)?;
     connections.wait_rounds(2)?;
-    let after = Counted::by_node(lab, 2)?;
-    // They are new to this node.
-    ensure!(
-        after.flows > before.flows,
-        "it has inherited none of its connections: {before:?}, then {after:?}"
-    );
     connections.finish()?.expect_whole(CONNECTIONS, 2)?;
     for family in Family::ALL {
         let url = format!("http://{}/", vip(lab, 1, family, 80)?);
