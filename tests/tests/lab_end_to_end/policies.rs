@@ -134,6 +134,8 @@ pub(crate) fn another_service_stands_in_or_packets_are_dropped(lab: &Lab) -> Res
     for node in &written {
         node.reload(&with(node, "{ service = \"sorry\" }")?)?;
     }
+    // Nobody stands in before it was checked.
+    wait_health(lab, 3, "up", Instant::now(), RECOVERY)?;
     expect_slots(lab, [true, true, false])?;
     expect_used(&lab.fetch(Family::V4, REQUESTS)?, &["backend1", "backend2"])?;
 
