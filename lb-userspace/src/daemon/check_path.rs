@@ -17,15 +17,22 @@ pub(super) struct CheckPrograms {
 }
 
 impl CheckPrograms {
-    /// Has them where the configuration wants them; and again after an interface was made anew.
+    /// Has them where the configuration wants them. What the kernel refuses is tried again when the configuration is: only then
+    /// do checks ask for the way again.
     pub(super) fn follow(&mut self, config: &Config) {
-        let result = match is_used(config) {
-            true => self.attach(&config.node.interfaces),
-            false => {
-                self.loaded = None;
-                Ok(())
-            }
-        };
+        let result = self.load(is_used(config)).and_then(|()| self.attach(config));
+        self.tell(result);
+    }
+
+    /// Has those that are loaded on interfaces that were made anew, too.
+    pub(super) fn attach_again(&mut self, config: &Config) {
+        if self.loaded.is_some() {
+            let result = self.attach(config);
+            self.tell(result);
+        }
+    }
+
+    fn tell(&mut self, result: Result<(), DataplaneError>) {
         let trouble = result.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
         match &trouble {
             Some(why) if trouble != self.trouble && self.loaded.is_none() => {
@@ -40,12 +47,17 @@ impl CheckPrograms {
         self.trouble = trouble;
     }
 
-    fn attach(&mut self, interfaces: &[String]) -> Result<(), DataplaneError> {
-        let path = match &mut self.loaded {
-            Some(path) => path,
-            None => self.loaded.insert(CheckPath::load()?),
-        };
-        path.follow(interfaces)
+    fn load(&mut self, is_used: bool) -> Result<(), DataplaneError> {
+        match (is_used, &self.loaded) {
+            (true, None) => self.loaded = Some(CheckPath::load()?),
+            (false, Some(_)) => self.loaded = None,
+            (true, Some(_)) | (false, None) => {}
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, config: &Config) -> Result<(), DataplaneError> {
+        self.loaded.as_mut().map_or(Ok(()), |path| path.follow(&config.node.interfaces))
     }
 
     /// What takes checks there; `None` when they go to the backends' addresses.

@@ -243,7 +243,7 @@ impl Daemon {
             Event::Hops(table) => self.state.learn_hops(&table),
             Event::Links(reading) => {
                 self.state.look_at_interfaces(reading);
-                self.check_programs.follow(&self.state.config);
+                self.check_programs.attach_again(&self.state.config);
             }
             Event::CatchUp => {
                 self.manager.alive();
