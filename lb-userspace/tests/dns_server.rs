@@ -53,7 +53,7 @@ impl Server {
     fn start_on(listen: [&str; 2], zone: Zone) -> Server {
         let runtime = Runtime::new().unwrap();
         let listen = listen.map(|address| address.parse().unwrap());
-        let sockets = runtime.block_on(async { dns::bind(&listen, Vec::new()) }).unwrap();
+        let sockets = runtime.block_on(async { dns::bind(&listen, &[]) }).unwrap();
         let (v4, v6) = (sockets.local_addrs()[0], sockets.local_addrs()[1]);
         let counters = sockets.counters();
         let (zone, receiver) = watch::channel(Arc::new(zone));
@@ -277,12 +277,12 @@ fn an_address_is_held_until_the_end_and_free_after_it() {
     let own = format!("127.53.{high}.{low}:0");
     let server = Server::start_on([&own, "[::1]:0"], zone(&config(0), SelfState::Serves));
     let runtime = &server.runtime;
-    let refused = runtime.block_on(async { dns::bind(&[server.v4], Vec::new()) }).unwrap_err().to_string();
+    let refused = runtime.block_on(async { dns::bind(&[server.v4], &[]) }).unwrap_err().to_string();
     let expected = format!("DNS cannot listen on {} (TCP): another program has it", server.v4);
     assert!(refused.starts_with(&expected), "{refused}");
     server.stop.send(()).unwrap();
     runtime.block_on(server.task).unwrap();
-    runtime.block_on(async { dns::bind(&[server.v4], Vec::new()) }).unwrap();
+    runtime.block_on(async { dns::bind(&[server.v4], &[]) }).unwrap();
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn an_address_that_cannot_be_listened_on_is_explained() {
     let runtime = Runtime::new().unwrap();
     let bind = |address: &str| {
         let address = address.parse().unwrap();
-        runtime.block_on(async { dns::bind(&[address], Vec::new()) }).unwrap_err().to_string()
+        runtime.block_on(async { dns::bind(&[address], &[]) }).unwrap_err().to_string()
     };
     let foreign = bind("192.0.2.99:53");
     assert!(

@@ -199,10 +199,7 @@ impl Edits {
 
     /// A service that is in force.
     fn service<'a>(&'a self, file: &'a Table, service: &str) -> Option<&'a Table> {
-        match self.services.get(service) {
-            Some(edit) => edit.as_ref(),
-            None => find(file, "service", service),
-        }
+        in_force(&self.services, file, "service", service)
     }
 
     /// A backend that is in force.
@@ -212,10 +209,10 @@ impl Edits {
         service: &str,
         backend: &str,
     ) -> Result<Option<&'a Table>, EditError> {
-        let in_force = self.service(file, service).ok_or_else(|| EditError::NoService(service.to_owned()))?;
-        Ok(match self.of_backend(service, backend) {
-            Some(edit) => edit.as_ref(),
-            None => find(in_force, "backend", backend),
+        let table = self.service(file, service).ok_or_else(|| EditError::NoService(service.to_owned()))?;
+        Ok(match self.backends.get(service) {
+            Some(edits) => in_force(edits, table, "backend", backend),
+            None => find(table, "backend", backend),
         })
     }
 
@@ -238,13 +235,10 @@ impl Edits {
         });
         let services = &self.services;
         for (service, edits) in &mut self.backends {
-            let in_force = match services.get(service) {
-                Some(edit) => edit.as_ref(),
-                None => find(file, "service", service),
-            };
+            let table = in_force(services, file, "service", service);
             edits.retain(|name, edit| {
                 let what = format!("server {service}/{name}");
-                match in_force {
+                match table {
                     Some(service) => {
                         !is_settled(what, edit.is_some(), find(service, "backend", name).is_some())
                     }
@@ -307,6 +301,19 @@ fn apply(table: &mut Table, array: &str, edits: &BTreeMap<String, Option<Table>>
     let Value::Array(items) = entry else { return };
     items.retain(|item| !item.as_table().and_then(name).is_some_and(|name| edits.contains_key(name)));
     items.extend(edits.values().flatten().cloned().map(Value::Table));
+}
+
+/// What counts of this name: the edit, if there is one, or what the array has.
+fn in_force<'a>(
+    edits: &'a BTreeMap<String, Option<Table>>,
+    table: &'a Table,
+    array: &str,
+    wanted: &str,
+) -> Option<&'a Table> {
+    match edits.get(wanted) {
+        Some(edit) => edit.as_ref(),
+        None => find(table, array, wanted),
+    }
 }
 
 /// The table of this name in an array of tables.

@@ -84,9 +84,13 @@ impl Administration {
 
     /// Begins with these of the changes to services and backends, which are in the configuration.
     pub(super) fn begin_with(&mut self, edits: Edits, config: &Config) {
+        self.take_edits(edits);
+        self.follow(config);
+    }
+
+    fn take_edits(&mut self, edits: Edits) {
         self.behind |= edits != self.set.edits;
         self.set.edits = edits;
-        self.follow(config);
     }
 
     /// What commands have added to the services and backends of the file, or taken away.
@@ -96,8 +100,7 @@ impl Administration {
 
     /// Remembers other such changes; says why it cannot.
     pub(super) fn set_edits(&mut self, edits: Edits) -> Option<String> {
-        self.behind |= edits != self.set.edits;
-        self.set.edits = edits;
+        self.take_edits(edits);
         self.keep_or_say_why()
     }
 

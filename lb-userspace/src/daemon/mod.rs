@@ -99,7 +99,7 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     limits::raise_open_files();
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&basis.config.node.socket).await?;
-    let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen, manager::kept())).transpose()?;
+    let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen, &manager::kept())).transpose()?;
     let started = start::start(basis, path)?;
     let daemon = Daemon::start(started, socket, dns).await?;
     capabilities::drop_others();

@@ -103,12 +103,12 @@ struct Pair {
 ///
 /// # Errors
 /// An address cannot be listened on.
-pub fn bind(listen: &[SocketAddr], mut before: Vec<OwnedFd>) -> Result<Sockets, BindError> {
-    let pairs = listen.iter().map(|&address| bind_pair(address, &mut before)).collect::<Result<_, _>>()?;
+pub fn bind(listen: &[SocketAddr], before: &[OwnedFd]) -> Result<Sockets, BindError> {
+    let pairs = listen.iter().map(|&address| bind_pair(address, before)).collect::<Result<_, _>>()?;
     Ok(Sockets { pairs, counters: Arc::default() })
 }
 
-fn bind_pair(address: SocketAddr, before: &mut Vec<OwnedFd>) -> Result<Pair, BindError> {
+fn bind_pair(address: SocketAddr, before: &[OwnedFd]) -> Result<Pair, BindError> {
     if address.ip().is_unspecified() {
         return Err(BindError::Wildcard(address));
     }
@@ -135,18 +135,13 @@ fn try_bind_pair(address: SocketAddr) -> Result<Pair, BindError> {
 }
 
 /// Both sockets that are open on an address already; they are left alone where one is missing or does not work.
-fn take_pair(address: SocketAddr, before: &mut Vec<OwnedFd>) -> Option<Pair> {
-    let place = |kind| before.iter().position(|socket| is_at(socket, address, kind));
-    let (udp, tcp) = (place(SockType::Datagram)?, place(SockType::Stream)?);
-    let clone = |place: usize| before[place].try_clone().ok();
-    let (udp, tcp) = (std::net::UdpSocket::from(clone(udp)?), std::net::TcpListener::from(clone(tcp)?));
+fn take_pair(address: SocketAddr, before: &[OwnedFd]) -> Option<Pair> {
+    let find = |kind| before.iter().find(|socket| is_at(socket, address, kind))?.try_clone().ok();
+    let udp = std::net::UdpSocket::from(find(SockType::Datagram)?);
+    let tcp = std::net::TcpListener::from(find(SockType::Stream)?);
     udp.set_nonblocking(true).ok()?;
     tcp.set_nonblocking(true).ok()?;
-    let pair = Pair { udp: UdpSocket::from_std(udp).ok()?, tcp: TcpListener::from_std(tcp).ok()?, address };
-    before.retain(|socket| {
-        !is_at(socket, address, SockType::Datagram) && !is_at(socket, address, SockType::Stream)
-    });
-    Some(pair)
+    Some(Pair { udp: UdpSocket::from_std(udp).ok()?, tcp: TcpListener::from_std(tcp).ok()?, address })
 }
 
 fn is_at(socket: &OwnedFd, address: SocketAddr, kind: SockType) -> bool {

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn serve(config: &Config, own: &BTreeMap<PoolId, SelfState>) -> (SocketAddr, oneshot::Sender<()>) {
     let zone =
         Zone::new(config, config.dns.as_ref().unwrap(), &publication(config, own, &PeerStates::new()), 1);
-    let sockets = dns::bind(&["127.0.0.1:0".parse().unwrap()], Vec::new()).unwrap();
+    let sockets = dns::bind(&["127.0.0.1:0".parse().unwrap()], &[]).unwrap();
     let address = sockets.local_addrs()[0];
     let (_, receiver) = watch::channel(Arc::new(zone));
     let (stop, stopped) = oneshot::channel::<()>();
