@@ -15,6 +15,7 @@ pub mod peers;
 pub mod plan;
 pub mod policy;
 pub mod publish;
+pub mod records;
 pub mod reload;
 pub mod slots;
 pub mod slow_start;
