@@ -234,6 +234,10 @@ pub struct Peer {
     pub name: String,
     /// What it should serve on which address, each checked by itself.
     pub pools: Vec<PeerPool>,
+    /// Whether its daemon answers; `None` before the first question, and without DNS, which carries the questions.
+    pub answers: Option<bool>,
+    /// How its configuration differs where it must not, in a sentence.
+    pub drift: Option<String>,
 }
 
 /// A service on one address of a peer.

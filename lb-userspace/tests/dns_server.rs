@@ -58,7 +58,7 @@ impl Server {
         let counters = sockets.counters();
         let (zone, receiver) = watch::channel(Arc::new(zone));
         let (stop, stopped) = oneshot::channel();
-        let task = runtime.spawn(sockets.serve(receiver, async {
+        let task = runtime.spawn(sockets.serve(receiver, None, async {
             let _ = stopped.await;
         }));
         Server { runtime, v4, v6, zone, counters, stop, task }

@@ -212,7 +212,12 @@ fn peers(peers: &[Peer], colour: bool) -> String {
             ]
         }));
     }
-    format!("Peers\n{}", table(&rows, colour))
+    let silent = peers.iter().filter(|peer| peer.answers == Some(false));
+    let silent = silent.map(|peer| format!("  {}: its daemon does not answer\n", peer.name));
+    let drifted =
+        peers.iter().filter_map(|peer| Some(format!("  {}: {}\n", peer.name, peer.drift.as_ref()?)));
+    let notes: String = silent.chain(drifted).collect();
+    format!("Peers\n{}{notes}", table(&rows, colour))
 }
 
 fn dns(dns: &Dns, colour: bool) -> String {

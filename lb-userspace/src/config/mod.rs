@@ -4,6 +4,7 @@
 //! refuses what cannot work. [`Loaded::load`] is the whole way, [`Loaded::check_host`] the rest of it.
 
 mod check;
+mod digest;
 mod edits;
 mod error;
 pub mod file;

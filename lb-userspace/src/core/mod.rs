@@ -4,6 +4,7 @@ pub mod admin;
 pub mod check;
 pub mod check_path;
 pub mod deny;
+pub mod exchange;
 pub mod health;
 pub mod ids;
 pub mod image;

@@ -12,6 +12,7 @@ use crate::{
     config::{PeerCheck, Timing},
     core::{
         check::{CheckResult, Code},
+        exchange::{PeerWord, Sight},
         health::{Checked, Health, Transition},
         ids::PoolId,
         slots::Slots,
@@ -76,10 +77,15 @@ pub enum Judge {
 #[derive(Debug, Clone)]
 pub struct Peers {
     probed: BTreeMap<PeerId, Probed>,
+    /// The questions to peers' daemons, one rhythm for each address.
+    asked: BTreeMap<PeerAddress, Checked>,
     voices: BTreeMap<Arc<str>, Voice>,
-    /// How long a daemon may be silent; `None` where it is not asked.
-    patience: Option<Duration>,
+    /// How long a daemon may be silent.
+    patience: Duration,
 }
+
+/// A peer's name, and one of its addresses.
+pub type PeerAddress = (Arc<str>, IpAddr);
 
 /// A peer's daemon.
 #[derive(Debug, Clone)]
@@ -88,6 +94,8 @@ struct Voice {
     heard: Instant,
     /// It has been silent for too long.
     lost: bool,
+    /// What it last said.
+    word: Option<Arc<PeerWord>>,
 }
 
 #[derive(Debug, Clone)]
@@ -103,12 +111,25 @@ struct Probed {
     says_no: bool,
 }
 
+/// What is new after a question to a peer's daemon.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// It answers at this address now, or no longer.
+    pub transition: Option<Transition>,
+    /// It had been silent for too long.
+    pub answers_again: bool,
+    /// Pools that it serves now by its own word, or no longer.
+    pub said: Vec<(PeerId, bool)>,
+    /// It said something else than the last time.
+    pub is_news: bool,
+}
+
 impl Peers {
-    /// Peers that have not been probed yet. Their daemons are asked only if `asks`.
+    /// Peers that have not been probed yet; `asked`: where their daemons are asked.
     pub fn new(
         ids: impl IntoIterator<Item = (PeerId, Judge)>,
+        asked: impl IntoIterator<Item = PeerAddress>,
         check: &PeerCheck,
-        asks: bool,
         now: Instant,
     ) -> Peers {
         let new = |judge| Probed {
@@ -118,25 +139,36 @@ impl Peers {
             last_failure: None,
             says_no: false,
         };
-        let probed: BTreeMap<_, _> = ids.into_iter().map(|(id, judge)| (id, new(judge))).collect();
-        let voice = Voice { heard: now, lost: false };
-        let voices = probed.keys().map(|id| (id.peer.clone(), voice.clone())).collect();
-        Peers { probed, voices, patience: asks.then(|| patience(check)) }
+        let asked: BTreeMap<PeerAddress, Checked> =
+            asked.into_iter().map(|address| (address, Checked::new(&check.timing))).collect();
+        let voice = Voice { heard: now, lost: false, word: None };
+        Peers {
+            probed: ids.into_iter().map(|(id, judge)| (id, new(judge))).collect(),
+            voices: asked.keys().map(|(peer, _)| (peer.clone(), voice.clone())).collect(),
+            asked,
+            patience: patience(check),
+        }
     }
 
     /// Other peers and pools, with what is known of those that stay.
     pub fn successor(
         &self,
         ids: impl IntoIterator<Item = (PeerId, Judge)>,
+        asked: impl IntoIterator<Item = PeerAddress>,
         check: &PeerCheck,
-        asks: bool,
         now: Instant,
     ) -> Peers {
-        let mut next = Peers::new(ids, check, asks, now);
+        let mut next = Peers::new(ids, asked, check, now);
         for (id, probed) in &mut next.probed {
             if let Some(known) = self.probed.get(id).filter(|known| known.judge == probed.judge) {
                 *probed = known.clone();
                 probed.checked.set_timing(&check.timing);
+            }
+        }
+        for (address, checked) in &mut next.asked {
+            if let Some(known) = self.asked.get(address) {
+                *checked = known.clone();
+                checked.set_timing(&check.timing);
             }
         }
         for (peer, voice) in &mut next.voices {
@@ -147,16 +179,69 @@ impl Peers {
         next
     }
 
-    /// Notes that a peer's daemon has answered, and says if it had been silent for too long.
-    pub fn hear_of(&mut self, peer: &str, now: Instant) -> bool {
-        let Some(voice) = self.voices.get_mut(peer) else { return false };
+    /// Takes what became of a question to a peer's daemon that ended at `now`.
+    pub fn hear(
+        &mut self,
+        (peer, address): &PeerAddress,
+        result: &CheckResult,
+        word: Option<PeerWord>,
+        now: Instant,
+    ) -> Heard {
+        let mut heard = Heard::default();
+        let Some(checked) = self.asked.get_mut(&(peer.clone(), *address)) else { return heard };
+        heard.transition = checked.observe(result, now);
+        let (Some(word), Some(voice)) = (word, self.voices.get_mut(peer)) else { return heard };
         voice.heard = now;
-        std::mem::take(&mut voice.lost)
+        heard.answers_again = std::mem::take(&mut voice.lost);
+        let said = |id: &PeerId| word.serves.get(&id.pool).map(|serving| serving.serves);
+        for (id, probed) in &mut self.probed {
+            let is_there = (&id.peer, &id.address) == (peer, address) && probed.judge == Judge::Probe;
+            // Silence about a pool is no word on it: a peer that has said no must not seem to take it back.
+            if let Some(serves) = said(id).filter(|serves| is_there && probed.says_no == *serves) {
+                probed.says_no = !serves;
+                heard.said.push((id.clone(), serves));
+            }
+        }
+        let before = voice.word.replace(Arc::new(word));
+        heard.is_news = before != voice.word;
+        heard
+    }
+
+    /// Whether a peer's daemon answers at any of its addresses; `None` while nobody knows.
+    pub fn answers(&self, peer: &str) -> Option<bool> {
+        let asked = self.asked.iter().filter(|((asked, _), _)| **asked == *peer);
+        let healths = asked.filter_map(|(_, checked)| checked.health());
+        healths.map(|health| health == Health::Up).reduce(|one, other| one || other)
+    }
+
+    /// What a peer last said of itself, while it answers.
+    pub fn word(&self, peer: &str) -> Option<&Arc<PeerWord>> {
+        self.voices.get(peer)?.word.as_ref().filter(|_| self.answers(peer) == Some(true))
+    }
+
+    /// What is known of each address of the peers.
+    pub fn sights(&self) -> BTreeMap<PeerAddress, Sight> {
+        self.asked.iter().map(|(address, checked)| (address.clone(), self.sight(address, checked))).collect()
+    }
+
+    /// Its daemon and its data path are two means; both must have failed for it to be silent.
+    fn sight(&self, (peer, address): &PeerAddress, asked: &Checked) -> Sight {
+        let there = self.probed.iter().filter(|(id, _)| (&id.peer, &id.address) == (peer, address));
+        let connections = there.filter(|(_, probed)| probed.judge == Judge::Probe);
+        let healths: Vec<_> =
+            connections.map(|(_, probed)| probed.checked.health()).chain([asked.health()]).collect();
+        if healths.contains(&Some(Health::Up)) {
+            Sight::Answers
+        } else if healths.contains(&None) {
+            Sight::Unknown
+        } else {
+            Sight::Silent
+        }
     }
 
     /// The peers whose daemons have been silent for too long since this was last asked.
     pub fn fall_silent(&mut self, now: Instant) -> Vec<Arc<str>> {
-        let Some(patience) = self.patience else { return Vec::new() };
+        let patience = self.patience;
         let is_lost = |voice: &Voice| now.saturating_duration_since(voice.heard) > patience;
         let lost = self.voices.iter_mut().filter(|(_, voice)| !voice.lost && is_lost(voice));
         lost.map(|(peer, voice)| {
@@ -179,17 +264,6 @@ impl Peers {
             Health::Down => probed.says_no = false,
         }
         Some(transition)
-    }
-
-    /// Takes a peer's own word on whether it serves the pool, and says if that is news.
-    pub fn hear(&mut self, id: &PeerId, serves: bool) -> bool {
-        match self.probed.get_mut(id) {
-            Some(probed) if probed.says_no == serves => {
-                probed.says_no = !serves;
-                true
-            }
-            _ => false,
-        }
     }
 
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
@@ -310,7 +384,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::ids::Family;
+    use crate::core::{exchange::Serving, ids::Family};
 
     fn id(peer: &str) -> PeerId {
         PeerId {
@@ -328,7 +402,19 @@ mod tests {
 
     fn peers(names: &[&str]) -> Peers {
         let ids = names.iter().map(|name| (id(name), Judge::Probe));
-        Peers::new(ids, &check(), true, Instant::now())
+        Peers::new(ids, asked(names), &check(), Instant::now())
+    }
+
+    fn asked(names: &[&str]) -> Vec<PeerAddress> {
+        names.iter().map(|name| ((*name).into(), id(name).address)).collect()
+    }
+
+    /// Its daemon answers, and says whether it serves the pool.
+    fn says(peers: &mut Peers, id: &PeerId, serves: bool) -> Vec<(PeerId, bool)> {
+        let serving = Serving { serves, up: 1, of: 1 };
+        let word = PeerWord { serves: BTreeMap::from([(id.pool.clone(), serving)]), ..PeerWord::default() };
+        let address = (id.peer.clone(), id.address);
+        peers.hear(&address, &result(Code::L7Ok), Some(word), Instant::now()).said
     }
 
     fn result(code: Code) -> CheckResult {
@@ -342,10 +428,10 @@ mod tests {
         for peer in ["node2", "node3"] {
             peers.observe(&id(peer), &result(Code::L4Ok), now);
         }
-        peers.hear(&id("node2"), false);
+        says(&mut peers, &id("node2"), false);
         let quick = PeerCheck { timing: Timing { fall: 1, ..check().timing }, ..check() };
         let ids = ["node2", "node4"].map(|name| (id(name), Judge::Probe));
-        let mut next = peers.successor(ids, &quick, true, now);
+        let mut next = peers.successor(ids, asked(&["node2", "node4"]), &quick, now);
         let states: Vec<_> = next.iter().map(|(id, state, _)| (&*id.peer, state)).collect();
         assert_eq!(states, [("node2", PeerState::SaysNo), ("node4", PeerState::Unknown)]);
         next.observe(&id("node2"), &result(Code::L4Tout), now);
@@ -384,15 +470,16 @@ mod tests {
     #[test]
     fn a_peers_own_no_counts_at_once_until_it_says_yes() {
         let mut peers = peers(&["node2"]);
-        assert!(peers.hear(&id("node2"), false));
-        assert_eq!(peers.state(&id("node2")), PeerState::Unknown, "never seen");
-        peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
-        assert_eq!(peers.state(&id("node2")), PeerState::SaysNo);
-        assert!(!peers.hear(&id("node2"), false), "no news");
-        assert!(peers.hear(&id("node2"), true));
-        assert_eq!(peers.state(&id("node2")), PeerState::Serves);
-        assert!(!peers.hear(&id("node2"), true));
-        assert!(!peers.hear(&id("node9"), false));
+        let (node2, node9) = (id("node2"), id("node9"));
+        assert_eq!(says(&mut peers, &node2, false), [(node2.clone(), false)]);
+        assert_eq!(peers.state(&node2), PeerState::Unknown, "never seen");
+        peers.observe(&node2, &result(Code::L4Ok), Instant::now());
+        assert_eq!(peers.state(&node2), PeerState::SaysNo);
+        assert_eq!(says(&mut peers, &node2, false), [], "no news");
+        assert_eq!(says(&mut peers, &node2, true), [(node2.clone(), true)]);
+        assert_eq!(peers.state(&node2), PeerState::Serves);
+        assert_eq!(says(&mut peers, &node2, true), []);
+        assert_eq!(says(&mut peers, &node9, false), []);
     }
 
     /// A node that stops says no, falls silent, and is probed down; the next one there may never speak.
@@ -400,7 +487,7 @@ mod tests {
     fn a_no_holds_until_the_probes_have_judged() {
         let mut peers = peers(&["node2"]);
         peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
-        peers.hear(&id("node2"), false);
+        says(&mut peers, &id("node2"), false);
         for (code, expected) in [
             (Code::L4Ok, PeerState::SaysNo),
             (Code::L4Con, PeerState::SaysNo),
@@ -422,11 +509,10 @@ mod tests {
     fn while_a_daemon_starts_again_its_data_path_tells() {
         let start = Instant::now();
         let ids = [(id("node2"), Judge::Probe), (echo("node2"), Judge::Word), (echo("node3"), Judge::Word)];
-        let mut peers = Peers::new(ids, &check(), true, start);
+        let mut peers = Peers::new(ids, asked(&["node2", "node3"]), &check(), start);
         peers.observe(&id("node2"), &result(Code::L4Ok), start);
         for peer in ["node2", "node3"] {
             peers.observe(&echo(peer), &result(Code::L7Ok), start);
-            assert!(!peers.hear_of(peer, start));
         }
         for _ in 0..3 {
             peers.observe(&echo("node2"), &result(Code::L7Tout), start);
@@ -441,7 +527,9 @@ mod tests {
         assert!(peers.fall_silent(start + Duration::from_secs(64)).is_empty(), "said once");
         assert_eq!(peers.state(&id("node2")), PeerState::Silent);
         assert_eq!(peers.state(&echo("node2")), PeerState::Unreachable(Code::L7Tout));
-        assert!(peers.hear_of("node2", start + Duration::from_secs(65)));
+        let (address, word) = (&asked(&["node2"])[0], Some(PeerWord::default()));
+        let heard = peers.hear(address, &result(Code::L7Ok), word, start + Duration::from_secs(65));
+        assert!(heard.answers_again);
         assert_eq!(peers.state(&id("node2")), PeerState::Serves);
     }
 
@@ -449,7 +537,7 @@ mod tests {
     fn a_dead_data_path_tells_more_than_a_silent_daemon() {
         let start = Instant::now();
         let ids = [(id("node2"), Judge::Probe), (echo("node2"), Judge::Word)];
-        let mut peers = Peers::new(ids, &check(), true, start);
+        let mut peers = Peers::new(ids, asked(&["node2"]), &check(), start);
         peers.observe(&id("node2"), &result(Code::L4Ok), start);
         peers.observe(&echo("node2"), &result(Code::L7Ok), start);
         for _ in 0..3 {
@@ -458,11 +546,54 @@ mod tests {
         }
         assert_eq!(peers.state(&echo("node2")), PeerState::Unreachable(Code::L7Tout));
         assert_eq!(peers.state(&id("node2")), PeerState::Unreachable(Code::L4Tout));
-        let mut unasked = Peers::new([(id("node2"), Judge::Probe)], &check(), false, start);
+        let mut unasked = Peers::new([(id("node2"), Judge::Probe)], [], &check(), start);
         assert!(
             unasked.fall_silent(start + Duration::from_secs(1_000)).is_empty(),
             "without DNS nobody asks"
         );
+    }
+
+    #[test]
+    fn a_peer_is_silent_when_neither_daemon_nor_data_path_answers() {
+        use Code::{L4Ok, L4Tout, L7Ok, L7Tout};
+        let now = Instant::now();
+        for (asked_codes, probed_codes, expected) in [
+            (&[] as &[Code], &[] as &[Code], Sight::Unknown),
+            (&[L7Tout], &[], Sight::Unknown),
+            (&[L7Ok], &[], Sight::Answers),
+            (&[L7Tout], &[L4Ok], Sight::Answers),
+            (&[L7Ok, L7Tout, L7Tout, L7Tout], &[L4Ok, L4Tout, L4Tout, L4Tout], Sight::Silent),
+            (&[L7Ok, L7Tout, L7Tout, L7Tout], &[L4Ok, L4Tout, L4Tout], Sight::Answers),
+            (&[L7Ok], &[L4Ok, L4Tout, L4Tout, L4Tout], Sight::Answers),
+        ] {
+            let mut peers = peers(&["node2"]);
+            let address = &asked(&["node2"])[0];
+            for code in asked_codes {
+                let word = code.passed().then(PeerWord::default);
+                peers.hear(address, &result(*code), word, now);
+            }
+            for code in probed_codes {
+                peers.observe(&id("node2"), &result(*code), now);
+            }
+            assert_eq!(peers.sights()[address], expected, "{asked_codes:?} {probed_codes:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_counts_while_the_peer_answers() {
+        let mut peers = peers(&["node2"]);
+        let address = &asked(&["node2"])[0];
+        assert_eq!(peers.word("node2"), None);
+        let word = PeerWord { boot: 7, ..PeerWord::default() };
+        let mut hear = |code, word| {
+            let heard = peers.hear(address, &result(code), word, Instant::now());
+            (heard.is_news, peers.word("node2").map(|word| word.boot))
+        };
+        assert_eq!(hear(Code::L7Ok, Some(word.clone())), (true, Some(7)));
+        assert_eq!(hear(Code::L7Ok, Some(word)), (false, Some(7)));
+        assert_eq!(hear(Code::L7Tout, None), (false, Some(7)));
+        assert_eq!(hear(Code::L7Tout, None), (false, Some(7)));
+        assert_eq!(hear(Code::L7Tout, None), (false, None), "silent");
     }
 
     #[test]

@@ -7,7 +7,6 @@
 //! example.test                SOA, NS of this node and of every peer
 //! node1.example.test          A/AAAA: the node's published addresses, whatever its health
 //! www.example.test            A/AAAA: what `core::publish` decided
-//! _serves.example.test        TXT "web/v4=up" "web/v6=down" …: what this node can serve, for its peers
 //! ```
 
 use std::{
@@ -19,14 +18,8 @@ use std::{
 
 use crate::{
     config::{Config, Dns, NodeAddress},
-    core::{
-        ids::{Family, PoolId},
-        publish::{Publication, SelfState},
-    },
+    core::{ids::Family, publish::Publication},
 };
-
-/// Label, under the zone, of the name whose TXT record says what the node serves.
-pub const SERVES_LABEL: &str = "_serves";
 
 /// TTL of SOA, NS and the name servers' addresses, in seconds. They change with the configuration only;
 /// five minutes let a new node take part soon.
@@ -69,8 +62,6 @@ pub struct Soa {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Records {
     addresses: Vec<IpAddr>,
-    /// Strings of one TXT record; empty: there is none.
-    pub txt: Vec<String>,
     /// Of all of them, in seconds.
     pub ttl: u32,
 }
@@ -83,7 +74,7 @@ impl Records {
 
     /// Whether the name has no record (other than SOA and NS).
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.txt.is_empty()
+        self.addresses.is_empty()
     }
 }
 
@@ -118,7 +109,6 @@ impl Zone {
             let published = view.addresses.iter().filter(|entry| entry.published).map(|entry| entry.address);
             builder.addresses(name, published, seconds(dns.ttl));
         }
-        builder.txt(&format!("{SERVES_LABEL}.{zone}"), serves_strings(&publication.own));
 
         Zone {
             origin: Arc::clone(zone),
@@ -203,29 +193,6 @@ pub fn server_name(node: &str, zone: &str) -> Arc<str> {
     format!("{}.{zone}", node.to_ascii_lowercase()).into()
 }
 
-/// The string in a TXT record that says whether a pool is served; [`parse_serves`] reads it.
-fn serves_string(pool: &PoolId, state: SelfState) -> String {
-    let state = if state == SelfState::Serves { "up" } else { "down" };
-    format!("{pool}={state}")
-}
-
-/// Reads one string of a peer's `_serves` record. `None` when it says nothing that this version knows.
-pub fn parse_serves(text: &str) -> Option<(PoolId, bool)> {
-    let (pool, state) = text.rsplit_once('=')?;
-    let (service, family) = pool.rsplit_once('/')?;
-    let family = Family::ALL.into_iter().find(|known| known.to_string() == family)?;
-    let up = match state {
-        "up" => true,
-        "down" => false,
-        _ => return None,
-    };
-    Some((PoolId { service: service.into(), family }, up))
-}
-
-fn serves_strings(own: &BTreeMap<PoolId, SelfState>) -> Vec<String> {
-    own.iter().map(|(pool, &state)| serves_string(pool, state)).collect()
-}
-
 fn seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs().min(MAX_TTL)).unwrap_or(u32::MAX)
 }
@@ -250,13 +217,6 @@ impl<'a> Builder<'a> {
         let mut seen: BTreeSet<IpAddr> = records.addresses.iter().copied().collect();
         records.addresses.extend(addresses.filter(|&address| seen.insert(address)));
         records.ttl = ttl;
-    }
-
-    /// TTL 0: it is for one question, not for caches.
-    fn txt(&mut self, name: &str, strings: Vec<String>) {
-        let records = self.entry(name);
-        records.txt = strings;
-        records.ttl = 0;
     }
 
     fn entry(&mut self, name: &str) -> &mut Records {

@@ -9,11 +9,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 
-use super::{
-    links,
-    probes::{PeerNews, Word},
-    reload::Prepared,
-};
+use super::{exchange::Word, links, probes::PeerNews, reload::Prepared};
 use crate::{
     api::Request,
     core::{ids::BackendId, peers::PeerId},

@@ -11,6 +11,7 @@
 //! - [`check_path`]: the programs that take checks along the data path.
 //! - [`deny`]: the deny list, from its file and from commands.
 //! - [`events`]: all that reaches the loop.
+//! - [`exchange`]: what this node and its peers tell each other.
 //! - [`file_watch`]: changes of the configuration's file.
 //! - [`state`]: what the loop owns, and [`State::reconcile`](state::State::reconcile).
 //! - [`capture`]: packets on their way to whoever asked for them.
@@ -32,6 +33,7 @@ mod capture;
 mod check_path;
 mod deny;
 mod events;
+mod exchange;
 mod file_watch;
 mod flows;
 mod hops;
@@ -165,7 +167,8 @@ impl Daemon {
         check_programs.follow(&config);
         let mut backend_probes = BackendProbes::default();
         backend_probes.follow(&config, check_programs.ways().as_ref(), &senders.backends);
-        let peer_probes = probes::start_peers(&config, &host, state.steering(), &senders.peers);
+        let (steering, key) = (state.steering(), state.own_word.key());
+        let peer_probes = probes::start_peers(&config, &host, steering, key, &senders.peers);
         let requests = senders.requests.clone();
         let manager = Manager::new();
         if let Some(sockets) = &dns {
@@ -327,8 +330,9 @@ impl Daemon {
         }
         self.dns = match (mem::replace(&mut self.dns, Dns::None), self.state.zone()) {
             (Dns::Waiting(sockets, _), Some(zone)) => {
+                let exchange = self.state.own_word.exchange();
                 Dns::Answers(Some(Task::start("the DNS server", async |stop: StopSignal| {
-                    sockets.serve(zone, stop.wait()).await;
+                    sockets.serve(zone, exchange, stop.wait()).await;
                     Ok(())
                 })))
             }

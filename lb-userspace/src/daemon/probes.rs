@@ -7,32 +7,30 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::{Range, RangeInclusive},
     sync::Arc,
-    time::Duration,
 };
 
 use lb_common::{HashKey, SLOTS, check_path::Way, flow};
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
-    time::{Instant, sleep_until},
 };
 use tracing::warn;
 
+use super::exchange::{self, Word};
 use crate::{
     config::{
-        Check, CheckKind, Config, Dns, Forward, HashInput, Peer, Protocol, Service, Timing,
+        Check, CheckKind, Config, Forward, HashInput, Peer, Protocol, Service,
         host::{HostFacts, ProbeSources},
     },
     core::{
-        check::{CheckResult, Code},
-        check_path, health,
+        check_path,
         ids::{BackendId, Family, PoolId},
         peers::{Judge, PeerId, PortChooser},
         plan,
         slots::Slots,
     },
     dataplane::Ways,
-    dns::{self, AskError},
+    dns::PeerKey,
     net::source,
     probe::{self, Probe, Report, Source, Through},
 };
@@ -158,13 +156,6 @@ fn ids_at<'a>(
         .map(move |(service, pool)| (service, PeerId { peer: peer.name.clone(), address, pool }))
 }
 
-/// What a peer says of itself.
-pub(super) struct Word {
-    pub(super) peer: Arc<str>,
-    /// Whether it serves these pools.
-    pub(super) serves: Vec<(PeerId, bool)>,
-}
-
 /// Where the tasks that check peers send what they find.
 #[derive(Clone)]
 pub(super) struct PeerNews {
@@ -172,38 +163,28 @@ pub(super) struct PeerNews {
     pub(super) words: mpsc::Sender<Word>,
 }
 
-/// One check per TCP service at each address of a peer; and per address one question to the DNS server there:
-/// for services that no connection can probe its answer is the check, for the others it is its word.
+/// One check per TCP service at each address of a peer, and one question to the daemon there.
 pub(super) fn start_peers(
     config: &Config,
     host: &HostFacts,
     steering: &Steering,
+    key: Option<&PeerKey>,
     news: &PeerNews,
 ) -> Vec<Running> {
     let timing = config.peer_check.timing;
     let mut running = Vec::new();
     for peer in &config.peers {
         for address in peer.addresses.iter().map(|have| have.address) {
-            let (probed, unprobed): (Vec<_>, Vec<_>) =
-                ids_at(config, peer, address).partition(|(service, _)| judge_of(service) == Judge::Probe);
-            for (service, id) in &probed {
-                let probe = peer_probe(config, host, steering, service, id);
-                let handle = probe::start(id.clone(), probe, timing, news.reports.clone());
+            let there = ids_at(config, peer, address);
+            for (service, id) in there.filter(|(service, _)| judge_of(service) == Judge::Probe) {
+                let probe = peer_probe(config, host, steering, service, &id);
+                let handle = probe::start(id, probe, timing, news.reports.clone());
                 running.push(Running::Probe { _handle: handle });
             }
-            if let Some(dns) = &config.dns {
-                let ids = |found: Vec<(&Service, PeerId)>| found.into_iter().map(|(_, id)| id).collect();
-                let question = Question {
-                    peer: peer.name.clone(),
-                    server: SocketAddr::new(address, peer.dns_port),
-                    dns: dns.clone(),
-                    unprobed: ids(unprobed),
-                    probed: ids(probed),
-                };
-                running
-                    .push(Running::Asking(tokio::spawn(ask(question, timing, news.clone())).abort_handle()));
-            }
         }
+    }
+    if let Some(key) = key {
+        running.extend(exchange::start(config, key, &news.words).into_iter().map(Running::Asking));
     }
     running
 }
@@ -275,59 +256,6 @@ fn steer(
     }
 }
 
-/// What the DNS server at a peer's address is asked.
-struct Question {
-    peer: Arc<str>,
-    server: SocketAddr,
-    dns: Dns,
-    /// Pools for which the answer is the check.
-    unprobed: Vec<PeerId>,
-    /// Pools for which it is the peer's word beside the check.
-    probed: Vec<PeerId>,
-}
-
-/// Asks a peer's DNS server again and again what the peer serves.
-async fn ask(question: Question, timing: Timing, news: PeerNews) {
-    let mut due = Instant::now() + health::first_check(&timing, rand::random());
-    loop {
-        sleep_until(due).await;
-        let (start, late) = (Instant::now(), due.elapsed());
-        let answer = dns::ask_serves(question.server, &question.dns.zone, timing.timeout).await;
-        for id in &question.unprobed {
-            let result = judge(&answer, id, start.elapsed());
-            if news.reports.send(Report { id: id.clone(), result, late }).await.is_err() {
-                return;
-            }
-        }
-        // Silence is no word: a peer that has said no and stopped must not seem to take it back.
-        if let Ok(pools) = answer {
-            let said = |id: &PeerId| Some((id.clone(), pools.get(&id.pool).copied()?));
-            let serves = question.probed.iter().filter_map(said).collect();
-            if news.words.send(Word { peer: question.peer.clone(), serves }).await.is_err() {
-                return;
-            }
-        }
-        due = Instant::now().max(due + health::next_check(&timing, rand::random()));
-    }
-}
-
-fn judge(answer: &Result<BTreeMap<PoolId, bool>, AskError>, id: &PeerId, duration: Duration) -> CheckResult {
-    let (code, detail) = match answer {
-        Ok(pools) => match pools.get(&id.pool) {
-            Some(true) => (Code::L7Ok, "says that it serves".to_owned()),
-            Some(false) => (Code::L7Sts, "says that it does not serve".to_owned()),
-            None => (Code::L7Rsp, "does not know the service; do the configurations differ?".to_owned()),
-        },
-        Err(error @ AskError::Timeout { .. }) => (Code::L7Tout, error.to_string()),
-        Err(error @ AskError::Io { source, .. }) => {
-            let code = if probe::is_local(source) { Code::Sockerr } else { Code::L4Con };
-            (code, format!("{error}: {source}"))
-        }
-        Err(error) => (Code::L7Rsp, error.to_string()),
-    };
-    CheckResult::new(code, duration, detail)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,23 +295,6 @@ mod tests {
         ];
         for (range, reserved, free) in cases {
             assert_eq!(longest_free(&range, reserved), free, "{range:?} without {reserved:?}");
-        }
-    }
-
-    #[test]
-    fn a_question_that_cannot_be_asked_here_says_nothing_about_the_peer() {
-        let config = config(AllDown::All);
-        let (id, _) = &peer_ids(&config)[0];
-        let address = SocketAddr::new(id.address, 53);
-        for (errno, code) in [
-            (libc::EMFILE, Code::Sockerr),
-            (libc::EADDRNOTAVAIL, Code::Sockerr),
-            (libc::ECONNREFUSED, Code::L4Con),
-            (libc::ENETUNREACH, Code::L4Con),
-        ] {
-            let source = std::io::Error::from_raw_os_error(errno);
-            let answer = Err(AskError::Io { address, source });
-            assert_eq!(judge(&answer, id, Duration::ZERO).code, code, "{errno}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
-use super::{Daemon, TIDY, deny, probes, state::State};
+use super::{Daemon, TIDY, deny, exchange, probes, state::State};
 use crate::{
     api::Refusal,
     config::{Config, ConfigError, Edit, Edits, Loaded},
@@ -139,8 +139,8 @@ impl Daemon {
         self.events.forget_backends();
         if peers_differ(&old, &config) {
             let host = host.for_config(dataplane::kernel());
-            let (steering, news) = (self.state.steering(), &self.senders.peers);
-            self.peer_probes = probes::start_peers(&config, &host, steering, news);
+            let (steering, key) = (self.state.steering(), self.state.own_word.key());
+            self.peer_probes = probes::start_peers(&config, &host, steering, key, &self.senders.peers);
         }
         self.follow_file();
         let not_kept = self.state.administration.set_edits(edits);
@@ -197,8 +197,8 @@ impl State {
                 (id, checked)
             })
             .collect();
-        let (check, asks) = (&config.peer_check, config.dns.is_some());
-        self.peers = self.peers.successor(probes::peer_ids(&config), check, asks, Instant::now());
+        let (ids, asked) = (probes::peer_ids(&config), exchange::asked(&config));
+        self.peers = self.peers.successor(ids, asked, &config.peer_check, Instant::now());
         self.nat_ports.retain(|pool, _| numbers.pool(pool) != 0);
         self.administration.follow(&config);
         self.planner.set_numbers(numbers);

@@ -1,15 +1,17 @@
-//! The cluster's secret, and the hash key that derives from it.
+//! The cluster's secret, and the keys that derive from it.
 
 use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf};
 
 use hkdf::Hkdf;
-use lb_common::{HashKey, hash::KEY_BYTES};
+use lb_common::HashKey;
 use sha2::Sha256;
 
-use crate::unreadable;
+use crate::{dns::PeerKey, unreadable};
 
-/// Says what the derived bytes are for, so that other keys can derive from the same secret.
-const PURPOSE: &[u8] = b"usher flow hash v1";
+/// What derived bytes are for: no key tells anything about another.
+const FLOW_HASH: &[u8] = b"usher flow hash v1";
+const PEERS: &[u8] = b"usher peers v1";
+const ID: &[u8] = b"usher id v1";
 
 /// Fewer bytes than this are no secret.
 const SHORTEST: usize = 16;
@@ -39,14 +41,37 @@ fn make(path: &Path) -> String {
     format!("(umask 077; head -c 32 /dev/urandom | base64 > {})", path.display())
 }
 
-/// The flow hash's key from the secret file that all nodes share; `None` without a file.
-pub(super) fn hash_key(path: Option<&Path>) -> Result<Option<HashKey>, SecretError> {
-    path.map(|path| Ok(derive(&read(path)?))).transpose()
+/// What all nodes of a cluster share, and nobody else knows.
+pub(super) struct Secret(Vec<u8>);
+
+impl Secret {
+    /// From its file; `None` without one.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub(super) fn read(path: Option<&Path>) -> Result<Option<Secret>, SecretError> {
+        path.map(|path| read(path).map(Secret)).transpose()
+    }
+
+    /// The flow hash's key.
+    pub(super) fn hash_key(&self) -> HashKey {
+        HashKey::from_bytes(&derive(&self.0, FLOW_HASH))
+    }
+
+    /// The key with which nodes sign what they tell each other.
+    pub(super) fn peer_key(&self) -> PeerKey {
+        PeerKey::new(&derive(&self.0, PEERS))
+    }
+
+    /// Tells secrets apart, and nothing else about them.
+    pub(super) fn id(&self) -> u32 {
+        u32::from_be_bytes(derive(&self.0, ID))
+    }
 }
 
-/// A key that nobody else has.
+/// A hash key that nobody else has.
 pub(super) fn random_key() -> HashKey {
-    derive(&rand::random::<[u8; 32]>())
+    Secret(rand::random::<[u8; 32]>().to_vec()).hash_key()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
@@ -64,11 +89,11 @@ fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
 }
 
 /// HKDF with SHA-256 (RFC 5869).
-fn derive(secret: &[u8]) -> HashKey {
-    let mut bytes = [0; KEY_BYTES];
-    // Fails only above 255 hashes of output.
-    Hkdf::<Sha256>::new(None, secret).expand(PURPOSE, &mut bytes).expect("224 bytes are within HKDF's limit");
-    HashKey::from_bytes(&bytes)
+fn derive<const N: usize>(secret: &[u8], purpose: &[u8]) -> [u8; N] {
+    const { assert!(N <= 255 * 32, "HKDF gives 255 hashes at most") };
+    let mut bytes = [0; N];
+    Hkdf::<Sha256>::new(None, secret).expand(purpose, &mut bytes).expect("the length is within HKDF's limit");
+    bytes
 }
 
 #[cfg(test)]
@@ -91,24 +116,26 @@ mod tests {
             file("0123456789abcdef", 0o640),
             file("0123456789abcdeg", 0o600),
         ]
-        .map(|file| hash_key(Some(file.path())).unwrap());
+        .map(|file| Secret::read(Some(file.path())).unwrap().unwrap())
+        .map(|secret| (secret.hash_key(), secret.id()));
         assert_eq!(one, other, "a final newline does not count");
         assert_ne!(one, third);
     }
 
     #[test]
     fn without_a_file_every_start_has_another_key() {
-        assert_eq!(hash_key(None).unwrap(), None);
+        assert!(Secret::read(None).unwrap().is_none());
         assert_ne!(random_key(), random_key());
     }
 
     #[test]
     fn what_is_no_secret_is_refused_with_a_way_to_mend_it() {
-        let open = hash_key(Some(file("0123456789abcdef", 0o644).path())).unwrap_err().to_string();
+        let refused = |path: &Path| Secret::read(Some(path)).map(drop).unwrap_err().to_string();
+        let open = refused(file("0123456789abcdef", 0o644).path());
         assert!(open.contains("mode 0644") && open.contains("chmod 600"), "{open}");
-        let short = hash_key(Some(file("123", 0o600).path())).unwrap_err().to_string();
+        let short = refused(file("123", 0o600).path());
         assert!(short.contains("holds 3 bytes") && short.contains("/dev/urandom"), "{short}");
-        let missing = hash_key(Some(Path::new("/nonexistent/secret"))).unwrap_err().to_string();
+        let missing = refused(Path::new("/nonexistent/secret"));
         assert!(missing.contains("cannot read the secret /nonexistent/secret"), "{missing}");
     }
 }

@@ -54,6 +54,8 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             .map(|peer| status::Peer {
                 name: peer.name.to_string(),
                 pools: peer_pools(state, &peer.name, now),
+                answers: state.peers.answers(&peer.name),
+                drift: state.drift_of(&peer.name).map(str::to_owned),
             })
             .collect(),
         dns: dns(state),

@@ -15,7 +15,7 @@ use super::{
     admin::Administration,
     basis::Basis,
     deny::{self, Deny},
-    secret,
+    secret::{self, Secret},
 };
 use crate::{
     config::{Config, Forward, Node, Service, XdpMode},
@@ -44,6 +44,8 @@ pub(super) struct Started {
     pub(super) host: HostFacts,
     pub(super) deny: Deny,
     pub(super) administration: Administration,
+    /// `None` without a file for it; then there are no peers either.
+    pub(super) secret: Option<Secret>,
 }
 
 /// Loads the program and attaches it, in the place of the one that an earlier daemon has left, if there is one. On an error
@@ -60,7 +62,8 @@ pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
         None => Numbers::new(&config)?,
     };
     let known = left.as_ref().map(|left| left.settings().hash_key);
-    let hash_key = match (secret::hash_key(config.node.secret_file.as_deref())?, known) {
+    let secret = Secret::read(config.node.secret_file.as_deref())?;
+    let hash_key = match (secret.as_ref().map(Secret::hash_key), known) {
         (Some(key), known) => {
             if known.is_some_and(|known| known != key) {
                 warn!("the secret is another one than before: connections that are open may break");
@@ -82,7 +85,7 @@ pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
     let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
     let planner = Planner::new(numbers, hash_key, cpus, tables(&dataplane));
     let path = path.to_owned();
-    Ok(Started { config, path, planner, dataplane, applied, attached, host, deny, administration })
+    Ok(Started { config, path, planner, dataplane, applied, attached, host, deny, administration, secret })
 }
 
 /// The directory in which the data path outlives this process; `None` where there can be none.

@@ -13,9 +13,10 @@ use super::{
     admin::Administration,
     capture,
     deny::Deny,
+    exchange::{self, OwnWord},
     flows::{self, Search},
     hops, links,
-    probes::{self, Steering, Tables, Word},
+    probes::{self, Steering, Tables},
     reload::Order,
     snapshot,
     start::{self, Started},
@@ -57,6 +58,8 @@ pub(super) struct State {
     pub(super) interfaces: Vec<Interface>,
     pub(super) backends: BTreeMap<BackendId, Checked>,
     pub(super) peers: Peers,
+    /// What this node tells them.
+    pub(super) own_word: OwnWord,
     /// How late checks begin.
     pub(super) lateness: Lateness,
     pub(super) next_hops: NextHopTable,
@@ -94,8 +97,9 @@ pub(super) struct Interface {
 
 impl State {
     pub(super) fn new(started: Started, dns_counters: Option<Arc<Counters>>) -> anyhow::Result<State> {
-        let Started { config, path, planner, dataplane, applied, attached, deny, administration, .. } =
-            started;
+        let Started {
+            config, path, planner, dataplane, applied, attached, deny, administration, secret, ..
+        } = started;
         let program = dataplane.program_id()?;
         let now = Instant::now();
         let was_up = |id: &BackendId, address: IpAddr| {
@@ -113,7 +117,7 @@ impl State {
                 backends.insert(id, checked);
             }
         }
-        let peers = Peers::new(probes::peer_ids(&config), &config.peer_check, config.dns.is_some(), now);
+        let peers = Peers::new(probes::peer_ids(&config), exchange::asked(&config), &config.peer_check, now);
         let (tables, steered_by) = watch::channel(Arc::default());
         let publication = Publication::default();
         let zone = config.dns.as_ref().map(|dns| {
@@ -131,6 +135,7 @@ impl State {
             interfaces: attached.into_iter().map(|attached| Interface { attached, present: true }).collect(),
             backends,
             peers,
+            own_word: OwnWord::new(secret.as_ref()),
             lateness: Lateness::new(now),
             next_hops: NextHopTable::default(),
             hops: hops::of_image(&applied),
@@ -203,7 +208,7 @@ impl State {
     }
 
     /// Takes the result of a peer's check, and says if the peer's health changed.
-    fn observe_peer(&mut self, report: &Report<PeerId>) -> bool {
+    pub(super) fn observe_peer(&mut self, report: &Report<PeerId>) -> bool {
         let now = Instant::now();
         self.lateness.note(report.late, now);
         let trouble = |peers: &Peers| peers.checked(&report.id).and_then(Checked::trouble).cloned();
@@ -213,26 +218,6 @@ impl State {
         let Some(transition) = transition else { return false };
         log(transition.to, "peer", &report.id, &transition);
         true
-    }
-
-    /// Takes a peer's own word.
-    pub(super) fn hear_peer(&mut self, word: &Word) {
-        let mut news = self.peers.hear_of(&word.peer, Instant::now());
-        if news {
-            info!("peer {}: its daemon answers again", word.peer);
-        }
-        for (id, serves) in &word.serves {
-            if self.peers.hear(id, *serves) {
-                news = true;
-                match serves {
-                    false => warn!("peer {id}: says that it cannot serve"),
-                    true => info!("peer {id}: no longer says that it cannot serve"),
-                }
-            }
-        }
-        if news {
-            self.reconcile();
-        }
     }
 
     /// Takes out peers whose daemons have been silent for too long.
@@ -475,11 +460,13 @@ impl State {
             }
         }
         self.publication = publication;
-        let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) else { return };
-        let next = zone.borrow().successor(&self.config, dns, &self.publication, serial_time());
-        if let Some(next) = next {
-            zone.send_replace(Arc::new(next));
+        if let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) {
+            let next = zone.borrow().successor(&self.config, dns, &self.publication, serial_time());
+            if let Some(next) = next {
+                zone.send_replace(Arc::new(next));
+            }
         }
+        self.tell_peers();
     }
 
     fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {

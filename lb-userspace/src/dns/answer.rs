@@ -14,7 +14,7 @@ use domain::{
         message_builder::{AdditionalBuilder, AnswerBuilder, AuthorityBuilder, RecordSectionBuilder},
         rdata::ComposeRecordData,
     },
-    rdata::{A, Aaaa, Hinfo, Ns, Soa, Txt, rfc1035::TxtBuilder},
+    rdata::{A, Aaaa, Hinfo, Ns, Soa},
 };
 
 use super::{
@@ -94,18 +94,17 @@ pub fn answer(query: &[u8], zone: &Zone, transport: Transport, rotation: &Rotati
 }
 
 /// What an answer says.
-enum Content<'z> {
+enum Content {
     Error(OptRcode),
     NoSuchName,
     NoData,
     Addresses(Vec<IpAddr>, u32),
-    Txt(&'z Records),
     Soa,
     NameServers,
     Any,
 }
 
-fn decide<'z>(question: &ClientQuestion<'_>, zone: &'z Zone, rotation: &Rotation) -> Content<'z> {
+fn decide(question: &ClientQuestion<'_>, zone: &Zone, rotation: &Rotation) -> Content {
     // CHAOS (version.bind and the like) is refused too: who runs what is nobody's business.
     if question.qclass() != Class::IN || matches!(question.qtype(), Rtype::AXFR | Rtype::IXFR) {
         return Content::Error(OptRcode::REFUSED);
@@ -120,7 +119,6 @@ fn decide<'z>(question: &ClientQuestion<'_>, zone: &'z Zone, rotation: &Rotation
     match question.qtype() {
         Rtype::A => addresses(&name, records, Family::V4, rotation),
         Rtype::AAAA => addresses(&name, records, Family::V6, rotation),
-        Rtype::TXT if !records.txt.is_empty() => Content::Txt(records),
         Rtype::SOA if apex => Content::Soa,
         Rtype::NS if apex => Content::NameServers,
         Rtype::ANY if apex || !records.is_empty() => Content::Any,
@@ -128,7 +126,7 @@ fn decide<'z>(question: &ClientQuestion<'_>, zone: &'z Zone, rotation: &Rotation
     }
 }
 
-fn addresses(name: &str, records: &Records, family: Family, rotation: &Rotation) -> Content<'static> {
+fn addresses(name: &str, records: &Records, family: Family, rotation: &Rotation) -> Content {
     let mut addresses = records.addresses(family);
     if addresses.is_empty() {
         return Content::NoData;
@@ -168,7 +166,7 @@ fn compose(
     request: &Request<'_>,
     question: &ClientQuestion<'_>,
     zone: &Zone,
-    content: &Content<'_>,
+    content: &Content,
     limit: usize,
 ) -> Result<Reply, BadZone> {
     let rcode = match content {
@@ -243,7 +241,7 @@ impl Writer<'_> {
         &mut self,
         mut section: AnswerBuilder<Target>,
         question: &ClientQuestion<'_>,
-        content: &Content<'_>,
+        content: &Content,
     ) -> Result<AuthorityBuilder<Target>, BadZone> {
         let owner = question.qname();
         let soa_ttl = self.zone.soa().ttl;
@@ -254,7 +252,6 @@ impl Writer<'_> {
                     self.push_address(&mut section, owner, *ttl, address);
                 }
             }
-            Content::Txt(records) => self.push(&mut section, owner, records.ttl, txt(&records.txt)?),
             Content::Soa => self.push(&mut section, owner, soa_ttl, soa(self.zone)?),
             Content::NameServers => {
                 for server in self.zone.name_servers() {
@@ -273,7 +270,7 @@ impl Writer<'_> {
     fn authority_section(
         &mut self,
         mut section: AuthorityBuilder<Target>,
-        content: &Content<'_>,
+        content: &Content,
     ) -> Result<AdditionalBuilder<Target>, BadZone> {
         if matches!(content, Content::NoSuchName | Content::NoData) {
             let ttl = self.zone.soa().minimum.min(self.zone.soa().ttl);
@@ -286,7 +283,7 @@ impl Writer<'_> {
     fn additional_section(
         &mut self,
         mut section: AdditionalBuilder<Target>,
-        content: &Content<'_>,
+        content: &Content,
     ) -> Result<AdditionalBuilder<Target>, BadZone> {
         if !matches!(content, Content::NameServers) {
             return Ok(section);
@@ -339,14 +336,6 @@ fn soa(zone: &Zone) -> Result<Soa<Name<Vec<u8>>>, BadZone> {
         Ttl::from_secs(soa.expire),
         Ttl::from_secs(soa.minimum),
     ))
-}
-
-fn txt(strings: &[String]) -> Result<Txt<Vec<u8>>, BadZone> {
-    let mut builder = TxtBuilder::<Vec<u8>>::new();
-    for string in strings {
-        builder.append_charstr(&char_str(string)?).map_err(|_| BadZone)?;
-    }
-    builder.finish().map_err(|_| BadZone)
 }
 
 fn name(name: &str) -> Result<Name<Vec<u8>>, BadZone> {

@@ -1,37 +1,21 @@
-//! Asking a peer which pools it serves: its `_serves` TXT record.
-//!
-//! For services that cannot be probed by a connection (plain UDP), and for what a peer knows of itself.
+//! Questions to DNS servers: one question, one answer.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd},
-    str::FromStr,
     time::Duration,
 };
 
-use domain::{
-    base::{
-        Message, MessageBuilder, Name,
-        iana::{Rcode, Rtype},
-        message_builder::PushError,
-    },
-    rdata::Txt,
-};
+use domain::base::{Message, MessageBuilder, Name, iana::Rtype, message_builder::PushError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, UdpSocket},
-    time::timeout,
 };
 
 use super::{MAX_UDP, tcp::frame};
-use crate::core::{
-    ids::PoolId,
-    zone::{SERVES_LABEL, parse_serves},
-};
 
-/// Why a peer's answer is missing.
+/// Why an answer is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nothing (that belongs to the question) came in time.
@@ -56,39 +40,35 @@ pub enum AskError {
     /// The name or the type is none of DNS.
     #[error("\"{0}\" is no question")]
     Question(String),
-    /// The peer answered, but not with its health: it serves another zone, for example.
-    #[error("{address} does not serve the zone (its answer: {rcode})")]
+    /// The peer answered, but not as a peer: it serves another zone, or is no usher, for example.
+    #[error(
+        "{address} does not answer as a peer (its answer: {rcode}): is it usher, of this version, with this zone?"
+    )]
     Refused {
         /// Who was asked.
         address: SocketAddr,
         /// Its response code.
         rcode: String,
     },
+    /// The peer has another key.
+    #[error("{address} has another secret ({why}): give all nodes the same secret_file")]
+    Key {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What was wrong with a signature.
+        why: String,
+    },
+    /// What the peer signs is too old or too new.
+    #[error("the clocks of {address} and of this host differ by {seconds} s or more: have both follow NTP")]
+    Clocks {
+        /// Who was asked.
+        address: SocketAddr,
+        /// By how much.
+        seconds: u64,
+    },
     /// The answer is not DNS, or is cut even over TCP.
     #[error("{0} answered what is no whole DNS message")]
     Malformed(SocketAddr),
-}
-
-/// Asks the DNS server at `address` which pools its node serves.
-///
-/// Over UDP, and again over TCP when the answer does not fit; `limit` is for both together.
-pub async fn ask_serves(
-    address: SocketAddr,
-    zone: &str,
-    limit: Duration,
-) -> Result<BTreeMap<PoolId, bool>, AskError> {
-    let query = query(zone)?;
-    match timeout(limit, exchange(address, &|_| Ok(()), &query)).await {
-        Ok(answer) => read(address, &answer?),
-        Err(_) => Err(AskError::Timeout { address, limit }),
-    }
-}
-
-/// A query with a random id; the kernel picks a random port.
-fn query(zone: &str) -> Result<Message<Vec<u8>>, AskError> {
-    let bad_name = || AskError::Zone(zone.to_owned());
-    let name = Name::<Vec<u8>>::from_str(&format!("{SERVES_LABEL}.{zone}")).map_err(|_| bad_name())?;
-    build_query(&name, Rtype::TXT, false).map_err(|_| bad_name())
 }
 
 pub(super) fn build_query(
@@ -167,21 +147,3 @@ async fn exchange_tcp(
     stream.read_exact(&mut octets).await?;
     Ok(octets)
 }
-
-/// The pools in an answer; strings that this version does not know are skipped.
-fn read(address: SocketAddr, answer: &Message<Vec<u8>>) -> Result<BTreeMap<PoolId, bool>, AskError> {
-    if answer.header().rcode() != Rcode::NOERROR || !answer.header().aa() {
-        return Err(AskError::Refused { address, rcode: answer.header().rcode().to_string() });
-    }
-    let malformed = |_| AskError::Malformed(address);
-    let mut pools = BTreeMap::new();
-    for record in answer.answer().map_err(malformed)?.limit_to_in::<Txt<_>>() {
-        let record = record.map_err(malformed)?;
-        let strings = record.data().iter().filter_map(|octets| std::str::from_utf8(octets).ok());
-        pools.extend(strings.filter_map(parse_serves));
-    }
-    Ok(pools)
-}
-
-#[cfg(test)]
-mod tests;

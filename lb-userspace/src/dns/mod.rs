@@ -6,20 +6,22 @@
 //! - [`bind`] opens the sockets, [`Sockets::serve`] answers on them: a daemon can fail early and still
 //!   answer nothing before its first checks have finished.
 //! - [`answer`] is the whole protocol as a function from message to message, without sockets.
-//! - [`ask_serves`] asks a peer which pools it serves.
+//! - [`ask_peer`] asks a peer what it says of itself; [`Exchange`] is the other side.
 //! - [`look_up`] asks a backend that is a DNS server.
 
 mod answer;
 mod ask;
 mod counters;
+mod exchange;
 mod look_up;
 mod request;
 mod server;
 mod tcp;
 
 pub use answer::{Reply, Rotation, Transport, answer};
-pub use ask::{AskError, ask_serves};
+pub use ask::AskError;
 pub use counters::{CounterValues, Counters};
+pub use exchange::{Exchange, PeerKey, ask_peer};
 pub use look_up::{Found, look_up};
 pub use server::{BindError, Protocol, Sockets, bind};
 

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{Counters, Reply, Rotation, Transport, answer, tcp};
+use super::{Counters, Exchange, Reply, Rotation, Transport, answer, tcp};
 use crate::core::zone::Zone;
 
 /// Pause after an error of a socket, so that a lasting one does not spin.
@@ -181,10 +181,16 @@ impl Sockets {
         Arc::clone(&self.counters)
     }
 
-    /// Answers from the newest zone until `shutdown` completes; then all sockets and connections are closed.
-    pub async fn serve(self, zone: watch::Receiver<Arc<Zone>>, shutdown: impl Future<Output = ()>) {
+    /// Answers from the newest zone, and peers by `exchange`, until `shutdown` completes; then all sockets and connections
+    /// are closed.
+    pub async fn serve(
+        self,
+        zone: watch::Receiver<Arc<Zone>>,
+        exchange: Option<Exchange>,
+        shutdown: impl Future<Output = ()>,
+    ) {
         let mut tasks = JoinSet::new();
-        let server = Server { zone, rotation: Arc::default(), counters: self.counters };
+        let server = Server { zone, exchange, rotation: Arc::default(), counters: self.counters };
         let slots = tcp::slots();
         for pair in self.pairs {
             tracing::info!(address = %pair.address, "DNS answers");
@@ -203,6 +209,7 @@ impl Sockets {
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     zone: watch::Receiver<Arc<Zone>>,
+    exchange: Option<Exchange>,
     rotation: Arc<Rotation>,
     counters: Arc<Counters>,
 }
@@ -210,7 +217,12 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn reply(&self, query: &[u8], transport: Transport) -> Option<Reply> {
         let zone = Arc::clone(&self.zone.borrow());
-        let reply = answer(query, &zone, transport, &self.rotation);
+        let of_peer = |exchange: &Exchange| exchange.reply(query, zone.origin(), transport);
+        let reply = self
+            .exchange
+            .as_ref()
+            .and_then(of_peer)
+            .or_else(|| answer(query, &zone, transport, &self.rotation));
         self.counters.count(transport, reply.as_ref());
         reply
     }

@@ -1,13 +1,11 @@
-use std::collections::BTreeMap;
-
 use super::*;
 use crate::{
     config::AllDown,
     core::{
         peers::PeerState,
         publish::{
-            PeerStates,
-            fixture::{all, config, ip, peer_states, pool},
+            SelfState,
+            fixture::{all, config, ip, peer_states},
             publication,
         },
     },
@@ -79,33 +77,6 @@ fn an_address_appears_once() {
     config.peers[0].addresses[0].publish = ip("192.0.2.11");
     let zone = zone_of(&config, SelfState::Serves);
     assert_eq!(found(&zone, "www.example.test").addresses(Family::V4), [ip("192.0.2.11")]);
-}
-
-#[test]
-fn peers_can_read_what_this_node_serves() {
-    let config = config(AllDown::All);
-    let mut own = all(SelfState::Serves);
-    own.insert(pool("web/v6"), SelfState::NotAttached);
-    let publication = publication(&config, &own, &PeerStates::new());
-    let zone = Zone::new(&config, config.dns.as_ref().unwrap(), &publication, 7);
-    let strings = &found(&zone, "_serves.example.test").txt;
-    assert!(strings.contains(&"internal/v4=up".to_owned()), "also without a name: {strings:?}");
-    assert!(strings.contains(&"web/v6=down".to_owned()), "{strings:?}");
-    let read: BTreeMap<PoolId, bool> = strings.iter().filter_map(|text| parse_serves(text)).collect();
-    let said = own.into_iter().map(|(pool, state)| (pool, state == SelfState::Serves)).collect();
-    assert_eq!(read, said);
-}
-
-#[test]
-fn only_known_strings_are_read() {
-    assert_eq!(parse_serves("a/b/v6=up"), Some((pool_id("a/b", Family::V6), true)));
-    for text in ["", "web", "web/v4", "web=up", "web/v5=up", "web/v4=maybe", "web/v4=up "] {
-        assert_eq!(parse_serves(text), None, "{text}");
-    }
-}
-
-fn pool_id(service: &str, family: Family) -> PoolId {
-    PoolId { service: service.into(), family }
 }
 
 #[test]

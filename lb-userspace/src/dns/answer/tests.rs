@@ -223,14 +223,6 @@ fn any_is_answered_with_little() {
 }
 
 #[test]
-fn peers_are_told_what_is_served() {
-    let lines = text(&ask(&zone(), &Query::new("_serves.example.test", Rtype::TXT)));
-    assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("answer _serves.example.test 0 TXT"), "{lines:?}");
-    assert!(lines[0].contains("\"web/v4=up\""), "{lines:?}");
-}
-
-#[test]
 fn the_question_keeps_its_spelling() {
     let reply = ask(&zone(), &Query::new("wWw.ExAmPlE.tEsT", Rtype::A));
     assert!(text(&reply)[0].starts_with("answer wWw.ExAmPlE.tEsT 30 A"), "{:?}", text(&reply));
@@ -421,7 +413,8 @@ fn transport() -> impl Strategy<Value = Transport> {
 }
 
 fn valid_query() -> impl Strategy<Value = Vec<u8>> {
-    let names = ["www.example.test", "example.test", "_serves.example.test", "udp.example.test", "a.b", "."];
+    let names =
+        ["www.example.test", "example.test", "_exchange.example.test", "udp.example.test", "a.b", "."];
     let types =
         [Rtype::A, Rtype::AAAA, Rtype::NS, Rtype::SOA, Rtype::TXT, Rtype::ANY, Rtype::OPT, Rtype::AXFR];
     let edns = prop::option::of((any::<u16>(), 0..3u8, any::<bool>()));
