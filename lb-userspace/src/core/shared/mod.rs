@@ -1,0 +1,385 @@
+//! This node's part in a zone that other nodes write, too.
+//!
+//! The zone's primary is the only memory that nodes share, and compares before it changes: every update names what
+//! must still be so. What nodes agree on they agree on there.
+//!
+//! - [`SharedZone::observe`] takes what the zone holds, [`SharedZone::unreadable`] that nobody could tell.
+//! - [`SharedZone::decide`] says what should be changed next, [`SharedZone::note`] takes what became of it.
+//! - `decide.rs` holds the rules.
+
+mod decide;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::core::{
+    lease::{Claim, Kind, owner},
+    records::{Addresses, Contents, Outcome},
+};
+
+pub use decide::{Gone, Planned, Situation, Wish};
+
+/// The first hold-down; each further one is twice as long.
+const HOLD_DOWN: Duration = Duration::from_secs(30);
+
+/// The longest hold-down. After so long without a removal they begin anew.
+const LONGEST_HOLD_DOWN: Duration = Duration::from_secs(600);
+
+/// How a node behaves in a shared zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// For how long a lease holds without a renewal.
+    pub lease: Duration,
+    /// From one renewal to the next.
+    pub renew: Duration,
+    /// TTL of the addresses, in seconds.
+    pub ttl: u32,
+    /// Whether addresses of others may stand beside ours.
+    pub share_rrset: bool,
+    /// What two nodes without a witness may do.
+    pub two_nodes: TwoNodes,
+}
+
+/// What becomes of a dead node where there are two, and no witness: no majority can find it dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TwoNodes {
+    /// It is removed when its lease has run out, too: it could not reach the primary for so long.
+    #[default]
+    RemoveAfterLease,
+    /// It stays.
+    Never,
+}
+
+/// What this node knows and wants of a shared zone.
+#[derive(Debug, Clone)]
+pub struct SharedZone {
+    node: Arc<str>,
+    boot: u64,
+    settings: Settings,
+    names: BTreeMap<Arc<str>, Name>,
+    /// Nobody is removed before: the zone could not be read, and others could not renew their leases perhaps.
+    no_removal_before: Option<Instant>,
+    /// It could be read the last time.
+    readable: bool,
+    /// An update for all names was refused: names are written one by one until one succeeds.
+    separately: bool,
+}
+
+/// One name, as it was last read.
+#[derive(Debug, Clone, Default)]
+struct Name {
+    addresses: Addresses,
+    /// By node.
+    claims: BTreeMap<Arc<str>, Seen>,
+    own: Own,
+    last_removal: Option<Instant>,
+}
+
+/// A node's record beside a name.
+#[derive(Debug, Clone)]
+struct Seen {
+    text: String,
+    claim: Option<Claim>,
+    /// When it was first seen to be so.
+    changed: Instant,
+}
+
+/// What became of this node's own addresses at a name.
+#[derive(Debug, Clone, Default)]
+struct Own {
+    /// A lease of this run of the daemon was written.
+    ever: bool,
+    renewed: Option<Instant>,
+    hold: Option<Hold>,
+    /// Removals in a row, and the last one.
+    removals: u32,
+    last: Option<Instant>,
+    /// Another daemon writes under this node's name.
+    contested: bool,
+}
+
+/// Addresses that were taken away, and not put back before the time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Who took them; none: somebody that left no mark.
+    pub by: Option<Arc<str>>,
+    /// In one word.
+    pub why: Arc<str>,
+    /// Which.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The end of the hold-down.
+    pub until: Instant,
+    /// The record that showed it.
+    mark: String,
+}
+
+/// What is the matter with an address in a shared zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It is there.
+    Published,
+    /// It is not there yet.
+    Absent,
+    /// Its node has withdrawn it, or does not want it.
+    Withdrawn,
+    /// Another node has taken it away; `None`: somebody that left no mark.
+    RemovedBy(Option<Arc<str>>),
+    /// Two daemons write under its node's name.
+    Contested,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            State::Published => f.write_str("published"),
+            State::Absent => f.write_str("absent"),
+            State::Withdrawn => f.write_str("withdrawn-self"),
+            State::RemovedBy(Some(by)) => write!(f, "removed-by {by}"),
+            State::RemovedBy(None) => f.write_str("removed-by somebody"),
+            State::Contested => f.write_str("contested"),
+        }
+    }
+}
+
+/// What keeps an address out of a zone, or in it, against this node's wish.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// CNAME.
+    #[error("{name} is an alias of {target}, and an alias can have no addresses; remove its CNAME record")]
+    Alias {
+        /// The name.
+        name: Arc<str>,
+        /// What it stands for.
+        target: String,
+    },
+    /// Addresses that belong to no node.
+    #[error(
+        "{name} has addresses of others: {}; remove them, or set share_rrset = true if they are wanted",
+        list(addresses)
+    )]
+    Others {
+        /// The name.
+        name: Arc<str>,
+        /// Which.
+        addresses: BTreeSet<IpAddr>,
+    },
+    /// A cloned host.
+    #[error("another daemon publishes as {node}: a copy of this host? Give each node its own [node] name")]
+    Contested {
+        /// This node's name.
+        node: Arc<str>,
+    },
+    /// It was taken away.
+    #[error("{name}: {} took {} away ({why})", by.as_deref().unwrap_or("somebody that left no mark"), list(addresses))]
+    Removed {
+        /// The name.
+        name: Arc<str>,
+        /// Who.
+        by: Option<Arc<str>>,
+        /// Which addresses.
+        addresses: BTreeSet<IpAddr>,
+        /// In one word.
+        why: Arc<str>,
+    },
+    /// `all_down = "all"` keeps it.
+    #[error("{name}: this node's address is the last one, so it stays (all_down = \"all\")")]
+    Last {
+        /// The name.
+        name: Arc<str>,
+    },
+}
+
+fn list(addresses: &BTreeSet<IpAddr>) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl SharedZone {
+    /// Nothing is known yet. `boot` is a random number of this run of the daemon.
+    pub fn new(node: Arc<str>, boot: u64, settings: Settings) -> SharedZone {
+        SharedZone {
+            node,
+            boot,
+            settings,
+            names: BTreeMap::new(),
+            no_removal_before: None,
+            readable: false,
+            separately: false,
+        }
+    }
+
+    /// Behaves otherwise from now on.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Names that this node has written at.
+    pub fn written(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.iter().filter(|(_, name)| name.own.ever).map(|(name, _)| name)
+    }
+
+    /// Takes what the zone held at `now`. `nodes` are all whose records were asked for.
+    pub fn observe(&mut self, contents: &Contents, nodes: &[Arc<str>], now: Instant) {
+        let readable = std::mem::replace(&mut self.readable, true);
+        if !readable && self.no_removal_before.is_some() {
+            self.no_removal_before = Some(now + self.settings.lease);
+        }
+        for (name, addresses) in &contents.names {
+            let known = self.names.entry(name.clone()).or_default();
+            known.addresses = addresses.clone();
+            for node in nodes {
+                let texts = contents.texts.get(&owner(node, name)).map_or(&[][..], Vec::as_slice);
+                known.see(node, texts, now);
+            }
+            known.judge_own(&self.node, self.boot, now);
+        }
+        let asked: BTreeSet<&Arc<str>> = contents.names.keys().collect();
+        self.names.retain(|name, _| asked.contains(name));
+    }
+
+    /// The zone could not be read.
+    pub fn unreadable(&mut self, now: Instant) {
+        self.readable = false;
+        // Moved on when it can be read again.
+        self.no_removal_before = Some(now + self.settings.lease);
+    }
+
+    /// Takes what became of an update.
+    pub fn note(&mut self, planned: &Planned, outcome: Outcome, now: Instant) {
+        self.separately = outcome == Outcome::NotAsExpected;
+        if outcome != Outcome::Applied {
+            return;
+        }
+        for name in &planned.renews {
+            if let Some(name) = self.names.get_mut(name) {
+                name.own.ever = true;
+                name.own.renewed = Some(now);
+            }
+        }
+        if let Some((name, _)) = &planned.removes
+            && let Some(name) = self.names.get_mut(name)
+        {
+            name.last_removal = Some(now);
+        }
+    }
+
+    /// How an address of a node stands at a name.
+    pub fn state(&self, name: &str, node: &str, address: IpAddr) -> State {
+        let Some(known) = self.names.get(name) else { return State::Absent };
+        let is_own = *self.node == *node;
+        if is_own && known.own.contested {
+            State::Contested
+        } else if known.has(address) {
+            State::Published
+        } else if is_own
+            && let Some(hold) = known.own.hold.as_ref().filter(|hold| hold.addresses.contains(&address))
+        {
+            State::RemovedBy(hold.by.clone())
+        } else {
+            match known.claims.get(node).and_then(|seen| seen.claim.as_ref()).map(|claim| &claim.kind) {
+                Some(Kind::Removed { by, addresses, .. }) if addresses.contains(&address) => {
+                    State::RemovedBy(Some(by.clone()))
+                }
+                Some(Kind::Lease { addresses, .. }) if !addresses.contains(&address) => State::Withdrawn,
+                _ => State::Absent,
+            }
+        }
+    }
+
+    /// For how long a node's record beside a name has not changed, as seen from here; `None` when there is none.
+    pub fn lease_age(&self, name: &str, node: &str, now: Instant) -> Option<Duration> {
+        let seen = self.names.get(name)?.claims.get(node)?;
+        Some(now.saturating_duration_since(seen.changed))
+    }
+
+    /// When something is due by itself at the latest: a renewal, the end of a hold-down.
+    pub fn next_due(&self, now: Instant) -> Instant {
+        let renewals = self.names.values().filter_map(|name| name.own.renewed);
+        let renewals = renewals.map(|renewed| renewed + self.settings.renew);
+        let holds = self.names.values().filter_map(|name| Some(name.own.hold.as_ref()?.until));
+        let holds = holds.filter(|&until| until > now);
+        let due = renewals.chain(holds).min().unwrap_or(now + self.settings.renew);
+        due.max(now)
+    }
+}
+
+impl Name {
+    fn see(&mut self, node: &Arc<str>, texts: &[String], now: Instant) {
+        // More than one is none of ours; it stays as it is, and a prerequisite on it fails.
+        let [text] = texts else {
+            self.claims.remove(node);
+            return;
+        };
+        if self.claims.get(node).is_some_and(|seen| seen.text == *text) {
+            return;
+        }
+        let claim = text.parse().ok().filter(|claim: &Claim| claim.node == *node);
+        self.claims.insert(node.clone(), Seen { text: text.clone(), claim, changed: now });
+    }
+
+    /// What the zone says about this node's own part.
+    fn judge_own(&mut self, node: &Arc<str>, boot: u64, now: Instant) {
+        let Some(seen) = self.claims.get(node).filter(|_| self.own.ever).cloned() else { return };
+        let Some(claim) = seen.claim else { return };
+        match claim.kind {
+            // Whoever came later has it; this one stops until that one has.
+            Kind::Lease { seconds, .. } if claim.boot != boot => {
+                let lease = Duration::from_secs(seconds.into());
+                self.own.contested = now.saturating_duration_since(seen.changed) <= lease;
+                self.own.ever = self.own.contested;
+            }
+            Kind::Lease { addresses, .. } => {
+                self.own.contested = false;
+                let missing: BTreeSet<IpAddr> =
+                    addresses.iter().copied().filter(|&address| !self.has(address)).collect();
+                if !missing.is_empty() && self.addresses.alias.is_none() {
+                    self.hold(None, "by-hand".into(), missing, seen.text, now);
+                } else if self.own.hold.as_ref().is_some_and(|hold| hold.addresses.is_subset(&addresses)) {
+                    self.own.hold = None;
+                }
+            }
+            Kind::Removed { by, addresses, why } if claim.boot == boot => {
+                self.hold(Some(by), why, addresses, seen.text, now);
+            }
+            Kind::Removed { .. } => {}
+        }
+    }
+
+    /// The same removal is seen again and again until the node is back.
+    fn hold(
+        &mut self,
+        by: Option<Arc<str>>,
+        why: Arc<str>,
+        addresses: BTreeSet<IpAddr>,
+        mark: String,
+        now: Instant,
+    ) {
+        let own = &mut self.own;
+        if own.hold.as_ref().is_some_and(|hold| hold.mark == mark) {
+            return;
+        }
+        if own.last.is_some_and(|last| now.saturating_duration_since(last) > LONGEST_HOLD_DOWN * 2) {
+            own.removals = 0;
+        }
+        let factor = 1_u32.checked_shl(own.removals).unwrap_or(u32::MAX);
+        let length = HOLD_DOWN.saturating_mul(factor).min(LONGEST_HOLD_DOWN);
+        own.removals = own.removals.saturating_add(1);
+        own.last = Some(now);
+        own.hold = Some(Hold { by, why, addresses, until: now + length, mark });
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.sets.values().any(|set| set.addresses.contains(&address))
+    }
+
+    fn all(&self) -> BTreeSet<IpAddr> {
+        self.addresses.sets.values().flat_map(|set| &set.addresses).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
