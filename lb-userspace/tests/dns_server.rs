@@ -396,6 +396,7 @@ fn config(peers: u8) -> Config {
             negative_ttl: Duration::from_secs(5),
             contact: "hostmaster.example.test".into(),
             all_down: AllDown::All,
+            publish: Vec::new(),
         }),
         peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60) },
         peers: (1..=peers).map(peer).collect(),

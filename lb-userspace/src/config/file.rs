@@ -110,6 +110,22 @@ pub(super) struct Dns {
     pub negative_ttl: Value<String>,
     pub contact: Value<String>,
     pub all_down: Value<String>,
+    #[serde(default)]
+    pub publish: Vec<Spanned<Publish>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Publish {
+    pub kind: Value<String>,
+    pub zone: Value<String>,
+    pub primaries: List<String>,
+    pub key_file: Value<String>,
+    pub lease: Value<String>,
+    pub renew: Value<String>,
+    pub share_rrset: Value<bool>,
+    pub two_nodes: Value<String>,
+    pub witness: Value<bool>,
 }
 
 /// What [`Timing`] has, too.
@@ -322,6 +338,7 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
         ("flows", keys_of::<Flows>()),
         ("defence", keys_of::<Defence>()),
         ("dns", keys_of::<Dns>()),
+        ("dns.publish", keys_of::<Publish>()),
         ("peer_check", keys_of::<PeerCheck>()),
         ("peer", keys_of::<Peer>()),
         ("peer.addresses", keys_of::<SplitAddress>()),
@@ -338,7 +355,7 @@ pub fn tables() -> Vec<(&'static str, &'static [&'static str])> {
 pub(super) fn header(table: &str) -> String {
     match table {
         "" => "the top of the file".to_owned(),
-        "peer" | "service" | "service.backend" => format!("[[{table}]]"),
+        "dns.publish" | "peer" | "service" | "service.backend" => format!("[[{table}]]"),
         _ => format!("[{table}]"),
     }
 }

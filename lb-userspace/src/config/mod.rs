@@ -33,7 +33,11 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::core::{deny::Rule, ids::Family};
+use crate::core::{
+    deny::Rule,
+    ids::Family,
+    shared::{self, TwoNodes},
+};
 
 /// A whole configuration that has passed every check.
 #[derive(Debug, Clone, PartialEq)]
@@ -208,6 +212,54 @@ pub struct Dns {
     pub contact: Arc<str>,
     /// What to answer when no node can serve a name.
     pub all_down: AllDown,
+    /// Zones on other servers, in which the names are published, too.
+    pub publish: Vec<Publish>,
+}
+
+impl Dns {
+    /// Every zone in which names are published: the one that is served here, and those on other servers.
+    pub fn zones(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::once(&self.zone).chain(self.publish.iter().map(|publish| &publish.zone))
+    }
+}
+
+/// A zone on another server, which all nodes write by DNS UPDATE (RFC 2136), signed by TSIG (RFC 8945).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Publish {
+    /// The zone's name, written as [`Dns::zone`].
+    pub zone: Arc<str>,
+    /// Its primary, by every address that may be tried.
+    pub primaries: Vec<SocketAddr>,
+    /// One or two TSIG keys, as `tsig-keygen` prints them.
+    pub key_file: PathBuf,
+    /// For how long a node's lease holds without a renewal.
+    pub lease: Duration,
+    /// From one renewal to the next.
+    pub renew: Duration,
+    /// Whether addresses of others may stand at our names.
+    pub share_rrset: bool,
+    /// What two nodes without a witness may do.
+    pub two_nodes: TwoNodes,
+    /// Whether the primary counts as one more voter, of whoever reaches it.
+    pub witness: bool,
+}
+
+impl Publish {
+    /// How this node behaves in the zone; `ttl` is that of addresses.
+    pub fn settings(&self, ttl: Duration) -> shared::Settings {
+        shared::Settings {
+            lease: self.lease,
+            renew: self.renew,
+            ttl: ttl.as_secs().try_into().unwrap_or(u32::MAX),
+            share_rrset: self.share_rrset,
+            two_nodes: self.two_nodes,
+        }
+    }
+}
+
+/// Whether a name is a zone's own or below it.
+pub fn is_within(name: &str, zone: &str) -> bool {
+    name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// What DNS answers for a name that no node can serve.

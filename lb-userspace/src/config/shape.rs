@@ -236,7 +236,18 @@ const FORMS: &[(&str, &str)] = &[
     ("xdp_mode", "\"auto\", \"native\" or \"generic\""),
     ("addresses", "a list of addresses, such as [\"192.0.2.11\", \"2001:db8:1::11\"]"),
     ("address", "an address in quotes, such as \"203.0.113.21\""),
-    ("publish", "an address in quotes, such as \"192.0.2.11\""),
+    (
+        "publish",
+        "below [dns] `[[dns.publish]]`, in double brackets, above each zone's settings; of an address another one in \
+         quotes, such as \"192.0.2.11\"",
+    ),
+    ("primaries", "a list of addresses with ports, such as [\"192.0.2.53:53\"]"),
+    ("key_file", "a path in quotes, such as \"/etc/usher/publish.key\""),
+    ("lease", "a duration in quotes, such as \"60s\""),
+    ("renew", "a duration in quotes, such as \"20s\""),
+    ("share_rrset", "true or false"),
+    ("two_nodes", "\"remove-after-lease\" or \"never\""),
+    ("witness", "true or false"),
     ("socket", "a path in quotes, such as \"/run/usher/usher.sock\""),
     ("state_file", "a path in quotes, such as \"/var/lib/usher/state.json\""),
     ("pin_dir", "a path in quotes, such as \"/sys/fs/bpf/usher\""),
@@ -291,7 +302,8 @@ const FORMS: &[(&str, &str)] = &[
     ("idle_timeout", "a duration in quotes, such as \"10m\""),
     (
         "kind",
-        "\"tcp\", \"http\", \"https\", \"tls\", \"udp\", \"dns\", \"grpc\", \"grpcs\", \"agent\" or \"exec\"",
+        "\"tcp\", \"http\", \"https\", \"tls\", \"udp\", \"dns\", \"grpc\", \"grpcs\", \"agent\" or \"exec\"; in \
+         [[dns.publish]] \"rfc2136\"",
     ),
     ("path", "a path in quotes, such as \"/healthz\""),
     ("host", "a host name in quotes, such as \"www.example.test\""),

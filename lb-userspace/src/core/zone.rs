@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Dns, NodeAddress},
+    config::{Config, Dns, NodeAddress, is_within},
     core::{ids::Family, publish::Publication},
 };
 
@@ -105,7 +105,7 @@ impl Zone {
             let published = addresses.iter().map(|address| address.publish);
             builder.addresses(name, published, INFRASTRUCTURE_TTL);
         }
-        for (name, view) in &publication.names {
+        for (name, view) in publication.names.iter().filter(|(name, _)| is_within(name, zone)) {
             let published = view.addresses.iter().filter(|entry| entry.published).map(|entry| entry.address);
             builder.addresses(name, published, seconds(dns.ttl));
         }
@@ -195,10 +195,6 @@ pub fn server_name(node: &str, zone: &str) -> Arc<str> {
 
 fn seconds(ttl: Duration) -> u32 {
     u32::try_from(ttl.as_secs().min(MAX_TTL)).unwrap_or(u32::MAX)
-}
-
-fn is_within(name: &str, origin: &str) -> bool {
-    name.strip_suffix(origin).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 /// Collects names, and with each the names between it and the zone's.

@@ -4,7 +4,7 @@
 //! makes one message.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::{IpAddr, SocketAddr},
 };
@@ -13,6 +13,7 @@ use crate::{
     config::{
         Backend, Config, Forward, NoBackend, NodeAddress, Protocol, Service,
         findings::Findings,
+        is_within,
         key::Key,
         shape::{list, nearest},
     },
@@ -114,10 +115,14 @@ fn dns(config: &Config, findings: &mut Findings) {
     for (service, name) in named {
         any = true;
         let key = Key::service(service).child("dns_name");
-        let inside = name.strip_suffix(&*dns.zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        if !inside {
-            let mend = format!("use a name that ends with .{}", dns.zone);
-            findings.refuse(&key, format!("\"{name}\" is outside the zone \"{}\"", dns.zone), mend);
+        if !dns.zones().any(|zone| is_within(name, zone)) {
+            let zones: BTreeSet<_> = dns.zones().collect();
+            let list = |before: &str, after: &str| {
+                let zones: Vec<_> = zones.iter().map(|zone| format!("{before}{zone}{after}")).collect();
+                zones.join(" or ")
+            };
+            let mend = format!("use a name that ends with {}", list(".", ""));
+            findings.refuse(&key, format!("\"{name}\" is outside the zone {}", list("\"", "\"")), mend);
         } else if node_names.iter().any(|node| node == name) {
             let mend = "use a name that is no node's";
             findings.refuse(&key, format!("\"{name}\" is the name of a node in the zone"), mend);

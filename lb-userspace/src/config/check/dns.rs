@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use super::reader::{Field, Reader, Seen};
+use super::{
+    publish::publish,
+    reader::{Field, Reader, Seen},
+};
 use crate::config::{
     AllDown, Dns, NodeAddress,
     file::{self, List, Value},
@@ -32,10 +35,11 @@ pub(super) fn dns(
         .optional(&key, "all_down", section.all_down)
         .and_then(|policy| reader.choice(&policy, &[("all", AllDown::All), ("none", AllDown::None)]))
         .unwrap_or(AllDown::All);
+    let publish = publish(reader, &key, section.publish, zone.as_ref());
 
     let zone = zone?;
     let contact = contact.unwrap_or_else(|| Arc::from(format!("hostmaster.{zone}")));
-    Some(Dns { listen, zone, ttl, negative_ttl, contact, all_down })
+    Some(Dns { listen, zone, ttl, negative_ttl, contact, all_down, publish })
 }
 
 fn listen(reader: &mut Reader<'_>, dns: &Key, list: List<String>) -> Option<Vec<SocketAddr>> {

@@ -9,6 +9,7 @@ mod flows;
 mod health;
 mod nat;
 mod node;
+mod publish;
 mod reader;
 mod service;
 mod tunnel;

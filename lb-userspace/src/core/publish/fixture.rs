@@ -83,6 +83,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             negative_ttl: Duration::from_secs(5),
             contact: "hostmaster.example.test".into(),
             all_down,
+            publish: Vec::new(),
         }),
         peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60) },
         peers: vec![peer("node2", &["192.0.2.12", "2001:db8:1::12"]), peer("node3", &["192.0.2.13"])],
