@@ -22,6 +22,7 @@ pub mod flows;
 pub mod net;
 pub mod probe;
 pub mod reload;
+mod secret_file;
 pub mod status;
 mod unix_time;
 mod unreadable;

@@ -1,12 +1,15 @@
 //! The cluster's secret, and the keys that derive from it.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use hkdf::Hkdf;
 use lb_common::HashKey;
 use sha2::Sha256;
 
-use crate::{dns::PeerKey, unreadable};
+use crate::{
+    dns::PeerKey,
+    secret_file::{self, SecretFileError},
+};
 
 /// What derived bytes are for: no key tells anything about another.
 const FLOW_HASH: &[u8] = b"usher flow hash v1";
@@ -19,16 +22,9 @@ const SHORTEST: usize = 16;
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SecretError {
-    /// It cannot be read.
-    #[error("cannot read the secret {path}; make one with: {}", make(path))]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    /// Others can read it.
-    #[error("the secret {path} can be read by others (mode {mode:04o}); mend it with: chmod 600 {path}")]
-    Open { path: PathBuf, mode: u32 },
+    /// It cannot be read, or others can read it.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
     /// It is too short to be one.
     #[error(
         "the secret {path} holds {length} bytes, and at least {SHORTEST} are needed; make one with: {}",
@@ -75,13 +71,7 @@ pub(super) fn random_key() -> HashKey {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SecretError> {
-    let unreadable =
-        |source| SecretError::Unreadable { path: path.to_owned(), source: unreadable::explained(source) };
-    let mode = fs::metadata(path).map_err(unreadable)?.mode() & 0o7777;
-    if mode & 0o007 != 0 {
-        return Err(SecretError::Open { path: path.to_owned(), mode });
-    }
-    let secret = fs::read(path).map_err(unreadable)?.trim_ascii().to_vec();
+    let secret = secret_file::read(path, "secret", &make(path))?.trim_ascii().to_vec();
     if secret.len() < SHORTEST {
         return Err(SecretError::Short { path: path.to_owned(), length: secret.len() });
     }
@@ -98,7 +88,7 @@ fn derive<const N: usize>(secret: &[u8], purpose: &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
