@@ -9,11 +9,14 @@ use std::{
 
 use domain::base::{Message, MessageBuilder, Name, iana::Rtype, message_builder::PushError};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpSocket, UdpSocket},
 };
 
-use super::{MAX_UDP, tcp::frame};
+use super::{
+    MAX_UDP,
+    tcp::{frame, read_frame},
+};
 
 /// Why an answer is missing.
 #[derive(Debug, thiserror::Error)]
@@ -142,8 +145,5 @@ async fn exchange_tcp(
     opened(socket.as_fd())?;
     let mut stream = socket.connect(address).await?;
     stream.write_all(&frame(query.as_slice())?).await?;
-    let len = stream.read_u16().await?;
-    let mut octets = vec![0; usize::from(len)];
-    stream.read_exact(&mut octets).await?;
-    Ok(octets)
+    read_frame(&mut stream).await
 }

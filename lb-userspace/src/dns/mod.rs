@@ -8,6 +8,7 @@
 //! - [`answer`] is the whole protocol as a function from message to message, without sockets.
 //! - [`ask_peer`] asks a peer what it says of itself; [`Exchange`] is the other side.
 //! - [`look_up`] asks a backend that is a DNS server.
+//! - [`update`] reads and changes records of a zone that another server holds.
 
 mod answer;
 mod ask;
@@ -17,6 +18,7 @@ mod look_up;
 mod request;
 mod server;
 mod tcp;
+pub mod update;
 
 pub use answer::{Reply, Rotation, Transport, answer};
 pub use ask::AskError;

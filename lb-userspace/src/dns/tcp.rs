@@ -81,7 +81,8 @@ async fn exchange(stream: &mut TcpStream, server: &Server, idle: Duration) -> io
     Ok(true)
 }
 
-async fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+/// What [`frame`] made.
+pub(super) async fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let len = stream.read_u16().await?;
     let mut message = vec![0; usize::from(len)];
     stream.read_exact(&mut message).await?;
