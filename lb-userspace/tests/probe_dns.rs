@@ -1,12 +1,10 @@
 //! Checks of DNS servers, against BIND.
 
-#![expect(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
+mod name_server;
 
 use std::{
-    fs,
     net::{SocketAddr, UdpSocket},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lb_userspace::{
@@ -14,7 +12,7 @@ use lb_userspace::{
     core::check::{CheckResult, Code},
     probe::Probe,
 };
-use tempfile::TempDir;
+use name_server::{NameServer, Place};
 
 /// For checks that are meant to end by themselves.
 const LONG: Duration = Duration::from_secs(20);
@@ -30,72 +28,13 @@ www IN A 192.0.2.12
 "#;
 
 /// Answers for `example.test`, and refuses everything else.
-struct Named {
-    process: Child,
-    _directory: TempDir,
-    address: SocketAddr,
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn can_run_named() -> bool {
-    let found = Command::new("named").arg("-v").stdout(Stdio::null()).status().is_ok();
-    if !found {
-        eprintln!("skipped: named is missing (Debian: bind9)");
-        assert!(std::env::var_os("USHER_NO_SKIP").is_none(), "this test must not be skipped");
-    }
-    found
-}
-
-async fn named() -> Named {
-    let directory = TempDir::new().unwrap();
-    let path = directory.path().display();
-    // Both protocols use the port, which is free a moment ago.
-    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let port = address.port();
-    let config = format!(
-        r#"options {{
-    directory "{path}";
-    listen-on port {port} {{ 127.0.0.1; }};
-    listen-on-v6 {{ none; }};
-    pid-file none;
-    session-keyfile none;
-    managed-keys-directory "{path}";
-    recursion no;
-    dnssec-validation no;
-}};
-controls {{}};
-zone "example.test" {{ type primary; file "zone"; }};
-"#
-    );
+async fn named() -> NameServer {
+    let place = Place::new();
     // More than fits into a datagram.
     let long: String =
         (0..20).map(|number| format!("long IN TXT \"{number} {}\"\n", "x".repeat(200))).collect();
-    fs::write(directory.path().join("zone"), format!("{ZONE}{long}")).unwrap();
-    fs::write(directory.path().join("named.conf"), config).unwrap();
-    let log = fs::File::create(directory.path().join("log")).unwrap();
-    let process = Command::new("named")
-        .args(["-g", "-n", "1", "-c"])
-        .arg(directory.path().join("named.conf"))
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let named = Named { process, _directory: directory, address };
-    let start = Instant::now();
-    loop {
-        let result = dns(named.address, "ns.example.test", "A", None, SHORT).await;
-        if result.code == Code::L7Ok {
-            return named;
-        }
-        let log = fs::read_to_string(named._directory.path().join("log")).unwrap_or_default();
-        assert!(start.elapsed() < LONG, "named does not answer: {result:?}\n{log}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    place.write("zone", &format!("{ZONE}{long}"));
+    name_server::bind(place, "zone \"example.test\" { type primary; file \"zone\"; };\n").await
 }
 
 async fn dns(
@@ -111,7 +50,7 @@ async fn dns(
 
 #[tokio::test]
 async fn a_name_server_is_judged_by_what_it_answers() {
-    if !can_run_named() {
+    if !name_server::can_run("named", "bind9") {
         return;
     }
     let named = named().await;
@@ -124,7 +63,7 @@ async fn a_name_server_is_judged_by_what_it_answers() {
         ("gone.example.test", "A", None, Code::L7Sts, "NXDOMAIN for gone.example.test A"),
         ("www.example.org", "A", None, Code::L7Sts, "REFUSED for www.example.org A"),
     ] {
-        let result = dns(named.address, query, record, expect, LONG).await;
+        let result = dns(named.address(), query, record, expect, LONG).await;
         assert_eq!(result.code, code, "{query} {record}: {result:?}");
         assert!(result.detail.starts_with(detail), "{query} {record}: {result:?}");
     }

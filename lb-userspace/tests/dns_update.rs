@@ -1,0 +1,374 @@
+//! Records of a zone on real primaries: BIND, Knot and PowerDNS, set up as `dist/dns/` shows.
+
+mod name_server;
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, TcpListener},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use lb_userspace::{
+    core::{
+        ids::Family,
+        records::{AddressSet, Change, Contents, Outcome, Prerequisite, Update},
+    },
+    dns::update::{Keys, Primary, UpdateError},
+};
+use name_server::{NameServer, Place, can_run};
+use tempfile::TempDir;
+
+/// For answers that come.
+const LONG: Duration = Duration::from_secs(20);
+/// For answers that do not.
+const SHORT: Duration = Duration::from_millis(300);
+
+/// What the operator has in the zone. Nodes may write at `www` and `echo`.
+const ZONE: &str = r#"$TTL 60
+@ IN SOA ns.example.test. hostmaster.example.test. 1 60 60 60 5
+@ IN NS ns.example.test.
+@ IN TXT "the operator's"
+ns IN A 127.0.0.1
+static IN A 203.0.113.99
+echo IN CNAME static.example.test.
+"#;
+
+const WWW: &str = "www.example.test";
+const LEASE: &str = "_usher-node1.www.example.test";
+const STATIC: &str = "static.example.test";
+const ECHO: &str = "echo.example.test";
+const APEX: &str = "example.test";
+
+/// In base64, as key files have them: of `usher-key`, and of all other keys.
+const SECRET: &str = "dGhlIHNlY3JldCBvZiB1c2hlcidzIG5vZGVzLCAzMi4=";
+const OTHER_SECRET: &str = "c29tZSBvdGhlciBzZWNyZXQgb2YgMzIgYnl0ZXMuLi4=";
+
+/// A key as `tsig-keygen` prints it.
+fn key(name: &str, secret: &str) -> String {
+    format!("key \"{name}\" {{\n\talgorithm hmac-sha256;\n\tsecret \"{secret}\";\n}};\n")
+}
+
+fn write_secret(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn keys(text: &str) -> Arc<Keys> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("publish.key");
+    write_secret(&path, text);
+    Arc::new(Keys::read(&path).unwrap())
+}
+
+fn primary(address: SocketAddr, zone: &str, keys_text: &str) -> Primary {
+    Primary::new(address, zone, keys(keys_text)).unwrap()
+}
+
+/// `usher-key` as the primary has it.
+fn usher_key() -> String {
+    key("usher-key", SECRET)
+}
+
+fn addresses<const N: usize>(addresses: [&str; N]) -> [IpAddr; N] {
+    addresses.map(|address| address.parse().unwrap())
+}
+
+fn add(name: &str, address: &str) -> Change {
+    Change::AddAddress { name: name.into(), address: address.parse().unwrap(), ttl: 30 }
+}
+
+fn remove(name: &str, address: &str) -> Change {
+    Change::RemoveAddress { name: name.into(), address: address.parse().unwrap() }
+}
+
+fn set_text(text: &str) -> Change {
+    Change::SetText { name: LEASE.into(), text: text.to_owned(), ttl: 5 }
+}
+
+fn text_is(text: &str) -> Prerequisite {
+    Prerequisite::TextIs { name: LEASE.into(), text: text.to_owned() }
+}
+
+fn addresses_are<const N: usize>(family: Family, all: [&str; N]) -> Prerequisite {
+    Prerequisite::AddressesAre { name: WWW.into(), family, addresses: addresses(all).into() }
+}
+
+async fn update(
+    primary: &Primary,
+    prerequisites: impl Into<Vec<Prerequisite>>,
+    changes: impl Into<Vec<Change>>,
+) -> Result<Outcome, UpdateError> {
+    let update = Update { prerequisites: prerequisites.into(), changes: changes.into() };
+    primary.update(&update, LONG).await
+}
+
+async fn read(primary: &Primary) -> Contents {
+    let names = [WWW, STATIC, ECHO].map(Arc::from);
+    primary.read(&names, &[LEASE, APEX].map(Arc::from), LONG).await.unwrap()
+}
+
+/// The sets of a name: TTL and addresses.
+fn sets(contents: &Contents, name: &str) -> Vec<(Family, AddressSet)> {
+    contents.names[name].sets.iter().map(|(family, set)| (*family, set.clone())).collect()
+}
+
+fn set<const N: usize>(ttl: u32, all: [&str; N]) -> AddressSet {
+    AddressSet { ttl, addresses: addresses(all).into() }
+}
+
+/// What servers differ in.
+struct Differences {
+    /// What a zone that it does not serve gets.
+    other_zone: &'static str,
+    /// What a key gets that may do nothing.
+    no_grant: &'static str,
+    /// What a wrong secret gets.
+    wrong_secret: &'static str,
+    /// Whether a clock that is off is told by how much.
+    tells_time: bool,
+}
+
+/// The whole behaviour that publishing relies on.
+async fn behaves(server: &NameServer, differences: &Differences) {
+    let own = primary(server.address(), APEX, &usher_key());
+    assert_eq!(own.key_taken(), None);
+    let before = read(&own).await;
+    assert_eq!(own.key_taken(), Some(0));
+    assert_eq!(sets(&before, WWW), []);
+    assert_eq!(before.texts[LEASE], [""; 0]);
+    let serial = own.serial(LONG).await.unwrap();
+
+    changes_are_made(&own).await;
+    prerequisites_decide(&own).await;
+    texts_of_any_length(&own).await;
+    an_alias_stays(&own).await;
+    many_names_at_once(&own).await;
+    assert_ne!(own.serial(LONG).await.unwrap(), serial);
+
+    others_records_are_refused(&own, differences).await;
+    keys_are_told_apart(server.address(), differences).await;
+    clocks_are_compared(server.address(), differences).await;
+
+    let after = read(&own).await;
+    for name in [STATIC, ECHO] {
+        assert_eq!(after.names[name], before.names[name], "{name}");
+    }
+    assert_eq!(sets(&after, STATIC), [(Family::V4, set(60, ["203.0.113.99"]))]);
+    assert_eq!(after.names[ECHO].alias.as_deref(), Some(STATIC));
+    assert_eq!(after.texts[APEX], ["the operator's"]);
+}
+
+async fn changes_are_made(own: &Primary) {
+    let all = [
+        add(WWW, "192.0.2.11"),
+        add(WWW, "192.0.2.12"),
+        add(WWW, "2001:db8::11"),
+        set_text("first"),
+        set_text("lease 1"),
+    ];
+    assert_eq!(update(own, [], all).await.unwrap(), Outcome::Applied);
+    let contents = read(own).await;
+    let v6 = (Family::V6, set(30, ["2001:db8::11"]));
+    assert_eq!(sets(&contents, WWW), [(Family::V4, set(30, ["192.0.2.11", "192.0.2.12"])), v6.clone()]);
+    assert_eq!(contents.texts[LEASE], ["lease 1"]);
+
+    let less = [remove(WWW, "192.0.2.12"), remove(WWW, "192.0.2.99")];
+    assert_eq!(update(own, [], less).await.unwrap(), Outcome::Applied);
+    assert_eq!(sets(&read(own).await, WWW), [(Family::V4, set(30, ["192.0.2.11"])), v6]);
+}
+
+/// The zone holds, and holds again afterwards: A 192.0.2.11, AAAA 2001:db8::11, and the text "lease 1".
+async fn prerequisites_decide(own: &Primary) {
+    let is_there = [
+        text_is("lease 1"),
+        addresses_are(Family::V4, ["192.0.2.11"]),
+        addresses_are(Family::V6, ["2001:db8::11"]),
+    ];
+    let held = update(own, is_there.clone(), [set_text("lease 2")]).await.unwrap();
+    assert_eq!(held, Outcome::Applied);
+    assert_eq!(read(own).await.texts[LEASE], ["lease 2"]);
+
+    let no_text = Prerequisite::NoText { name: LEASE.into() };
+    let violated = [
+        text_is("lease 1"),
+        no_text.clone(),
+        addresses_are(Family::V4, []),
+        addresses_are(Family::V6, []),
+        addresses_are(Family::V4, ["192.0.2.12"]),
+        addresses_are(Family::V4, ["192.0.2.11", "192.0.2.12"]),
+        addresses_are(Family::V6, ["2001:db8::12"]),
+    ];
+    for prerequisite in violated {
+        let outcome = update(own, [prerequisite.clone()], [set_text("lease 3")]).await.unwrap();
+        assert_eq!(outcome, Outcome::NotAsExpected, "{prerequisite:?}");
+        let both = [text_is("lease 2"), prerequisite.clone()];
+        let outcome = update(own, both, [set_text("lease 3")]).await.unwrap();
+        assert_eq!(outcome, Outcome::NotAsExpected, "one holds, and not {prerequisite:?}");
+    }
+    assert_eq!(read(own).await.texts[LEASE], ["lease 2"], "an update that was not made changes nothing");
+
+    let gone =
+        [Change::RemoveText { name: LEASE.into() }, remove(WWW, "192.0.2.11"), remove(WWW, "2001:db8::11")];
+    assert_eq!(update(own, [text_is("lease 2")], gone).await.unwrap(), Outcome::Applied);
+    let contents = read(own).await;
+    assert_eq!((sets(&contents, WWW), contents.texts[LEASE].len()), (vec![], 0));
+
+    // Now that nothing is there, not even the names.
+    for prerequisite in is_there {
+        let outcome = update(own, [prerequisite.clone()], [set_text("lease 4")]).await.unwrap();
+        assert_eq!(outcome, Outcome::NotAsExpected, "{prerequisite:?}");
+    }
+    let nothing = [no_text, addresses_are(Family::V4, []), addresses_are(Family::V6, [])];
+    let again = [add(WWW, "192.0.2.11"), add(WWW, "2001:db8::11"), set_text("lease 1")];
+    assert_eq!(update(own, nothing, again).await.unwrap(), Outcome::Applied);
+    assert_eq!(read(own).await.texts[LEASE], ["lease 1"]);
+}
+
+async fn texts_of_any_length(own: &Primary) {
+    let long = "a \"quoted\" \\ and long text; ".repeat(20);
+    assert_eq!(update(own, [], [set_text(&long)]).await.unwrap(), Outcome::Applied);
+    assert_eq!(read(own).await.texts[LEASE], [long.as_str()]);
+    let held = update(own, [text_is(&long)], [set_text("lease 1")]).await.unwrap();
+    assert_eq!(held, Outcome::Applied);
+    assert_eq!(read(own).await.texts[LEASE], ["lease 1"]);
+}
+
+/// Whatever the primary says to it: that is why updates are read back.
+async fn an_alias_stays(own: &Primary) {
+    let outcome = update(own, [], [add(ECHO, "192.0.2.11")]).await;
+    println!("an address beside an alias: {outcome:?}");
+    let contents = read(own).await;
+    assert_eq!(contents.names[ECHO].alias.as_deref(), Some(STATIC), "{outcome:?}");
+    assert_eq!(sets(&contents, ECHO), [], "{outcome:?}");
+}
+
+/// More than are in flight at a time.
+async fn many_names_at_once(own: &Primary) {
+    let names: Vec<Arc<str>> = (0..100).map(|number| format!("n{number}.www.example.test").into()).collect();
+    let contents = own.read(&names, &names, LONG).await.unwrap();
+    assert_eq!((contents.names.len(), contents.texts.len()), (100, 100));
+    assert!(contents.names.values().all(|found| found.sets.is_empty() && found.alias.is_none()));
+}
+
+async fn others_records_are_refused(own: &Primary, differences: &Differences) {
+    for change in [
+        remove(STATIC, "203.0.113.99"),
+        add(STATIC, "192.0.2.11"),
+        add(APEX, "192.0.2.11"),
+        Change::RemoveText { name: APEX.into() },
+        Change::RemoveText { name: STATIC.into() },
+    ] {
+        let error = update(own, [], [change.clone()]).await.unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, UpdateError::Refused { .. }), "{change:?}: {message}");
+        assert!(message.contains("update-policy or ACL does not allow the key \"usher-key\""), "{message}");
+    }
+    let outside = update(own, [], [add("www.example.org", "192.0.2.11")]).await.unwrap_err();
+    assert!(matches!(outside, UpdateError::NotZone { .. }), "{outside}");
+
+    let other = primary(own.address(), "example.org", &usher_key());
+    let error = update(&other, [], [add("www.example.org", "192.0.2.11")]).await.unwrap_err().to_string();
+    assert!(error.contains(differences.other_zone) && error.contains("example.org"), "{error}");
+    let unread = other.serial(LONG).await.unwrap_err();
+    println!("the serial of a zone that it does not serve: {unread}");
+}
+
+async fn keys_are_told_apart(address: SocketAddr, differences: &Differences) {
+    let unknown = key("no-such-key", OTHER_SECRET);
+    for (keys, name, expected) in [
+        (key("usher-key", OTHER_SECRET), "usher-key", differences.wrong_secret),
+        (unknown.clone(), "no-such-key", "BADKEY"),
+        (unknown.clone() + &key("usher-key", OTHER_SECRET), "usher-key", differences.wrong_secret),
+    ] {
+        let wrong = primary(address, APEX, &keys);
+        let unread = wrong.serial(LONG).await.unwrap_err();
+        let unchanged = update(&wrong, [], [set_text("not by us")]).await.unwrap_err();
+        for error in [unread, unchanged] {
+            let message = error.to_string();
+            assert!(matches!(error, UpdateError::Key { .. }), "{message}");
+            let question = format!("does the key \"{name}\" have the same name, algorithm (hmac-sha256)");
+            assert!(message.contains(expected) && message.contains(&question), "{message}");
+        }
+        assert_eq!(wrong.key_taken(), None);
+    }
+
+    let other = primary(address, APEX, &key("other-key", OTHER_SECRET));
+    let error = update(&other, [], [set_text("not by us")]).await.unwrap_err().to_string();
+    assert!(error.contains(differences.no_grant) && error.contains("\"other-key\""), "{error}");
+
+    let both = primary(address, APEX, &(unknown + &usher_key()));
+    assert_eq!(update(&both, [text_is("lease 1")], [set_text("lease 1")]).await.unwrap(), Outcome::Applied);
+    assert_eq!(both.key_taken(), Some(1));
+}
+
+async fn clocks_are_compared(address: SocketAddr, differences: &Differences) {
+    fn now() -> u64 {
+        SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
+    }
+    for (clock, expected) in
+        [((|| now() + 1_000) as fn() -> u64, 1_000), ((|| now() - 1_000) as fn() -> u64, -1_000)]
+    {
+        let late = primary(address, APEX, &usher_key()).with_clock(clock);
+        let error = update(&late, [], [set_text("not at this time")]).await.unwrap_err();
+        println!("a clock that is off by {expected} s: {error}");
+        if differences.tells_time {
+            let UpdateError::Time { ahead: Some(ahead), .. } = error else { panic!("{error}") };
+            assert!((ahead - expected).abs() <= 5, "{ahead}");
+        }
+    }
+}
+
+/// `dist/dns/named.conf` as it stands, but for the paths.
+#[tokio::test]
+async fn bind_is_a_primary() {
+    if !can_run("named", "bind9") {
+        return;
+    }
+    let place = Place::new();
+    let (zone, key_file) = (place.path().join("zone"), place.path().join("usher.key"));
+    place.write("zone", ZONE);
+    write_secret(&key_file, &usher_key());
+    let config = include_str!("../../dist/dns/named.conf")
+        .replace("/var/lib/bind/example.test.zone", &zone.to_string_lossy())
+        .replace("/etc/bind/usher.key", &key_file.to_string_lossy());
+    let server = name_server::bind(place, &(config + &key("other-key", OTHER_SECRET))).await;
+    let differences = Differences {
+        other_zone: "(NOTAUTH)",
+        no_grant: "(REFUSED)",
+        wrong_secret: "BADSIG",
+        tells_time: true,
+    };
+    behaves(&server, &differences).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_says_nothing_or_is_not_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let own = primary(address, APEX, &usher_key());
+    let error = own.serial(SHORT).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("no answer from {address} within 300ms"));
+
+    let closing = std::thread::spawn(move || drop(listener.accept()));
+    // The first connection, which was given up, is in the queue before this one.
+    let closed = own.update(&Update::default(), LONG).await;
+    closing.join().unwrap();
+    let error = closed.unwrap_err();
+    assert!(matches!(&error, UpdateError::Io { .. }), "{error}");
+    let error = own.serial(LONG).await.unwrap_err();
+    let UpdateError::Io { source, .. } = &error else { panic!("{error}") };
+    assert_eq!(error.to_string(), format!("cannot talk to {address} over TCP"));
+    assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn names_that_are_none() {
+    let address = "127.0.0.1:53".parse().unwrap();
+    assert!(matches!(Primary::new(address, "a..b", keys(&usher_key())), Err(UpdateError::Name(_))));
+    let own = primary(address, APEX, &usher_key());
+    let error = own.read(&["a..b".into()], &[], SHORT).await.unwrap_err();
+    assert_eq!(error.to_string(), "\"a..b\" is not a DNS name");
+}

@@ -1,0 +1,113 @@
+//! Real name servers on loopback.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "the lint spares tests, but not their helpers")]
+
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use lb_userspace::dns::look_up;
+use tempfile::TempDir;
+
+/// How long a server may take to answer after its start.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether `program` is there; without it, the test says that it is skipped.
+pub fn can_run(program: &str, package: &str) -> bool {
+    let found =
+        Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!("skipped: {program} is missing (Debian: {package})");
+        assert!(std::env::var_os("USHER_NO_SKIP").is_none(), "this test must not be skipped");
+    }
+    found
+}
+
+/// A folder for a server's files, and an address that it may listen on.
+pub struct Place {
+    pub directory: TempDir,
+    pub address: SocketAddr,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        // Both protocols use the port, which is free a moment ago.
+        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Place { directory: TempDir::new().unwrap(), address }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        fs::write(self.path().join(name), text).unwrap();
+    }
+}
+
+/// A server that runs until dropped.
+pub struct NameServer {
+    process: Child,
+    place: Place,
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl NameServer {
+    /// Starts `command` and waits until it answers for the address of `ns.example.test`.
+    pub async fn start(place: Place, command: &mut Command) -> NameServer {
+        let log = fs::File::create(place.path().join("log")).unwrap();
+        let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let server = NameServer { process, place };
+        let start = Instant::now();
+        loop {
+            let limit = Duration::from_millis(200);
+            let found = look_up(server.address(), &|_| Ok(()), "ns.example.test", "A", limit).await;
+            if found.as_ref().is_ok_and(|found| !found.records.is_empty()) {
+                return server;
+            }
+            assert!(start.elapsed() < PATIENCE, "{command:?} does not answer: {found:?}\n{}", server.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.place.address
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// BIND; `zones` are its zones and keys.
+pub async fn bind(place: Place, zones: &str) -> NameServer {
+    let (path, port) = (place.path().display(), place.address.port());
+    let config = format!(
+        r#"options {{
+    directory "{path}";
+    listen-on port {port} {{ 127.0.0.1; }};
+    listen-on-v6 {{ none; }};
+    pid-file none;
+    session-keyfile none;
+    managed-keys-directory "{path}";
+    recursion no;
+    dnssec-validation no;
+}};
+controls {{}};
+{zones}"#
+    );
+    place.write("named.conf", &config);
+    let config = place.path().join("named.conf");
+    NameServer::start(place, Command::new("named").args(["-g", "-n", "1", "-c"]).arg(config)).await
+}
