@@ -5,7 +5,13 @@
 //! `since_ms`: "for so long"), so that a reader needs no clock in step with the node's. Counters
 //! count since the daemon loaded the data path.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -268,6 +274,51 @@ pub struct Dns {
     pub queries: u64,
     /// The services' names.
     pub names: Vec<DnsName>,
+    /// Zones on other servers.
+    pub publishers: Vec<Publisher>,
+}
+
+/// A zone on another server, in which names are published, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publisher {
+    /// The zone's name, without the final dot.
+    pub zone: String,
+    /// The primary's address that answered last; before the first answer the first one to try.
+    pub primary: SocketAddr,
+    /// When the zone was read last, ms ago; `None` before the first time.
+    pub read_ago_ms: Option<u64>,
+    /// Set while it cannot be read or written.
+    pub failing: Option<Failing>,
+    /// Every address of every node in the zone.
+    pub addresses: Vec<PublishedAddress>,
+    /// For people: what keeps addresses out of the zone, or in it.
+    pub troubles: Vec<String>,
+}
+
+/// A zone that cannot be read or written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failing {
+    /// For how long, in ms.
+    pub since_ms: u64,
+    /// Why, and what helps.
+    pub why: String,
+    /// When it is tried again, in ms.
+    pub again_in_ms: u64,
+}
+
+/// One node's address in a zone on another server, when that was last read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedAddress {
+    /// The service's name.
+    pub name: String,
+    /// Whose address it is.
+    pub node: String,
+    /// What DNS names.
+    pub address: IpAddr,
+    /// `published`, `absent`, `withdrawn-self`, `removed-by NODE` or `contested`.
+    pub state: String,
+    /// For how long its node's lease has not changed, in ms; `None` without one.
+    pub lease_age_ms: Option<u64>,
 }
 
 /// One name and the addresses that could be under it.

@@ -7,8 +7,8 @@ use crate::{
     config::AllDown,
     core::health::Health,
     status::{
-        AttachedMode, Backend, Checks, Dns, DnsName, Drained, FlowTable, Interface, LastCheck, Memory,
-        NatShortage, Peer, Service, State, Status,
+        AttachedMode, Backend, Checks, Dns, DnsName, Drained, Failing, FlowTable, Interface, LastCheck,
+        Memory, NatShortage, Peer, Publisher, Service, State, Status,
     },
 };
 
@@ -27,7 +27,10 @@ pub(super) fn render(status: &Status, colour: bool) -> String {
         sections.push(peers(&status.peers, colour));
     }
     sections.push(match &status.dns {
-        Some(found) => dns(found, colour),
+        Some(found) => {
+            let publishers = found.publishers.iter().map(|one| publisher(one, colour));
+            std::iter::once(dns(found, colour)).chain(publishers).collect()
+        }
         None => "DNS: not configured\n".to_owned(),
     });
     let numbers = [checks(&status.checks), flow_table(status.flow_table), memory(status.memory)];
@@ -244,6 +247,38 @@ fn dns(dns: &Dns, colour: bool) -> String {
         dns.serial,
         count(dns.queries),
         table(&rows, colour),
+    )
+}
+
+fn publisher(publisher: &Publisher, colour: bool) -> String {
+    let Publisher { zone, primary, .. } = publisher;
+    let read = publisher
+        .read_ago_ms
+        .map_or_else(|| "not read yet".to_owned(), |ago| format!("read {} ago", age(ago)));
+    let failing = publisher.failing.as_ref().map(|Failing { since_ms, why, again_in_ms }| {
+        let (since, again) = (age(*since_ms), age(*again_in_ms));
+        format!("  FAILING for {since}, next try in {again}: {}\n", printable(why))
+    });
+    let mut rows = vec![headings(&["NAME", "NODE", "ADDRESS", "STATE", "LEASE"])];
+    rows.extend(publisher.addresses.iter().map(|address| {
+        let tone = if address.state == "published" { Tone::Good } else { Tone::Bad };
+        let lease =
+            address.lease_age_ms.map_or_else(|| "none".to_owned(), |ago| format!("changed {} ago", age(ago)));
+        vec![
+            Cell::text(&address.name),
+            Cell::text(&address.node),
+            Cell::text(address.address.to_string()),
+            Cell::text(&address.state).tone(tone),
+            Cell::text(lease),
+        ]
+    }));
+    let troubles: String =
+        publisher.troubles.iter().map(|trouble| format!("  {}\n", printable(trouble))).collect();
+    format!(
+        "Published in {} at {primary}: {read}\n{}{}{troubles}",
+        printable(zone),
+        failing.unwrap_or_default(),
+        table(&rows, colour)
     )
 }
 

@@ -23,6 +23,7 @@
 //! - [`reload`]: another configuration for the running daemon.
 //! - [`links`]: the task that looks at the interfaces.
 //! - [`probes`]: the tasks that check backends and peers.
+//! - [`publisher`]: the tasks that publish names in zones on other servers.
 //! - [`task`]: the DNS server and the API as tasks that should not end by themselves.
 //! - [`snapshot`]: the state as status and explanation show it.
 
@@ -43,6 +44,7 @@ mod manager;
 mod names;
 mod nat_ports;
 mod probes;
+mod publisher;
 mod reload;
 mod secret;
 mod snapshot;
@@ -162,6 +164,7 @@ impl Daemon {
         let mut state = State::new(started, counters)?;
         state.learn_hops(&hops.borrow_and_update());
         state.shed_features();
+        state.follow_publishers();
         let (senders, events) = Events::new(hops)?;
         let mut check_programs = CheckPrograms::default();
         check_programs.follow(&config);
@@ -330,6 +333,7 @@ impl Daemon {
         }
         self.dns = match (mem::replace(&mut self.dns, Dns::None), self.state.zone()) {
             (Dns::Waiting(sockets, _), Some(zone)) => {
+                self.state.begin_publishing();
                 let exchange = self.state.own_word.exchange();
                 Dns::Answers(Some(Task::start("the DNS server", async |stop: StopSignal| {
                     sockets.serve(zone, exchange, stop.wait()).await;

@@ -206,6 +206,7 @@ impl State {
         self.deny.replace(denied);
         self.catch_up();
         self.reconcile();
+        self.follow_publishers();
         self.shed_features();
         Ok(())
     }

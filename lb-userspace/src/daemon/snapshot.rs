@@ -1,11 +1,15 @@
 //! The state as `usher status` and `usher explain` show it.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use lb_common::{BackendCounters, Fate, Reason, Trace};
 
-use super::{nat_ports, state::State};
+use super::{
+    nat_ports,
+    publisher::{Publisher, Standing},
+    state::State,
+};
 use crate::{
     config,
     core::{
@@ -58,7 +62,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
                 drift: state.drift_of(&peer.name).map(str::to_owned),
             })
             .collect(),
-        dns: dns(state),
+        dns: dns(state, now),
         nat_shortages: nat_ports::shortages(state, now)?,
         checks: checks(&state.lateness, now),
         flow_table: status::FlowTable {
@@ -236,7 +240,7 @@ fn peer_pools(state: &State, peer: &str, now: Instant) -> Vec<status::PeerPool> 
         .collect()
 }
 
-fn dns(state: &State) -> Option<status::Dns> {
+fn dns(state: &State, now: Instant) -> Option<status::Dns> {
     let dns = state.config.dns.as_ref()?;
     let queries = state.dns_counters.as_ref().map(|counters| counters.values());
     let names = state.publication.names.iter().map(|(name, view)| status::DnsName {
@@ -259,7 +263,35 @@ fn dns(state: &State) -> Option<status::Dns> {
         serial: state.zone()?.borrow().soa().serial,
         queries: queries.map_or(0, |values| values.udp + values.tcp),
         names: names.collect(),
+        publishers: state.publishers.iter().map(|publisher| published(publisher, now)).collect(),
     })
+}
+
+fn published(publisher: &Publisher, now: Instant) -> status::Publisher {
+    let progress = publisher.progress();
+    let address = |((name, node, address), standing): (_, Standing)| {
+        let (name, node): (Arc<str>, Arc<str>) = (name, node);
+        status::PublishedAddress {
+            name: name.to_string(),
+            node: node.to_string(),
+            address,
+            state: standing.state.to_string(),
+            lease_age_ms: standing.lease_age.map(millis),
+        }
+    };
+    let publish = publisher.publish();
+    status::Publisher {
+        zone: publish.zone.to_string(),
+        primary: progress.primary.unwrap_or(publish.primaries[0]),
+        read_ago_ms: progress.read.map(|at| millis(now.saturating_duration_since(at))),
+        failing: progress.failing.map(|(since, why, again)| status::Failing {
+            since_ms: millis(now.saturating_duration_since(since)),
+            why,
+            again_in_ms: millis(again.saturating_duration_since(now)),
+        }),
+        addresses: progress.addresses.into_iter().map(address).collect(),
+        troubles: progress.troubles.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// What the program in the kernel would do with a flow.

@@ -17,6 +17,7 @@ use super::{
     flows::{self, Search},
     hops, links,
     probes::{self, Steering, Tables},
+    publisher::Publisher,
     reload::Order,
     snapshot,
     start::{self, Started},
@@ -71,6 +72,10 @@ pub(super) struct State {
     pub(super) dns_counters: Option<Arc<Counters>>,
     /// `None` without DNS.
     zone: Option<watch::Sender<Arc<Zone>>>,
+    /// One for each zone on another server.
+    pub(super) publishers: Vec<Publisher>,
+    /// They may begin.
+    pub(super) publishes: bool,
     steering: Steering,
     tables: watch::Sender<Arc<Tables>>,
     /// The ids in the kernel of the attached program and of the one before it.
@@ -143,6 +148,8 @@ impl State {
             nat_ports: BTreeMap::new(),
             dns_counters,
             zone,
+            publishers: Vec::new(),
+            publishes: false,
             programs: [program; 2],
             capturing: None,
             deny,
@@ -310,6 +317,11 @@ impl State {
         self.config.node.on_stop == OnStop::Keep && self.dataplane.pins().is_some()
     }
 
+    /// Whether this node has begun to take itself out of DNS for good.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.stopping
+    }
+
     /// Takes this node's own addresses out of DNS, because it is about to stop.
     pub(super) fn withdraw(&mut self) {
         info!("stopping: this node withdraws its addresses");
@@ -467,6 +479,7 @@ impl State {
             }
         }
         self.tell_peers();
+        self.tell_publishers();
     }
 
     fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {

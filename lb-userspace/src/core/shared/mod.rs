@@ -5,9 +5,10 @@
 //!
 //! - [`SharedZone::observe`] takes what the zone holds, [`SharedZone::unreadable`] that nobody could tell.
 //! - [`SharedZone::decide`] says what should be changed next, [`SharedZone::note`] takes what became of it.
-//! - `decide.rs` holds the rules.
+//! - `decide.rs` holds the rules; [`situation`] makes what they are applied to.
 
 mod decide;
+mod situation;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,6 +24,7 @@ use crate::core::{
 };
 
 pub use decide::{Gone, Planned, Situation, Wish};
+pub use situation::{Others, situation};
 
 /// The first hold-down; each further one is twice as long.
 const HOLD_DOWN: Duration = Duration::from_secs(30);
@@ -323,8 +325,12 @@ impl Name {
 
     /// What the zone says about this node's own part.
     fn judge_own(&mut self, node: &Arc<str>, boot: u64, now: Instant) {
-        let Some(seen) = self.claims.get(node).filter(|_| self.own.ever).cloned() else { return };
+        let Some(seen) = self.claims.get(node).cloned() else { return };
         let Some(claim) = seen.claim else { return };
+        self.own.ever |= claim.boot == boot;
+        if !self.own.ever {
+            return;
+        }
         match claim.kind {
             // Whoever came later has it; this one stops until that one has.
             Kind::Lease { seconds, .. } if claim.boot != boot => {
@@ -380,6 +386,3 @@ impl Name {
         self.addresses.sets.values().flat_map(|set| &set.addresses).copied().collect()
     }
 }
-
-#[cfg(test)]
-mod tests;

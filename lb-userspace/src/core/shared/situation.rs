@@ -1,0 +1,164 @@
+//! From what this node knows to what it wants of a shared zone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use super::{Gone, Situation, Wish};
+use crate::{
+    config::{AllDown, Config, Dns, Publish, is_within},
+    core::{
+        exchange::{PeerWord, Sight},
+        peers::PeerAddress,
+        publish::{NameView, Publication},
+    },
+};
+
+/// What peers are known to be and to say.
+pub struct Others<'a> {
+    /// What this node sees of each address.
+    pub sights: &'a BTreeMap<PeerAddress, Sight>,
+    /// What each that answers says.
+    pub words: BTreeMap<Arc<str>, Arc<PeerWord>>,
+}
+
+/// What this node wants of one of its shared zones.
+pub fn situation(
+    config: &Config,
+    dns: &Dns,
+    publish: &Publish,
+    publication: &Publication,
+    others: &Others<'_>,
+) -> Situation {
+    let witness = usize::from(publish.witness);
+    let names = publication.names.iter().filter(|(name, _)| is_within(name, &publish.zone));
+    let own: BTreeSet<IpAddr> = config.node.addresses.iter().map(|have| have.address).collect();
+    let sees_us = |word: &&Arc<PeerWord>| {
+        let of_us = word.sees.iter().filter(|((peer, _), _)| *peer == config.node.name);
+        of_us.filter(|((_, address), _)| own.contains(address)).any(|(_, sight)| *sight == Sight::Answers)
+    };
+    Situation {
+        names: names
+            .map(|(name, view)| (name.clone(), wish(config, dns.all_down, view, others, witness)))
+            .collect(),
+        voters: 1 + config.peers.len() + witness,
+        seen_by: 1 + others.words.values().filter(sees_us).count() + witness,
+    }
+}
+
+fn wish(config: &Config, all_down: AllDown, view: &NameView, others: &Others<'_>, witness: usize) -> Wish {
+    let mut wish = Wish { keep_last: all_down == AllDown::All, ..Wish::default() };
+    for entry in &view.addresses {
+        if entry.why.serves() {
+            wish.serving.insert(entry.address);
+        }
+        if entry.node == config.node.name {
+            wish.own.insert(entry.address);
+            if entry.published {
+                wish.wanted.insert(entry.address);
+            }
+        } else {
+            wish.peers.entry(entry.node.clone()).or_default().insert(entry.address);
+        }
+    }
+    for peer in &config.peers {
+        for have in &peer.addresses {
+            let at = (peer.name.clone(), have.address);
+            if others.sights.get(&at) == Some(&Sight::Silent) {
+                let agreeing = 1 + witness + others.agreeing(&at);
+                wish.gone.insert(have.publish, Gone { agreeing, why: "silent" });
+            }
+        }
+    }
+    wish
+}
+
+impl Others<'_> {
+    /// How many of the others find an address silent, too.
+    fn agreeing(&self, at: &PeerAddress) -> usize {
+        let others = self.words.iter().filter(|(peer, _)| **peer != at.0);
+        others.filter(|(_, word)| word.sees.get(at) == Some(&Sight::Silent)).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::{
+        peers::PeerState,
+        publish::{
+            SelfState,
+            fixture::{all, config, ip, peer_states, same},
+            publication,
+        },
+        shared::TwoNodes,
+    };
+
+    fn publish(witness: bool) -> Publish {
+        Publish {
+            zone: "example.test".into(),
+            primaries: vec!["192.0.2.53:53".parse().unwrap()],
+            key_file: "/etc/usher/publish.key".into(),
+            lease: Duration::from_secs(60),
+            renew: Duration::from_secs(20),
+            share_rrset: false,
+            two_nodes: TwoNodes::RemoveAfterLease,
+            witness,
+        }
+    }
+
+    fn word(sees: &[(&str, &str, Sight)]) -> Arc<PeerWord> {
+        let sees = sees.iter().map(|&(peer, address, sight)| ((peer.into(), ip(address)), sight));
+        Arc::new(PeerWord { sees: sees.collect(), ..PeerWord::default() })
+    }
+
+    /// node1 finds node3 silent, and node2 says what it sees.
+    fn seen(witness: bool, word_of_node2: Option<Arc<PeerWord>>) -> Situation {
+        let mut config = config(AllDown::All);
+        config.peers[1].addresses[0].address = ip("10.0.0.13");
+        config.peers[0].addresses.push(same("192.0.2.22"));
+        let dead = PeerState::Unreachable(crate::core::check::Code::L4Tout);
+        let mut peers = peer_states(&config, "node2", &all(PeerState::Serves));
+        peers.extend(peer_states(&config, "node3", &all(dead)));
+        let publication = publication(&config, &all(SelfState::Serves), &peers);
+        let sights = BTreeMap::from([
+            (("node2".into(), ip("192.0.2.12")), Sight::Answers),
+            (("node3".into(), ip("10.0.0.13")), Sight::Silent),
+        ]);
+        let words = word_of_node2.into_iter().map(|word| ("node2".into(), word)).collect();
+        let others = Others { sights: &sights, words };
+        situation(&config, config.dns.as_ref().unwrap(), &publish(witness), &publication, &others)
+    }
+
+    #[test]
+    fn those_who_find_a_peer_silent_are_counted() {
+        let agrees = word(&[("node3", "10.0.0.13", Sight::Silent), ("node1", "10.0.0.11", Sight::Answers)]);
+        let differs = word(&[("node3", "10.0.0.13", Sight::Answers), ("node1", "10.0.0.11", Sight::Silent)]);
+        for (witness, word, agreeing, seen_by, voters) in [
+            (false, None, 1, 1, 3),
+            (false, Some(agrees.clone()), 2, 2, 3),
+            (false, Some(differs), 1, 1, 3),
+            (true, Some(agrees), 3, 3, 4),
+        ] {
+            let situation = seen(witness, word);
+            let wish = &situation.names["www.example.test"];
+            assert_eq!(wish.gone, BTreeMap::from([(ip("192.0.2.13"), Gone { agreeing, why: "silent" })]));
+            assert_eq!((situation.seen_by, situation.voters), (seen_by, voters));
+        }
+    }
+
+    #[test]
+    fn a_name_wants_what_serves() {
+        let situation = seen(false, None);
+        let wish = &situation.names["www.example.test"];
+        assert_eq!(wish.wanted, [ip("192.0.2.11"), ip("2001:db8:1::11")].into());
+        let serving = ["192.0.2.11", "192.0.2.12", "192.0.2.22", "2001:db8:1::11", "2001:db8:1::12"].map(ip);
+        assert_eq!(wish.serving, serving.into());
+        assert_eq!(wish.peers.keys().map(|peer| &**peer).collect::<Vec<_>>(), ["node2", "node3"]);
+        assert!(wish.keep_last);
+    }
+}
