@@ -276,6 +276,34 @@ pub struct Dns {
     pub names: Vec<DnsName>,
     /// Zones on other servers.
     pub publishers: Vec<Publisher>,
+    /// TTL of the nodes' addresses, in seconds.
+    pub ttl_s: u64,
+    /// The DNS servers of all nodes, this one's first.
+    pub servers: Vec<DnsServer>,
+    /// What nodes see of each other's addresses, this one's view first.
+    pub sights: Vec<Sighting>,
+}
+
+/// A node's DNS server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsServer {
+    /// Whose it is.
+    pub node: String,
+    /// Where it answers.
+    pub address: SocketAddr,
+}
+
+/// What one node sees of an address of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// Who sees.
+    pub by: String,
+    /// Whose address it is.
+    pub node: String,
+    /// What DNS names.
+    pub address: IpAddr,
+    /// `answers`, `silent` or `unknown`.
+    pub sight: String,
 }
 
 /// A zone on another server, in which names are published, too.
@@ -293,6 +321,19 @@ pub struct Publisher {
     pub addresses: Vec<PublishedAddress>,
     /// For people: what keeps addresses out of the zone, or in it.
     pub troubles: Vec<String>,
+    /// The newest change that was sent.
+    pub last_change: Option<LastChange>,
+}
+
+/// A change that was sent to a primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastChange {
+    /// How long ago, in ms.
+    pub ago_ms: u64,
+    /// For people: what it was for.
+    pub what: String,
+    /// Whether it was made; otherwise the zone was not as it had been read, and nothing was changed.
+    pub made: bool,
 }
 
 /// A zone that cannot be read or written.
@@ -343,6 +384,8 @@ pub struct DnsAddress {
     pub address: IpAddr,
     /// Whether answers hold it now.
     pub published: bool,
+    /// For how long that has been so, in ms.
+    pub since_ms: u64,
     /// For people: why it is published or not.
     pub why: String,
 }

@@ -8,6 +8,7 @@ mod completions;
 mod deny;
 mod detach;
 mod diff;
+mod dns;
 mod edit;
 mod explain;
 mod flows;
@@ -85,6 +86,7 @@ enum Command {
     Server(server::ServerCommand),
     Service(service::ServiceCommand),
     Node(node::NodeCommand),
+    Dns(dns::DnsCommand),
     Reload(reload::ReloadCommand),
     Diff(diff::DiffCommand),
     Detach(detach::DetachCommand),
@@ -128,6 +130,7 @@ impl Cli {
             Command::Server(command) => command.run(&client).await,
             Command::Service(command) => command.run(&client).await,
             Command::Node(command) => command.run(&client).await,
+            Command::Dns(command) => command.run(&client).await,
             Command::Reload(command) => command.run(&client).await,
             Command::Diff(command) => command.run(&client).await,
             Command::Detach(command) => command.run(&client).await,

@@ -62,6 +62,8 @@ pub(super) struct Progress {
     pub(super) primary: Option<SocketAddr>,
     /// When the zone was read last.
     pub(super) read: Option<Instant>,
+    /// The newest change that was sent: when, what for, and whether it was made.
+    pub(super) last_change: Option<(Instant, String, bool)>,
     /// Since when, why, and when it is tried again.
     pub(super) failing: Option<(Instant, String, Instant)>,
 }
@@ -233,6 +235,8 @@ impl Work {
             let Some(planned) = planned else { return Ok(()) };
             let outcome = self.primaries[at].update(&planned.update, PATIENCE).await?;
             self.zone.note(&planned, outcome, Instant::now());
+            let change = (Instant::now(), describe(&planned), outcome == Outcome::Applied);
+            self.progress.send_modify(|progress| progress.last_change = Some(change));
             log(&self.publish.zone, &planned, outcome);
         }
         Err(PublishError::NotMade)
@@ -283,8 +287,9 @@ impl Work {
             for trouble in troubles.iter().filter(|trouble| !progress.troubles.contains(trouble)) {
                 warn!(%zone, "{trouble}");
             }
-            *progress =
-                Progress { addresses, troubles, primary: Some(primary), read: Some(now), failing: None };
+            let last_change = progress.last_change.take();
+            let (primary, read) = (Some(primary), Some(now));
+            *progress = Progress { addresses, troubles, primary, read, last_change, failing: None };
         });
     }
 
@@ -311,6 +316,13 @@ fn primaries(publish: &Publish) -> Result<Vec<Primary>, PublishError> {
     let keys = Arc::new(Keys::read(&publish.key_file)?);
     let primary = |&address: &SocketAddr| Ok(Primary::new(address, &publish.zone, keys.clone())?);
     publish.primaries.iter().map(primary).collect()
+}
+
+fn describe(planned: &Planned) -> String {
+    match &planned.removes {
+        Some((name, peer)) => format!("took {peer} out of {name}"),
+        None => format!("wrote this node's records at {}", planned.renews.join(", ")),
+    }
 }
 
 fn log(zone: &str, planned: &Planned, outcome: Outcome) {

@@ -1,6 +1,6 @@
 //! The state as `usher status` and `usher explain` show it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use lb_common::{BackendCounters, Fate, Reason, Trace};
@@ -15,7 +15,7 @@ use crate::{
     core::{
         health::Checked,
         lateness::Lateness,
-        peers::PeerId,
+        peers::{PeerAddress, PeerId},
         plan::{self, Member},
         policy::Mode,
         slots::Slots,
@@ -254,6 +254,10 @@ fn dns(state: &State, now: Instant) -> Option<status::Dns> {
                 family: entry.family,
                 address: entry.address,
                 published: entry.published,
+                since_ms: state
+                    .shown
+                    .get(&(name.clone(), entry.address))
+                    .map_or(0, |(_, since)| millis(now.saturating_duration_since(*since))),
                 why: entry.why.to_string(),
             })
             .collect(),
@@ -264,7 +268,44 @@ fn dns(state: &State, now: Instant) -> Option<status::Dns> {
         queries: queries.map_or(0, |values| values.udp + values.tcp),
         names: names.collect(),
         publishers: state.publishers.iter().map(|publisher| published(publisher, now)).collect(),
+        ttl_s: dns.ttl.as_secs(),
+        servers: servers(&state.config, dns),
+        sights: sights(state),
     })
+}
+
+fn servers(config: &config::Config, dns: &config::Dns) -> Vec<status::DnsServer> {
+    let own = dns.listen.iter().map(|&address| (&config.node.name, address));
+    let peers = config.peers.iter().flat_map(|peer| {
+        peer.addresses.iter().map(move |have| (&peer.name, SocketAddr::new(have.address, peer.dns_port)))
+    });
+    let server = |(node, address): (&Arc<str>, _)| status::DnsServer { node: node.to_string(), address };
+    own.chain(peers).map(server).collect()
+}
+
+fn sights(state: &State) -> Vec<status::Sighting> {
+    let config = &state.config;
+    let own = state.peers.sights().into_iter().map(|(at, sight)| (config.node.name.clone(), at, sight));
+    let words =
+        config.peers.iter().filter_map(|peer| Some((peer.name.clone(), state.peers.word(&peer.name)?)));
+    let said = words.flat_map(|(by, word)| {
+        word.sees.iter().map(move |(at, sight)| (by.clone(), at.clone(), *sight)).collect::<Vec<_>>()
+    });
+    let nodes = std::iter::once((&config.node.name, &config.node.addresses));
+    let nodes: Vec<_> = nodes.chain(config.peers.iter().map(|peer| (&peer.name, &peer.addresses))).collect();
+    let publish = |(node, address): &PeerAddress| {
+        let found =
+            nodes.iter().filter(|(name, _)| *name == node).flat_map(|(_, addresses)| addresses.iter());
+        found.clone().find(|have| have.address == *address).map_or(*address, |have| have.publish)
+    };
+    own.chain(said)
+        .map(|(by, at, sight)| status::Sighting {
+            by: by.to_string(),
+            node: at.0.to_string(),
+            address: publish(&at),
+            sight: sight.to_string(),
+        })
+        .collect()
 }
 
 fn published(publisher: &Publisher, now: Instant) -> status::Publisher {
@@ -291,6 +332,11 @@ fn published(publisher: &Publisher, now: Instant) -> status::Publisher {
         }),
         addresses: progress.addresses.into_iter().map(address).collect(),
         troubles: progress.troubles.iter().map(ToString::to_string).collect(),
+        last_change: progress.last_change.map(|(at, what, made)| status::LastChange {
+            ago_ms: millis(now.saturating_duration_since(at)),
+            what,
+            made,
+        }),
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) struct State {
     /// As the plan wants them; those that an earlier daemon knew stand until they are known again.
     hops: BTreeMap<IpAddr, KnownHop>,
     pub(super) publication: Publication,
+    /// Since when each address is, or is not, in this node's answers.
+    pub(super) shown: BTreeMap<(Arc<str>, IpAddr), (bool, Instant)>,
     /// Of each pool under NAT.
     pub(super) nat_ports: BTreeMap<PoolId, NatPorts>,
     pub(super) dns_counters: Option<Arc<Counters>>,
@@ -145,6 +147,7 @@ impl State {
             next_hops: NextHopTable::default(),
             hops: hops::of_image(&applied),
             publication,
+            shown: BTreeMap::new(),
             nat_ports: BTreeMap::new(),
             dns_counters,
             zone,
@@ -472,6 +475,7 @@ impl State {
             }
         }
         self.publication = publication;
+        self.note_shown();
         if let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) {
             let next = zone.borrow().successor(&self.config, dns, &self.publication, serial_time());
             if let Some(next) = next {
@@ -480,6 +484,19 @@ impl State {
         }
         self.tell_peers();
         self.tell_publishers();
+    }
+
+    fn note_shown(&mut self) {
+        let now = Instant::now();
+        let entries = self.publication.names.iter().flat_map(|(name, view)| {
+            view.addresses.iter().map(move |entry| ((name.clone(), entry.address), entry.published))
+        });
+        let since = |at: &(Arc<str>, IpAddr), published: bool| match self.shown.get(at) {
+            Some((before, since)) if *before == published => *since,
+            _ => now,
+        };
+        self.shown =
+            entries.map(|(at, published)| (at.clone(), (published, since(&at, published)))).collect();
     }
 
     fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {

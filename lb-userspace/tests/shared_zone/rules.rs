@@ -8,27 +8,25 @@ use std::{
 use lb_userspace::core::{
     lease::{Claim, owner},
     records::Outcome,
-    shared::{Gone, Settings, Situation, State, Trouble, TwoNodes, Wish},
+    shared::{Gone, InMemory, Settings, Situation, State, Trouble, TwoNodes, Wish},
 };
 
 use crate::{
-    cluster::{
-        NAME, Node, Primary as _, address, cluster, ip, ips, seconds, settings, situation, wish, without,
-    },
-    simulated::Simulated,
+    cluster::{NAME, Node, address, cluster, ip, ips, seconds, settings, situation, wish, without},
+    simulated::addresses,
 };
 
 #[test]
 fn a_lease_is_renewed_and_nothing_else_is_written() {
     let start = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, ..] = cluster(&mut primary, start);
     let before = primary.clone();
     one.act(&mut primary, &situation(wish(0)), start + seconds(9));
     assert_eq!(primary.texts, before.texts, "not due");
     one.act(&mut primary, &situation(wish(0)), start + seconds(20));
     let owner = owner("node1", NAME);
-    let claim = |primary: &Simulated| primary.texts[&owner].parse::<Claim>().unwrap();
+    let claim = |primary: &InMemory| primary.texts[&owner].parse::<Claim>().unwrap();
     assert_eq!(claim(&primary).sequence, claim(&before).sequence + 1);
     assert_eq!(primary.addresses, before.addresses);
 }
@@ -36,19 +34,19 @@ fn a_lease_is_renewed_and_nothing_else_is_written() {
 #[test]
 fn a_majority_removes_a_silent_node_and_a_minority_does_not() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, ..] = cluster(&mut primary, now);
     one.act(&mut primary, &without(wish(0), 2, 1), now + seconds(500));
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]), "one of three");
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "one of three");
     one.act(&mut primary, &without(wish(0), 2, 2), now + seconds(1));
-    assert_eq!(primary.addresses(), ips(&[0, 1]));
+    assert_eq!(addresses(&primary), ips(&[0, 1]));
     assert_eq!(one.state(2), State::RemovedBy(Some("node1".into())));
 }
 
 #[test]
 fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_it() {
     let start = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, _, mut three] = cluster(&mut primary, start);
     let mut unseen = situation(wish(2));
     unseen.seen_by = 1;
@@ -59,25 +57,25 @@ fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_
         assert!(matches!(&said[..], [Trouble::Removed { by: Some(by), .. }] if **by == *"node1"), "{said:?}");
         assert_eq!(three.state(2), State::RemovedBy(Some("node1".into())));
         three.act(&mut primary, &unseen, now + seconds(hold - 1));
-        assert_eq!(primary.addresses(), ips(&[0, 1]), "a renewal never re-adds");
+        assert_eq!(addresses(&primary), ips(&[0, 1]), "a renewal never re-adds");
         assert_eq!(three.act(&mut primary, &unseen, now + seconds(hold)), []);
-        assert_eq!(primary.addresses(), ips(&[0, 1, 2]));
+        assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
         assert_eq!(three.state(2), State::Published);
     }
     let now = start + seconds(1000);
     one.act(&mut primary, &without(wish(0), 2, 2), now);
-    assert_eq!(primary.addresses(), ips(&[0, 1]));
+    assert_eq!(addresses(&primary), ips(&[0, 1]));
     three.act(&mut primary, &situation(wish(2)), now);
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]), "seen by a majority");
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "seen by a majority");
 }
 
 /// Measured on a real server: with the victim's lease alone as a prerequisite the name was empty afterwards.
 #[test]
 fn two_nodes_that_remove_each_other_do_not_empty_the_name() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, mut two, _] = cluster(&mut primary, now);
-    let plan = |node: &mut Node, primary: &mut Simulated, me, dead| {
+    let plan = |node: &mut Node, primary: &mut InMemory, me, dead| {
         node.read(primary, now);
         node.zone.decide(&without(wish(me), dead, 2), now, &mut Vec::new()).unwrap()
     };
@@ -85,25 +83,25 @@ fn two_nodes_that_remove_each_other_do_not_empty_the_name() {
     let of_two = plan(&mut two, &mut primary, 1, 0);
     assert_eq!(primary.update(&of_one.update), Outcome::Applied);
     assert_eq!(primary.update(&of_two.update), Outcome::NotAsExpected);
-    assert_eq!(primary.addresses(), ips(&[0, 2]));
+    assert_eq!(addresses(&primary), ips(&[0, 2]));
 }
 
 #[test]
 fn a_lease_that_was_renewed_after_the_read_is_not_removed() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, mut two, _] = cluster(&mut primary, now);
     one.read(&mut primary, now);
     let removal = one.zone.decide(&without(wish(0), 1, 2), now, &mut Vec::new()).unwrap();
     two.act(&mut primary, &situation(wish(1)), now + seconds(20));
     assert_eq!(primary.update(&removal.update), Outcome::NotAsExpected);
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
 }
 
 #[test]
 fn nodes_that_withdraw_at_once_leave_the_last_one() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let mut nodes = cluster(&mut primary, now);
     let wishes = [0, 1, 2].map(|node| situation(Wish { wanted: BTreeSet::new(), ..wish(node) }));
     let mut plans = Vec::new();
@@ -114,78 +112,78 @@ fn nodes_that_withdraw_at_once_leave_the_last_one() {
     for plan in &plans {
         primary.update(&plan.update);
     }
-    assert_eq!(primary.addresses().len(), 2, "the set was another one for the later ones");
+    assert_eq!(addresses(&primary).len(), 2, "the set was another one for the later ones");
     let said: Vec<_> = nodes
         .iter_mut()
         .zip(&wishes)
         .map(|(node, situation)| node.act(&mut primary, situation, now))
         .collect();
-    assert_eq!(primary.addresses().len(), 1);
+    assert_eq!(addresses(&primary).len(), 1);
     assert!(said.iter().flatten().any(|trouble| matches!(trouble, Trouble::Last { .. })), "{said:?}");
 }
 
 #[test]
 fn where_empty_is_allowed_all_may_withdraw() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let mut nodes = cluster(&mut primary, now);
     for (index, node) in nodes.iter_mut().enumerate() {
         let wish = Wish { wanted: BTreeSet::new(), keep_last: false, ..wish(index) };
         node.act(&mut primary, &situation(wish), now);
         assert_eq!(node.state(index), State::Withdrawn);
     }
-    assert_eq!(primary.addresses(), BTreeSet::new());
+    assert_eq!(addresses(&primary), BTreeSet::new());
 }
 
 #[test]
 fn nobody_is_removed_where_nobody_else_serves() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, ..] = cluster(&mut primary, now);
     let mut shared_cause = without(wish(0), 2, 3);
     let wish = shared_cause.names.get_mut(NAME).unwrap();
     wish.serving.clear();
     wish.gone.insert(address(1), Gone { agreeing: 3, why: "silent" });
     one.act(&mut primary, &shared_cause, now);
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
 }
 
 #[test]
 fn nobody_is_removed_for_a_lease_after_the_primary_could_not_be_read() {
     let start = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, ..] = cluster(&mut primary, start);
     let dead = without(wish(0), 2, 2);
     one.zone.unreadable(start + seconds(1));
     assert_eq!(one.zone.decide(&dead, start + seconds(1), &mut Vec::new()), None);
     one.act(&mut primary, &dead, start + seconds(200));
     one.act(&mut primary, &dead, start + seconds(259));
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
     one.act(&mut primary, &dead, start + seconds(260));
-    assert_eq!(primary.addresses(), ips(&[0, 1]));
+    assert_eq!(addresses(&primary), ips(&[0, 1]));
 }
 
 #[test]
 fn of_two_nodes_one_removes_the_other_when_its_lease_has_run_out() {
     let start = Instant::now();
     for (two_nodes, left) in [(TwoNodes::RemoveAfterLease, &[0, 2][..]), (TwoNodes::Never, &[0, 1, 2])] {
-        let mut primary = Simulated::default();
+        let mut primary = InMemory::default();
         let [mut one, ..] = cluster(&mut primary, start);
         one.zone.set_settings(Settings { two_nodes, ..settings() });
         let dead = Situation { voters: 2, ..without(wish(0), 1, 1) };
         for time in [0, 20, 40, 59] {
             one.act(&mut primary, &dead, start + seconds(time));
-            assert_eq!(primary.addresses(), ips(&[0, 1, 2]), "after {time} s");
+            assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "after {time} s");
         }
         one.act(&mut primary, &dead, start + seconds(60));
-        assert_eq!(primary.addresses(), ips(left), "{two_nodes:?}");
+        assert_eq!(addresses(&primary), ips(left), "{two_nodes:?}");
     }
 }
 
 #[test]
 fn a_daemon_that_starts_again_takes_its_lease_over_and_a_copy_stops_the_first() {
     let start = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, ..] = cluster(&mut primary, start);
     let mut other = Node::new(0, 99);
     assert_eq!(other.act(&mut primary, &situation(wish(0)), start), []);
@@ -193,7 +191,7 @@ fn a_daemon_that_starts_again_takes_its_lease_over_and_a_copy_stops_the_first() 
     let said = one.act(&mut primary, &situation(wish(0)), start + seconds(20));
     assert!(matches!(&said[..], [Trouble::Contested { .. }]), "{said:?}");
     assert_eq!(one.state(0), State::Contested);
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
     // The other one has ended.
     let later = start + seconds(100);
     one.act(&mut primary, &situation(wish(0)), later);
@@ -204,22 +202,22 @@ fn a_daemon_that_starts_again_takes_its_lease_over_and_a_copy_stops_the_first() 
 #[test]
 fn what_somebody_takes_away_by_hand_stays_away_for_the_hold_down() {
     let start = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let [mut one, ..] = cluster(&mut primary, start);
     primary.addresses.get_mut(NAME).unwrap().remove(&address(0));
     let said = one.act(&mut primary, &situation(wish(0)), start + seconds(1));
     assert!(matches!(&said[..], [Trouble::Removed { by: None, .. }]), "{said:?}");
     assert_eq!(one.state(0), State::RemovedBy(None));
     one.act(&mut primary, &situation(wish(0)), start + seconds(30));
-    assert_eq!(primary.addresses(), ips(&[1, 2]));
+    assert_eq!(addresses(&primary), ips(&[1, 2]));
     one.act(&mut primary, &situation(wish(0)), start + seconds(31));
-    assert_eq!(primary.addresses(), ips(&[0, 1, 2]));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
 }
 
 #[test]
 fn an_alias_and_others_addresses_are_in_the_way_and_are_left_alone() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     primary.aliases.insert(NAME.into(), "elsewhere.test".to_owned());
     let mut one = Node::new(0, 1);
     let said = one.act(&mut primary, &situation(wish(0)), now);
@@ -229,19 +227,19 @@ fn an_alias_and_others_addresses_are_in_the_way_and_are_left_alone() {
     primary.addresses.insert(NAME.into(), others.clone());
     let said = one.act(&mut primary, &situation(wish(0)), now);
     assert!(matches!(&said[..], [Trouble::Others { .. }]), "{said:?}");
-    assert_eq!(primary.addresses(), others);
+    assert_eq!(addresses(&primary), others);
     one.zone.set_settings(Settings { share_rrset: true, ..settings() });
     assert_eq!(one.act(&mut primary, &situation(wish(0)), now), []);
-    assert!(primary.addresses().contains(&address(0)));
+    assert!(addresses(&primary).contains(&address(0)));
 }
 
 #[test]
 fn a_name_that_left_the_configuration_is_left_as_if_nobody_had_been_there() {
     let now = Instant::now();
-    let mut primary = Simulated::default();
+    let mut primary = InMemory::default();
     let mut one = Node::new(0, 1);
     one.act(&mut primary, &situation(wish(0)), now);
     one.act(&mut primary, &Situation { names: BTreeMap::new(), ..situation(wish(0)) }, now);
-    assert_eq!(primary.addresses(), BTreeSet::new());
+    assert_eq!(addresses(&primary), BTreeSet::new());
     assert!(primary.texts.is_empty(), "{:?}", primary.texts);
 }

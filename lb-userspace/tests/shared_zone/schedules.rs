@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use lb_userspace::core::shared::{Gone, Planned, Situation};
+use lb_userspace::core::shared::{Gone, InMemory, Planned, Situation};
 use proptest::prelude::*;
 
-use crate::{
-    cluster::{
-        LONGEST_HOLD_DOWN, NODES, Node, Primary, address, cluster, ips, published, seconds, situation, wish,
-    },
-    simulated::Simulated,
+use crate::cluster::{
+    LONGEST_HOLD_DOWN, NODES, Node, Primary, address, cluster, ips, published, seconds, situation, wish,
 };
 
 #[derive(Debug, Clone)]
@@ -161,6 +158,6 @@ proptest! {
     /// Whatever happens in whatever order, the name is never empty; and when all is well again, all nodes are there.
     #[test]
     fn the_name_is_never_empty_and_all_come_back(events in events()) {
-        run(World::new(Simulated::default()), &events);
+        run(World::new(InMemory::default()), &events);
     }
 }

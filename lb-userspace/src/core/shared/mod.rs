@@ -8,6 +8,7 @@
 //! - `decide.rs` holds the rules; [`situation`] makes what they are applied to.
 
 mod decide;
+mod in_memory;
 mod situation;
 
 use std::{
@@ -24,6 +25,7 @@ use crate::core::{
 };
 
 pub use decide::{Gone, Planned, Situation, Wish};
+pub use in_memory::InMemory;
 pub use situation::{Others, situation};
 
 /// The first hold-down; each further one is twice as long.

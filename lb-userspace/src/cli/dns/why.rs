@@ -1,0 +1,225 @@
+//! `usher dns why`: who publishes each address of a name, who sees it, and what the servers answer now.
+
+use std::{fmt::Write as _, net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    api::Client,
+    cli::{
+        advise, print,
+        text::{age, printable},
+    },
+    dns::look_up,
+    status::{Dns, DnsAddress, DnsName, Publisher, Sighting},
+};
+
+/// How long each server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Show why a name has the addresses that it has
+///
+/// For each address: whether this node's answers name it, since when and why; for how long caches may still hold it; which
+/// node sees its node; how it stands in zones on other servers. Then what every authoritative server answers now.
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// The name: `www.example.test`
+    name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// All that is known about a name.
+#[derive(Debug, Serialize)]
+struct Known {
+    name: DnsName,
+    ttl_s: u64,
+    sights: Vec<Sighting>,
+    publishers: Vec<Publisher>,
+    answers: Vec<Answer>,
+}
+
+/// What one server answers now.
+#[derive(Debug, Serialize)]
+struct Answer {
+    /// A node, or the zone of a primary.
+    server: String,
+    address: SocketAddr,
+    /// Addresses, or what went wrong.
+    answer: Result<Vec<String>, String>,
+}
+
+impl Why {
+    pub(super) async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
+        let status = client.status().await.map_err(advise)?;
+        let dns = status.dns.context("this node has no [dns] section")?;
+        let wanted = self.name.strip_suffix('.').unwrap_or(&self.name).to_ascii_lowercase();
+        let known = Known::gather(dns, &wanted).await?;
+        match self.json {
+            true => print(&(serde_json::to_string_pretty(&known)? + "\n")),
+            false => print(&known.text()),
+        }
+    }
+}
+
+impl Known {
+    async fn gather(dns: Dns, wanted: &str) -> anyhow::Result<Known> {
+        let names: Vec<_> = dns.names.iter().map(|name| name.name.clone()).collect();
+        let found = dns.names.into_iter().find(|name| name.name == wanted);
+        let name = found.ok_or_else(|| {
+            anyhow!("no service is published as `{wanted}`; there is: {}", names.join(", "))
+        })?;
+        let mut publishers = dns.publishers;
+        for publisher in &mut publishers {
+            publisher.addresses.retain(|address| address.name == wanted);
+        }
+        publishers.retain(|publisher| !publisher.addresses.is_empty());
+        let own = dns.servers.into_iter().map(|server| (server.node, server.address));
+        let primaries = publishers.iter().map(|one| (format!("primary of {}", one.zone), one.primary));
+        let mut answers = Vec::new();
+        for (server, address) in own.chain(primaries).collect::<Vec<_>>() {
+            answers.push(Answer { server, address, answer: ask(address, wanted).await });
+        }
+        Ok(Known { name, ttl_s: dns.ttl_s, sights: dns.sights, publishers, answers })
+    }
+
+    fn text(&self) -> String {
+        let mut out = format!("{}\n", printable(&self.name.name));
+        for address in &self.name.addresses {
+            self.address(address, &mut out);
+        }
+        // Writing to a String cannot fail.
+        for publisher in &self.publishers {
+            let zone = format!("zone {} at {}", printable(&publisher.zone), publisher.primary);
+            if let Some(failing) = &publisher.failing {
+                let _ = writeln!(
+                    out,
+                    "{zone}: FAILING for {}: {}",
+                    age(failing.since_ms),
+                    printable(&failing.why)
+                );
+            }
+            for trouble in &publisher.troubles {
+                let _ = writeln!(out, "{zone}: {}", printable(trouble));
+            }
+            if let Some(change) = &publisher.last_change {
+                let made =
+                    if change.made { "made" } else { "not made: the zone had changed since it was read" };
+                let _ = writeln!(
+                    out,
+                    "{zone}: last change, {} ago: {}; {made}",
+                    age(change.ago_ms),
+                    printable(&change.what)
+                );
+            }
+        }
+        out += "answers now\n";
+        for Answer { server, address, answer } in &self.answers {
+            let answer = match answer {
+                Ok(addresses) if addresses.is_empty() => "no address".to_owned(),
+                Ok(addresses) => addresses.join(" "),
+                Err(why) => printable(why).to_string(),
+            };
+            let _ = writeln!(out, "  {} {address}: {answer}", printable(server));
+        }
+        out
+    }
+
+    fn address(&self, address: &DnsAddress, out: &mut String) {
+        let shown = if address.published { "named by this node" } else { "not named by this node" };
+        let since = age(address.since_ms);
+        let _ = writeln!(
+            out,
+            "  {} of {}: {shown} for {since} ({})",
+            address.address,
+            printable(&address.node),
+            printable(&address.why)
+        );
+        let left = (self.ttl_s * 1_000).saturating_sub(address.since_ms);
+        if !address.published && left > 0 {
+            let _ = writeln!(out, "    caches may hold it for {} more", age(left));
+        }
+        for sighting in self.sights.iter().filter(|one| one.address == address.address) {
+            let _ = writeln!(out, "    {}: {}", printable(&sighting.by), sighting.sight);
+        }
+        for publisher in &self.publishers {
+            for one in publisher.addresses.iter().filter(|one| one.address == address.address) {
+                let lease = one.lease_age_ms.map_or_else(
+                    || "no lease".to_owned(),
+                    |ago| format!("its record changed {} ago", age(ago + publisher.read_ago_ms.unwrap_or(0))),
+                );
+                let _ = writeln!(
+                    out,
+                    "    zone {}: {}; {lease}",
+                    printable(&publisher.zone),
+                    printable(&one.state)
+                );
+            }
+        }
+    }
+}
+
+/// The addresses of both families, as the server has them.
+async fn ask(server: SocketAddr, name: &str) -> Result<Vec<String>, String> {
+    let mut addresses = Vec::new();
+    for record in ["A", "AAAA"] {
+        let found = look_up(server, &|_| Ok(()), name, record, PATIENCE).await;
+        let found = found.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        match found.rcode.as_str() {
+            "NOERROR" => addresses.extend(found.records),
+            rcode => return Err(rcode.to_owned()),
+        }
+    }
+    addresses.sort();
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Status;
+
+    #[test]
+    fn all_that_is_known_is_said_of_each_address() {
+        let status: Status = serde_json::from_str(include_str!("../../../tests/api/status.json")).unwrap();
+        let dns = status.dns.unwrap();
+        let known = Known {
+            name: dns.names[0].clone(),
+            ttl_s: dns.ttl_s,
+            sights: dns.sights,
+            publishers: dns.publishers,
+            answers: vec![
+                Answer {
+                    server: "node1".to_owned(),
+                    address: "192.0.2.11:53".parse().unwrap(),
+                    answer: Ok(vec!["192.0.2.11".to_owned()]),
+                },
+                Answer {
+                    server: "node2".to_owned(),
+                    address: "192.0.2.12:53".parse().unwrap(),
+                    answer: Err("no answer from 192.0.2.12:53 within 1s".to_owned()),
+                },
+            ],
+        };
+        let expected = "\
+www.example.test
+  192.0.2.11 of node1: named by this node for 6 min (can serve)
+    zone example.test: published; its record changed 8.2 s ago
+  192.0.2.12 of node2: not named by this node for 12 s (web/v4 down: L4TOUT)
+    caches may hold it for 18 s more
+    node1: silent
+    zone example.test: removed-by node1; its record changed 1 min 2 s ago
+  2001:db8:1::11 of node1: named by this node for 5.0 s (no node can serve)
+zone example.test at 192.0.2.53:53: FAILING for 12 s: no answer from 192.0.2.53:53 within 2 s
+zone example.test at 192.0.2.53:53: www.example.test has addresses of others: 203.0.113.9; remove them, or set share_rrset = true if they are wanted
+zone example.test at 192.0.2.53:53: last change, 7.0 s ago: wrote this node's records at www.example.test; made
+answers now
+  node1 192.0.2.11:53: 192.0.2.11
+  node2 192.0.2.12:53: no answer from 192.0.2.12:53 within 1s
+";
+        assert_eq!(known.text(), expected);
+    }
+}
