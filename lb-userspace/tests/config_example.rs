@@ -81,7 +81,7 @@ fn the_reference_has_every_key() {
 fn section(table: &str) -> &'static str {
     let heading = match table {
         "" => "## The file".to_owned(),
-        "peer" | "service" | "service.backend" => format!("## `[[{table}]]`"),
+        "dns.publish" | "peer" | "service" | "service.backend" => format!("## `[[{table}]]`"),
         "node.addresses" | "peer.addresses" => "## `[node]`".to_owned(),
         _ => format!("## `[{table}]`"),
     };

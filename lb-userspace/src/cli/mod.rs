@@ -17,6 +17,7 @@ mod reload;
 mod run;
 mod server;
 mod service;
+mod simulate;
 mod status;
 mod status_page;
 mod text;
@@ -87,6 +88,7 @@ enum Command {
     Service(service::ServiceCommand),
     Node(node::NodeCommand),
     Dns(dns::DnsCommand),
+    Simulate(simulate::SimulateCommand),
     Reload(reload::ReloadCommand),
     Diff(diff::DiffCommand),
     Detach(detach::DetachCommand),
@@ -131,6 +133,7 @@ impl Cli {
             Command::Service(command) => command.run(&client).await,
             Command::Node(command) => command.run(&client).await,
             Command::Dns(command) => command.run(&client).await,
+            Command::Simulate(command) => command.run(),
             Command::Reload(command) => command.run(&client).await,
             Command::Diff(command) => command.run(&client).await,
             Command::Detach(command) => command.run(&client).await,

@@ -20,6 +20,7 @@ pub mod publish;
 pub mod records;
 pub mod reload;
 pub mod shared;
+pub mod simulate;
 pub mod slots;
 pub mod slow_start;
 pub mod zone;
