@@ -195,12 +195,18 @@ impl Primary {
                 }
                 Err(Failure::Other(error)) => return Err(error),
                 Err(Failure::Key(code)) => {
-                    refused = UpdateError::Key {
-                        address: self.address,
-                        key: key.name().to_string(),
-                        algorithm: key.algorithm().to_string(),
-                        code: code.to_string(),
-                    };
+                    let (key, algorithm) = (key.name().to_string(), key.algorithm().to_string());
+                    refused = UpdateError::Key { address: self.address, key, algorithm, code };
+                }
+                Err(Failure::Unsigned(rcode)) => {
+                    let (key, zone) = (key.name().to_string(), self.zone.to_string());
+                    let error =
+                        UpdateError::Unsigned { address: self.address, rcode: rcode.to_string(), key, zone };
+                    // So says PowerDNS of a key that it does not take: one to a question, the other to an update.
+                    if !matches!(rcode, Rcode::NOTAUTH | Rcode::REFUSED) {
+                        return Err(error);
+                    }
+                    refused = error;
                 }
             }
         }

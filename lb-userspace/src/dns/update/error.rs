@@ -30,9 +30,11 @@ pub enum UpdateError {
         source: io::Error,
     },
     /// It does not know the key, or the signature is not what it makes of it. The last one of the keys.
+    ///
+    /// Knot says the same of a key that it knows, where no ACL allows it to do that.
     #[error(
         "{address} does not take the key \"{key}\" ({code}): does the key \"{key}\" have the same name, \
-         algorithm ({algorithm}) and secret there?"
+         algorithm ({algorithm}) and secret there, and does an ACL allow it to do this?"
     )]
     Key {
         /// Who was asked.
@@ -42,7 +44,7 @@ pub enum UpdateError {
         /// The key's algorithm.
         algorithm: String,
         /// `BADKEY`, `BADSIG`, `BADTRUNC`.
-        code: String,
+        code: &'static str,
     },
     /// The clocks differ by more than a signature allows.
     #[error("{address} does not take signatures of this time (BADTIME): {}; set the clocks with NTP", clocks(*ahead))]
@@ -114,8 +116,12 @@ pub enum UpdateError {
         /// The zone's name.
         zone: String,
     },
-    /// Anybody can have sent it, so that it says nothing.
-    #[error("{address} answers {rcode} without a signature: does it know the key \"{key}\"?")]
+    /// Anybody can have sent it, so that it says nothing. Some servers answer so to a key that they do not take
+    /// (PowerDNS), or for a zone that they do not serve (Knot).
+    #[error(
+        "{address} answers {rcode} without a signature: does the key \"{key}\" have the same name, algorithm and secret \
+         there, and is it primary for the zone {zone}?"
+    )]
     Unsigned {
         /// Who was asked.
         address: SocketAddr,
@@ -123,6 +129,8 @@ pub enum UpdateError {
         rcode: String,
         /// The key's name.
         key: String,
+        /// The zone's name.
+        zone: String,
     },
     /// It is not from the primary, or was changed on its way.
     #[error(

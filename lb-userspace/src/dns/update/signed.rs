@@ -31,8 +31,10 @@ pub(super) struct Peer<'a> {
 
 /// Why there is no answer that can be believed.
 pub(super) enum Failure {
-    /// The key is not taken: another one may be.
-    Key(TsigRcode),
+    /// The key is not taken, with this TSIG error: another one may be.
+    Key(&'static str),
+    /// The answer is not signed.
+    Unsigned(Rcode),
     /// Another key would not help.
     Other(UpdateError),
 }
@@ -118,14 +120,7 @@ impl Peer<'_> {
         }
         let rcode = answer.header().rcode();
         transaction.answer(answer, self.now()).map_err(|error| match error {
-            // Where the key is unknown, some sign nothing at all (PowerDNS).
-            ValidationError::ServerUnsigned if rcode == Rcode::NOTAUTH => Failure::Key(TsigRcode::BADKEY),
-            ValidationError::ServerUnsigned => UpdateError::Unsigned {
-                address: self.address,
-                rcode: rcode.to_string(),
-                key: self.key.name().to_string(),
-            }
-            .into(),
+            ValidationError::ServerUnsigned => Failure::Unsigned(rcode),
             ValidationError::FormErr => UpdateError::Malformed(self.address).into(),
             source => UpdateError::Forged { address: self.address, source }.into(),
         })
@@ -135,7 +130,9 @@ impl Peer<'_> {
     fn tsig_error(&self, answer: &Message<Vec<u8>>) -> Option<Failure> {
         let record = answer.get_last_additional::<Tsig<_, _>>()?;
         match record.data().error() {
-            code @ (TsigRcode::BADKEY | TsigRcode::BADSIG | TsigRcode::BADTRUNC) => Some(Failure::Key(code)),
+            code @ (TsigRcode::BADKEY | TsigRcode::BADSIG | TsigRcode::BADTRUNC) => {
+                Some(Failure::Key(code.to_mnemonic_str().unwrap_or("TSIG error")))
+            }
             TsigRcode::BADTIME => {
                 // 48 bits each.
                 let seconds = |time: Time48| i64::try_from(u64::from(time)).unwrap_or(i64::MAX);
