@@ -23,6 +23,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("unbound", "unbound"),
     ("named", "bind9"),
     ("dig", "bind9-dnsutils"),
+    ("knotd", "knot"),
+    // It loads where its records are from another package.
+    ("pdns_server", "pdns-server pdns-backend-lmdb"),
     ("curl", "curl"),
     ("ping", "iputils-ping"),
     ("wrk", "wrk"),
@@ -91,7 +94,7 @@ fn refuse_with(orders: &[String]) -> Result<()> {
 /// Packages of programs that are not found.
 fn missing_programs() -> Vec<&'static str> {
     let missing = PROGRAMS.iter().filter(|(program, _)| places::program(program).is_none());
-    missing.map(|(_, package)| *package).collect()
+    missing.flat_map(|(_, packages)| packages.split_whitespace()).collect()
 }
 
 /// Compiler and linker for BPF; what has to be done by hand is added to `orders`.
@@ -222,7 +225,13 @@ fn keep_services_off(packages: &[&str]) {
     if !Path::new("/run/systemd/system").exists() {
         return;
     }
-    for (package, service) in [("nginx-light", "nginx"), ("unbound", "unbound"), ("bind9", "named")] {
+    for (package, service) in [
+        ("nginx-light", "nginx"),
+        ("unbound", "unbound"),
+        ("bind9", "named"),
+        ("knot", "knot"),
+        ("pdns-server", "pdns"),
+    ] {
         if packages.contains(&package) {
             let _ = run::output(Command::new("systemctl").args(["disable", "--now", service]));
         }

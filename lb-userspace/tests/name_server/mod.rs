@@ -111,3 +111,47 @@ controls {{}};
     let config = place.path().join("named.conf");
     NameServer::start(place, Command::new("named").args(["-g", "-n", "1", "-c"]).arg(config)).await
 }
+
+/// Knot; `config` has its keys, access and zones.
+pub async fn knot(place: Place, config: &str) -> NameServer {
+    let (path, address) = (place.path().display(), place.address);
+    let (ip, port) = (address.ip(), address.port());
+    let config = format!(
+        r#"server:
+    rundir: "{path}"
+    listen: {ip}@{port}
+database:
+    storage: "{path}"
+log:
+  - target: stderr
+    any: info
+{config}"#
+    );
+    place.write("knot.conf", &config);
+    let config = place.path().join("knot.conf");
+    NameServer::start(place, Command::new("knotd").arg("-c").arg(config)).await
+}
+
+/// PowerDNS; `setup` are its `pdnsutil` commands, run in the place before it starts.
+pub async fn powerdns(place: Place, config: &str, setup: &[&[&str]]) -> NameServer {
+    let (path, address) = (place.path().display(), place.address);
+    let (ip, port) = (address.ip(), address.port());
+    let config = format!(
+        r#"launch=lmdb
+lmdb-filename={path}/pdns.lmdb
+local-address={ip}
+local-port={port}
+socket-dir={path}
+disable-syslog=yes
+security-poll-suffix=
+{config}"#
+    );
+    place.write("pdns.conf", &config);
+    let folder = format!("--config-dir={path}");
+    for words in setup {
+        let mut command = Command::new("pdnsutil");
+        let output = command.arg(&folder).args(*words).current_dir(place.path()).output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    NameServer::start(place, Command::new("pdns_server").arg(folder)).await
+}
