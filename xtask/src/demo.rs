@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use usher_lab::{Family, Host, Lab, Options, Status, Stream, Tally, until};
+use usher_lab::{Family, Fault, Host, Lab, Options, Status, Stream, Tally, until};
 
 use crate::{lab, report::Report, setup};
 
@@ -165,7 +165,7 @@ fn lose_node(lab: &Lab) -> Result<String> {
     let victim = Host::Node(VICTIM);
     let mut stream = lab.stream(Family::V4)?;
     stream.since(Instant::now(), 20)?;
-    lab.silence_node(VICTIM)?;
+    lab.fault(Host::Node(VICTIM), Fault::Drop)?;
     let silenced = Instant::now();
     println!("  {victim} cut off: its packets are lost without a sign, while requests go on");
     wait_answers(lab, false, NODE_LIMIT)?;
@@ -185,7 +185,7 @@ fn lose_node(lab: &Lab) -> Result<String> {
 
 fn regain_node(lab: &Lab) -> Result<String> {
     let victim = Host::Node(VICTIM);
-    lab.heal_node(VICTIM)?;
+    lab.fault(Host::Node(VICTIM), Fault::Heal)?;
     let healed = Instant::now();
     println!("  {victim} connected again");
     wait_answers(lab, true, NODE_LIMIT * 2)?;

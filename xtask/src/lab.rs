@@ -4,9 +4,20 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use usher_lab::{Family, Forward, Host, Lab, Options, XdpMode};
+use usher_lab::{Family, Fault, Forward, Host, Lab, Options, XdpMode};
 
 use crate::{build_ebpf, cargo};
+
+const FAULTS: &str = "\
+Faults:
+  link-down  its cables are pulled: both ends see it
+  drop       the network loses all packets to and from it, without a sign
+  drop-in    only those to it
+  drop-out   only those from it
+  freeze     its processes are stopped, and nothing comes or goes
+  heal       everything that befell it is over
+
+Faults add up until heal; the same one twice is the same as once.";
 
 /// What to do with the lab.
 #[derive(Subcommand)]
@@ -39,6 +50,14 @@ pub(crate) enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Let a host be lost, or bring it back: `lab fault node1 drop`, `lab fault node1 heal`
+    #[command(after_help = FAULTS)]
+    Fault {
+        /// Any but the client
+        host: Host,
+        /// link-down, drop, drop-in, drop-out, freeze; heal ends them all
+        fault: Fault,
+    },
     /// Remove the lab, also what a crash left of one
     Down,
 }
@@ -55,6 +74,7 @@ pub(crate) fn lab(verb: &Verb) -> Result<()> {
         }),
         Verb::Status => status(&Lab::attach()?),
         Verb::Exec { host, command } => exec(*host, command),
+        Verb::Fault { host, fault } => present(*host)?.fault(*host, *fault),
         Verb::Down => {
             Lab::remove_any()?;
             println!("no lab is up");
@@ -122,13 +142,19 @@ fn summary(lab: &Lab, node: u8) -> Result<String> {
 
 /// Becomes the command, so that signals and the exit code are its own.
 fn exec(host: Host, command: &[String]) -> Result<()> {
+    let lab = present(host)?;
+    let words: Vec<_> = command.iter().map(String::as_str).collect();
+    let error = lab.command(host, &words).exec();
+    Err(error).with_context(|| format!("cannot run `{}` on {host}", words.join(" ")))
+}
+
+/// The lab that stands, if it has this host.
+fn present(host: Host) -> Result<Lab> {
     let lab = Lab::attach()?;
     let hosts = lab.options().hosts();
     if !hosts.contains(&host) {
         let names: Vec<_> = hosts.iter().map(ToString::to_string).collect();
         bail!("this lab has no {host}, but {}", names.join(", "));
     }
-    let words: Vec<_> = command.iter().map(String::as_str).collect();
-    let error = lab.command(host, &words).exec();
-    Err(error).with_context(|| format!("cannot run `{}` on {host}", words.join(" ")))
+    Ok(lab)
 }

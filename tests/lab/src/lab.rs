@@ -15,6 +15,7 @@ use crate::{
     binaries,
     command::{Output, check, finish, on},
     configs::{BIG, file, pins, refused_checks, state},
+    fault::{Fault, befall},
     host::Host,
     network,
     owner::{self, Turn},
@@ -341,12 +342,12 @@ impl Lab {
         pins(Host::Node(node))
     }
 
-    /// Pulls a node's cables: its links go down at both ends.
+    /// Lets a fault befall a host that is at the switch: any but the client.
     ///
     /// # Errors
-    /// When there is no such node.
-    pub fn cut_node(&self, node: u8) -> Result<()> {
-        network::plug(Host::Node(node), false)
+    /// When there is no such host, or it is not at the switch.
+    pub fn fault(&self, host: Host, fault: Fault) -> Result<()> {
+        befall(host, fault)
     }
 
     /// Takes a node's interfaces away and gives it new ones, with the same names and addresses.
@@ -355,23 +356,6 @@ impl Lab {
     /// When there is no such node.
     pub fn rewire_node(&self, node: u8) -> Result<()> {
         network::rewire(Host::Node(node), &self.options)
-    }
-
-    /// Loses every packet from and to a node, while its links stay up.
-    ///
-    /// # Errors
-    /// When there is no such node.
-    pub fn silence_node(&self, node: u8) -> Result<()> {
-        network::bridge(Host::Node(node), false)
-    }
-
-    /// Undoes [`Lab::cut_node`] and [`Lab::silence_node`].
-    ///
-    /// # Errors
-    /// When there is no such node.
-    pub fn heal_node(&self, node: u8) -> Result<()> {
-        network::plug(Host::Node(node), true)?;
-        network::bridge(Host::Node(node), true)
     }
 
     /// Waits until on every node all backends are up and all addresses published, and the client

@@ -19,12 +19,12 @@ use crate::{
     command::{check, ip_batch, on},
     configs::state,
     host::Host,
-    pass,
     process::end_all,
     topology::{
         BACK, Net, Options, Port, SPOOFED, SPOOFED_BITS, address, checking_address, ports, switch_port,
         tunnel_sources,
     },
+    xdp::{self, Verdict},
 };
 
 /// Where iproute2 keeps files that replace those of /etc in a namespace.
@@ -110,19 +110,53 @@ pub(crate) fn plug(host: Host, plugged: bool) -> Result<()> {
     change_switch(host, line)
 }
 
-/// Lets the switch take a host's frames, or lose them all without a sign.
+/// Lets the switch take a host's frames and give it others', or lose them all without a sign.
 pub(crate) fn bridge(host: Host, carried: bool) -> Result<()> {
     change_switch(host, |port| {
         if carried { port_joins(port) } else { format!("link set {} nomaster", port.switch_port()) }
     })
 }
 
+/// Lets frames through to a host, or loses them without a sign.
+pub(crate) fn deliver(host: Host, delivered: bool) -> Result<()> {
+    // The switch's kernel sends all of them itself, so that they pass a queue. One without room is in every kernel, as
+    // filters are not.
+    let queue = if delivered { "noqueue" } else { "pfifo limit 0" };
+    let line = |port: &Port| format!("tc qdisc replace dev {} root {queue}", port.switch_port());
+    let lines: Vec<_> = at_switch(host)?.iter().map(line).collect();
+    check(&mut on(Host::Switch, &["sh", "-ec", &lines.join("\n")]), "switch").map(drop)
+}
+
+/// Lets frames from a host through, or loses them without a sign.
+pub(crate) fn accept(host: Host, accepted: bool) -> Result<()> {
+    // Nodes send frames past all queues: only XDP at the other end sees every one.
+    if !accepted {
+        return attach(host, Some(Verdict::Drop));
+    }
+    attach(host, matches!(host, Host::Node(_)).then_some(Verdict::Pass))
+}
+
+/// Gives the switch's ends of a host's cables an XDP program, in place of one they have.
+fn attach(host: Host, verdict: Option<Verdict>) -> Result<()> {
+    change_switch(host, |port| format!("link set {} xdpdrv off", port.switch_port()))?;
+    let Some(verdict) = verdict else { return Ok(()) };
+    let object = state(&format!("{verdict:?}.o").to_lowercase());
+    fs::write(&object, xdp::object(verdict)).with_context(|| format!("cannot write {}", object.display()))?;
+    let (object, section) = (object.display(), xdp::SECTION);
+    change_switch(host, |port| format!("link set {} xdpdrv obj {object} sec {section}", port.switch_port()))
+}
+
 fn change_switch(host: Host, line: impl Fn(&Port) -> String) -> Result<()> {
+    ip_batch(Some(Host::Switch), &at_switch(host)?.iter().map(line).collect::<Vec<_>>())
+}
+
+/// The ports whose other end is at the switch, of a host that has such.
+fn at_switch(host: Host) -> Result<Vec<Port>> {
     let ports = switched(host);
     if ports.is_empty() {
         bail!("{host} is not at the switch");
     }
-    ip_batch(Some(Host::Switch), &ports.iter().map(line).collect::<Vec<_>>())
+    Ok(ports)
 }
 
 pub(crate) fn configure_kernel(host: Host) -> Result<()> {
@@ -201,10 +235,7 @@ fn prepare_node_ports(node: Host) -> Result<()> {
     // ethtool tells on stdout which other features follow.
     let offload: Vec<_> = ports.iter().map(|port| format!("ethtool -K {port} tx off >/dev/null")).collect();
     check(&mut on(Host::Switch, &["sh", "-ec", &offload.join("\n")]), "switch")?;
-    let object = state("pass.o");
-    fs::write(&object, pass::object()).with_context(|| format!("cannot write {}", object.display()))?;
-    let attach = |port| format!("link set {port} xdpdrv obj {} sec {}", object.display(), pass::SECTION);
-    ip_batch(Some(Host::Switch), &ports.map(attach))
+    attach(node, Some(Verdict::Pass))
 }
 
 fn host_lines(host: Host, options: &Options) -> Vec<String> {

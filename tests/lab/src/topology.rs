@@ -185,7 +185,11 @@ impl FromStr for XdpMode {
 }
 
 /// The one of `all` that is written so.
-fn named<T: Copy + fmt::Display, const N: usize>(text: &str, all: [T; N], what: &str) -> Result<T> {
+pub(crate) fn named<T: Copy + fmt::Display, const N: usize>(
+    text: &str,
+    all: [T; N],
+    what: &str,
+) -> Result<T> {
     let names = all.map(|one| one.to_string());
     let found = all.into_iter().zip(&names).find(|(_, name)| *name == text);
     found.map(|(one, _)| one).with_context(|| format!("`{text}` is no {what}: {}", names.join(", ")))

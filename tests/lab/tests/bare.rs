@@ -2,8 +2,8 @@
 
 use std::{process::Command, time::Duration};
 
-use anyhow::Result;
-use usher_lab::{Family, Forward, Host, Lab, Options, can_raise, until};
+use anyhow::{Context, Result, ensure};
+use usher_lab::{Family, Fault, Forward, Host, Lab, Options, can_raise, until};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -53,27 +53,66 @@ fn killed_web_server_refuses_and_comes_back() -> Result<()> {
     lab.verify()
 }
 
+/// Echo requests that have arrived at a host.
+fn echoes(lab: &Lab, host: Host) -> Result<u64> {
+    let text = lab.run(host, &["cat", "/proc/net/snmp"])?;
+    let lines: Vec<Vec<&str>> =
+        text.lines().filter(|line| line.starts_with("Icmp:")).map(|line| line.split(' ').collect()).collect();
+    let place = lines[0].iter().position(|name| *name == "InEchos").context("InEchos")?;
+    Ok(lines[1][place].parse()?)
+}
+
+/// Whether an echo request of one host arrives at the other, and whether an answer returns.
+fn ping(lab: &Lab, from: Host, to: Host) -> Result<(bool, bool)> {
+    let before = echoes(lab, to)?;
+    let address = lab.back_address(to)?.v4.to_string();
+    let answered = lab.output(from, &["ping", "-c", "1", "-W", "1", &address])?.code == Some(0);
+    Ok((echoes(lab, to)? > before, answered))
+}
+
 #[test]
-fn node_is_cut_silenced_and_healed() -> Result<()> {
+fn every_fault_takes_away_what_it_says_and_heals() -> Result<()> {
     if !can_raise() {
         return Ok(());
     }
     let lab = Lab::up(&bare())?;
-    let node = Host::Node(1);
-    let carrier = |lab: &Lab| lab.run(node, &["cat", "/sys/class/net/front/carrier"]);
-    web(&lab, node, 1, Family::V4)?;
-
-    lab.cut_node(1)?;
-    assert_eq!(carrier(&lab)?, "0\n");
-    assert!(web(&lab, node, 1, Family::V4).is_err());
-    lab.heal_node(1)?;
-    until("node1 has its links back", LIMIT, || web(&lab, node, 1, Family::V6))?;
-
-    lab.silence_node(1)?;
-    assert_eq!(carrier(&lab)?, "1\n");
-    assert!(web(&lab, node, 1, Family::V4).is_err());
-    lab.heal_node(1)?;
+    let (node, backend) = (Host::Node(1), Host::Backend(1));
+    let carrier = || lab.run(node, &["cat", "/sys/class/net/front/carrier"]);
+    let sleeper = lab.command(node, &["sleep", "1000"]).spawn()?;
+    let state = || lab.run(node, &["sh", "-c", &format!("cut -d' ' -f3 /proc/{}/stat", sleeper.id())]);
+    // Which of node1's requests arrive at the backend, and which of the backend's at node1.
+    for (fault, out, into) in [
+        (Fault::LinkDown, false, false),
+        (Fault::Drop, false, false),
+        (Fault::DropIn, true, false),
+        (Fault::DropOut, false, true),
+        (Fault::Freeze, false, false),
+    ] {
+        for (from, to) in [(node, backend), (backend, node)] {
+            until(&format!("{from} reaches {to} before {fault}"), LIMIT, || {
+                ensure!(ping(&lab, from, to)? == (true, true), "no answer");
+                Ok(())
+            })?;
+        }
+        for _ in 0..2 {
+            lab.fault(node, fault)?;
+            assert_eq!(ping(&lab, node, backend)?, (out, false), "{fault}");
+            assert_eq!(ping(&lab, backend, node)?, (into, false), "{fault}");
+        }
+        assert_eq!(carrier()?, if fault == Fault::LinkDown { "0\n" } else { "1\n" }, "{fault}");
+        assert_eq!(state()?, if fault == Fault::Freeze { "T\n" } else { "S\n" }, "{fault}");
+        for _ in 0..2 {
+            lab.fault(node, Fault::Heal)?;
+        }
+    }
     until("node1 is heard again", LIMIT, || web(&lab, node, 1, Family::V4))?;
+    assert_eq!(state()?, "S\n");
+    let error = lab.fault(Host::Client, Fault::Drop).expect_err("it has no cable there").to_string();
+    assert_eq!(error, "client is not at the switch");
+    lab.fault(backend, Fault::DropOut)?;
+    assert!(web(&lab, node, 1, Family::V4).is_err());
+    lab.fault(backend, Fault::Heal)?;
+    until("backend1 is heard again", LIMIT, || web(&lab, node, 1, Family::V6))?;
     Ok(())
 }
 

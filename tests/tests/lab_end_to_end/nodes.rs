@@ -15,7 +15,7 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
 };
-use usher_lab::{Connections, Family, Host, Lab, until};
+use usher_lab::{Connections, Family, Fault, Host, Lab, until};
 
 use crate::{
     reload::Written,
@@ -30,14 +30,14 @@ const LIMIT: Duration = Duration::from_secs(5);
 const VICTIM: u8 = 2;
 
 pub(crate) fn f61_node_that_is_cut_off_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
-    lose_and_regain(lab, Lab::cut_node)
+    lose_and_regain(lab, Fault::LinkDown)
 }
 
 pub(crate) fn f61_node_that_falls_silent_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
-    lose_and_regain(lab, Lab::silence_node)
+    lose_and_regain(lab, Fault::Drop)
 }
 
-fn lose_and_regain(lab: &Lab, lose: fn(&Lab, u8) -> Result<()>) -> Result<()> {
+fn lose_and_regain(lab: &Lab, fault: Fault) -> Result<()> {
     let timing = config(lab, 1)?.peer_check.timing;
     let half = Duration::from_millis(500);
     expect_equal(
@@ -46,10 +46,10 @@ fn lose_and_regain(lab: &Lab, lose: fn(&Lab, u8) -> Result<()>) -> Result<()> {
         &(half, half, 2, 3),
     )?;
 
-    lose(lab, VICTIM)?;
+    lab.fault(Host::Node(VICTIM), fault)?;
     wait_named(lab, 1, VICTIM, false)?;
     expect_requests_through(lab, &[1])?;
-    lab.heal_node(VICTIM)?;
+    lab.fault(Host::Node(VICTIM), Fault::Heal)?;
     wait_named(lab, 1, VICTIM, true)?;
     lab.wait_all_well(LIMIT)?;
     expect_requests_through(lab, &[1, VICTIM])
@@ -304,7 +304,7 @@ pub(crate) fn d52_connections_go_on_through_the_node_that_takes_the_address_of_o
     let heir = Written::of(lab, 2)?;
     let connections = Connections::open(lab, CONNECTIONS)?;
     doubt(lab, 1)?;
-    lab.cut_node(1)?;
+    lab.fault(Host::Node(1), Fault::LinkDown)?;
     inherit(lab, &heir)?;
     connections.wait_rounds(2)?;
     connections.finish()?.expect_whole(CONNECTIONS, 2)?;
@@ -317,7 +317,7 @@ pub(crate) fn d52_connections_go_on_through_the_node_that_takes_the_address_of_o
     addresses(lab, "delete")?;
     heir.reload(&heir.ordinary)?;
     lab.pass_checks(DOUBTED, 1)?;
-    lab.heal_node(1)?;
+    lab.fault(Host::Node(1), Fault::Heal)?;
     lab.run(Host::Router, &["ip", "neigh", "flush", "dev", "front"]).map(drop)
 }
 

@@ -161,8 +161,8 @@ impl<'a> Stage<'a> {
             }
             Fault::DrainBackend(backend) => self.set_backend(backend, "drain"),
             Fault::DrainNode(node) => self.lab.run(Host::Node(node), &["usher", "node", "drain"]).map(drop),
-            Fault::CutNode(node) => self.lab.cut_node(node),
-            Fault::SilenceNode(node) => self.lab.silence_node(node),
+            Fault::CutNode(node) => self.lab.fault(Host::Node(node), crate::Fault::LinkDown),
+            Fault::SilenceNode(node) => self.lab.fault(Host::Node(node), crate::Fault::Drop),
         }
     }
 
@@ -175,7 +175,7 @@ impl<'a> Stage<'a> {
                 self.lab.run(Host::Node(node), &["usher", "node", "ready"])?;
             }
             Fault::CutNode(node) | Fault::SilenceNode(node) => {
-                self.lab.heal_node(node)?;
+                self.lab.fault(Host::Node(node), crate::Fault::Heal)?;
                 // Checks that are under way may still be the last of a row that fails.
                 thread::sleep(AFTERWARDS);
             }
