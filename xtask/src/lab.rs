@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use usher_lab::{Family, Fault, Forward, Host, Lab, Options, XdpMode};
+use usher_lab::{DnsServer, Family, Fault, Forward, Host, Lab, Options, XdpMode};
 
 use crate::{build_ebpf, cargo};
 
@@ -36,6 +36,9 @@ pub(crate) enum Verb {
         /// How the kernel runs the nodes' program: native, generic
         #[arg(long, default_value_t = Options::default().xdp_mode)]
         xdp_mode: XdpMode,
+        /// Who answers for the zone: embedded (the nodes), or bind, knot, powerdns on a host `dns`
+        #[arg(long, default_value_t = Options::default().dns)]
+        dns: DnsServer,
         /// Leave the nodes without usher
         #[arg(long)]
         bare: bool,
@@ -44,7 +47,7 @@ pub(crate) enum Verb {
     Status,
     /// Run a command on a host: `lab exec client -- curl http://www.example.test/`
     Exec {
-        /// client, router, resolver, node1 …, backend1 …
+        /// client, router, resolver, dns, node1 …, backend1 …
         host: Host,
         /// The command and its arguments
         #[arg(last = true, required = true)]
@@ -64,12 +67,13 @@ pub(crate) enum Verb {
 
 pub(crate) fn lab(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Up { nodes, backends, forward, xdp_mode, bare } => up(&Options {
+        Verb::Up { nodes, backends, forward, xdp_mode, dns, bare } => up(&Options {
             nodes: *nodes,
             backends: *backends,
             forward: *forward,
             xdp_mode: *xdp_mode,
             run_usher: !bare,
+            dns: *dns,
             ..Options::default()
         }),
         Verb::Status => status(&Lab::attach()?),

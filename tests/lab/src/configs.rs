@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     host::Host,
+    primary::key_file,
     quic::{self, QUIC_PORT},
     topology::{Forward, Options, ZONE, address, back_address, tunnel_sources},
 };
@@ -91,7 +92,7 @@ http {{
     )
 }
 
-/// The resolver: the zone is delegated to all nodes, nothing else exists. What it remembers of a
+/// The resolver: the zone is delegated to all nodes, or to its primary; nothing else exists. What it remembers of a
 /// server's silence is short-lived, so that a node is asked again soon after it came back.
 pub(crate) fn unbound(options: &Options) -> String {
     let folder = state(&Host::Resolver.to_string());
@@ -126,7 +127,9 @@ pub(crate) fn unbound(options: &Options) -> String {
         let _ = writeln!(text, "    interface: {address}");
     }
     let _ = write!(text, "remote-control:\n    control-enable: no\nstub-zone:\n    name: \"{ZONE}.\"\n");
-    for address in options.node_hosts().filter_map(address).flat_map(|pair| pair.both()) {
+    let nodes = options.node_hosts().filter(|_| !options.dns.is_shared());
+    let servers = nodes.chain(options.dns.is_shared().then_some(Host::Dns));
+    for address in servers.flat_map(addresses) {
         let _ = writeln!(text, "    stub-addr: {address}");
     }
     text
@@ -175,6 +178,15 @@ negative_ttl = "1s"
         remembered = remembered.display(),
         pins = pins(node).display(),
     );
+    if options.dns.is_shared() {
+        let primaries = list(addresses(Host::Dns).map(|address| SocketAddr::new(address, 53)));
+        let key_file = key_file(node);
+        let _ = write!(
+            text,
+            "\n[[dns.publish]]\nkind = \"rfc2136\"\nprimaries = {primaries}\nkey_file = \"{}\"\n",
+            key_file.display()
+        );
+    }
     if options.forward == Forward::Nat {
         let source = list(back_address(node).into_iter().flat_map(|pair| pair.both()));
         let _ = write!(text, "\n[nat]\nsource = {source}\n");
@@ -242,7 +254,7 @@ check = {{ kind = "http", path = "/healthz", port = {check_port}, interval = "20
     text
 }
 
-fn addresses(host: Host) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn addresses(host: Host) -> impl Iterator<Item = IpAddr> {
     address(host).into_iter().flat_map(|pair| pair.both())
 }
 

@@ -13,6 +13,8 @@ pub enum Host {
     Router,
     /// The caching resolver that the client asks.
     Resolver,
+    /// A primary name server on which the nodes publish themselves.
+    Dns,
     /// A host that runs usher; counted from 1.
     Node(u8),
     /// A server behind the nodes; counted from 1.
@@ -34,6 +36,7 @@ impl fmt::Display for Host {
             Host::Client => f.write_str("client"),
             Host::Router => f.write_str("router"),
             Host::Resolver => f.write_str("resolver"),
+            Host::Dns => f.write_str("dns"),
             Host::Node(number) => write!(f, "node{number}"),
             Host::Backend(number) => write!(f, "backend{number}"),
             Host::Switch => f.write_str("switch"),
@@ -50,6 +53,7 @@ impl FromStr for Host {
             "client" => Host::Client,
             "router" => Host::Router,
             "resolver" => Host::Resolver,
+            "dns" => Host::Dns,
             "switch" => Host::Switch,
             _ => {
                 if let Some(number) = numbered("node") {
@@ -57,7 +61,7 @@ impl FromStr for Host {
                 } else if let Some(number) = numbered("backend") {
                     Host::Backend(number)
                 } else {
-                    bail!("no host is called `{name}`: client, router, resolver, node1 …, backend1 …")
+                    bail!("no host is called `{name}`: client, router, resolver, dns, node1 …, backend1 …")
                 }
             }
         })
@@ -70,9 +74,15 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for host in
-            [Host::Client, Host::Router, Host::Resolver, Host::Switch, Host::Node(2), Host::Backend(11)]
-        {
+        for host in [
+            Host::Client,
+            Host::Router,
+            Host::Resolver,
+            Host::Dns,
+            Host::Switch,
+            Host::Node(2),
+            Host::Backend(11),
+        ] {
             assert_eq!(host.to_string().parse::<Host>().expect("a host's own name"), host);
         }
         assert!("node".parse::<Host>().is_err());

@@ -19,6 +19,7 @@ use crate::{
     host::Host,
     network,
     owner::{self, Turn},
+    primary::key_file,
     process::{Signal, end, named},
     raise::{
         clear, log, log_tail, programs, raise, set_up, start_nginx, start_usher, start_usher_from,
@@ -169,6 +170,11 @@ impl Lab {
     /// A node's configuration file.
     pub fn node_config(&self, node: u8) -> PathBuf {
         file(Host::Node(node), "usher.toml")
+    }
+
+    /// The key with which a node signs what it publishes on the host `dns`.
+    pub fn key_file(&self, node: Host) -> PathBuf {
+        key_file(node)
     }
 
     /// What a node's usher has printed so far.

@@ -7,6 +7,8 @@
 //!                     └── back ───┴─────┴── backend1 … (nginx, UDP echo)
 //! ```
 //!
+//! With [`Options::dns`] the zone is on a host `dns` in `front` (BIND, Knot, PowerDNS), on which nodes publish themselves.
+//!
 //! With a tunnel (`dsr-ipip`, `dsr-gue`) the nodes are not in `back`: backends are behind the router. Backends
 //! that answer clients themselves are set up by `usher backend`.
 //!
@@ -15,7 +17,7 @@
 //! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`]; and where
 //! [`Options::quic`] asks for it, a QUIC echo.
 //!
-//! Needs root, and `ip`, `ethtool`, `nginx`, `unbound`, `curl` and `dig`: `cargo xtask setup`.
+//! Needs root, and `ip`, `ethtool`, `nginx`, `unbound`, `curl` and `dig`, for a host `dns` its server: `cargo xtask setup`.
 //! One lab per machine; a [`Lab`] keeps other threads of the process waiting, and refuses while
 //! another process uses it.
 
@@ -35,6 +37,7 @@ mod namespace;
 mod network;
 mod new_connections;
 mod owner;
+mod primary;
 mod process;
 mod quic;
 mod raise;
@@ -60,7 +63,7 @@ pub use new_connections::NewConnections;
 pub use quic::{Journey, QUIC_PORT, Stop};
 pub use skip::can_raise;
 pub use status::{Backend, Dns, DnsAddress, DnsName, Interface, LastCheck, Service, Status};
-pub use topology::{Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, XdpMode, ZONE};
+pub use topology::{DnsServer, Family, Forward, MAX_BACKENDS, MAX_NODES, Options, Pair, XdpMode, ZONE};
 pub use traffic::{Answer, Stream, Tally};
 pub use transfer::STALL;
 pub use wait::until;

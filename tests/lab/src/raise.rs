@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, umount2},
@@ -20,10 +20,10 @@ use crate::{
     configs::{BIG, BPFFS, client_etc, file, state},
     host::Host,
     lab::Lab,
-    network,
+    network, primary,
     process::spawn,
     quic::start_quic,
-    topology::{Family, Options, Pair, address, tunnel_sources},
+    topology::{Family, Options, Pair, ZONE, address, tunnel_sources},
     wait::until,
 };
 
@@ -65,7 +65,14 @@ pub(crate) fn programs(options: &Options) -> Vec<(Host, &'static str)> {
     let nodes = options.node_hosts().filter(|_| options.run_usher);
     let direct = options.backend_hosts().filter(|_| options.forward.is_direct());
     let ushers = nodes.chain(direct).map(|host| (host, binaries::USHER));
-    [(Host::Resolver, "unbound")].into_iter().chain(ushers).chain(backends).chain(quic).collect()
+    let primary = primary::program(options).map(|program| (Host::Dns, program));
+    [(Host::Resolver, "unbound")]
+        .into_iter()
+        .chain(primary)
+        .chain(ushers)
+        .chain(backends)
+        .chain(quic)
+        .collect()
 }
 
 /// Starts usher on a node with the configuration that lies there.
@@ -104,6 +111,7 @@ pub(crate) fn log(host: Host, program: &str) -> PathBuf {
 
 fn start_all(lab: &Lab) -> Result<()> {
     let options = lab.options();
+    primary::start(lab)?;
     let config = file(Host::Resolver, "unbound.conf");
     let unbound = lab.command(Host::Resolver, &["unbound", "-d", "-c", &config.to_string_lossy()]);
     spawn(unbound, &log(Host::Resolver, "unbound"))?;
@@ -174,6 +182,16 @@ fn wait_servers(lab: &Lab) -> Result<()> {
             format!("{backend} is not ready{web}{echo}")
         })?;
     }
+    if let Some(program) = primary::program(lab.options()) {
+        let server = format!("@{}", lab.address(Host::Dns)?.of(Family::V4));
+        until("the zone's primary answers", READY, || {
+            let answer =
+                lab.run(Host::Client, &["dig", "+short", "+time=1", "+tries=1", &server, ZONE, "SOA"])?;
+            ensure!(!answer.is_empty(), "it has no zone {ZONE}");
+            Ok(())
+        })
+        .with_context(|| format!("{program} is not ready{}", log_tail(Host::Dns, program)))?;
+    }
     // The zone may not be served yet; that anything is answered shows that unbound runs.
     until("the resolver answers", READY, || {
         lab.run(Host::Client, &["dig", "+time=1", "+tries=1", "localhost."])
@@ -205,7 +223,8 @@ fn write_files(options: &Options) -> Result<()> {
     for node in options.node_hosts() {
         write(&file(node, "usher.toml"), &configs::usher(node, options))?;
     }
-    write_secret(&state("secret"))?;
+    write_readable_by_root(&state("secret"), &(random_hex()? + "\n"))?;
+    primary::write_files(options)?;
     mount(&state(BPFFS))
 }
 
@@ -232,19 +251,23 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// 32 random bytes, in hexadecimal, for root's eyes.
-fn write_secret(path: &Path) -> Result<()> {
+/// 32 random bytes, in hexadecimal.
+pub(crate) fn random_hex() -> Result<String> {
     let mut bytes = [0; 32];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
         .context("/dev/urandom")?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut file = OpenOptions::new()
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes what is a secret.
+pub(crate) fn write_readable_by_root(path: &Path, text: &str) -> Result<()> {
+    OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
         .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    writeln!(file, "{text}").with_context(|| format!("cannot write {}", path.display()))
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }

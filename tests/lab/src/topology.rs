@@ -50,6 +50,8 @@ pub struct Options {
     pub quic: bool,
     /// The nodes' NAT ports, `"1024-1039"`. `None` leaves them at usher's default.
     pub nat_ports: Option<String>,
+    /// Who answers for the zone.
+    pub dns: DnsServer,
 }
 
 impl Default for Options {
@@ -63,6 +65,7 @@ impl Default for Options {
             flows: None,
             quic: false,
             nat_ports: None,
+            dns: DnsServer::Embedded,
         }
     }
 }
@@ -89,6 +92,7 @@ impl Options {
     pub fn hosts(&self) -> Vec<Host> {
         [Host::Client, Host::Router, Host::Resolver]
             .into_iter()
+            .chain(self.dns.is_shared().then_some(Host::Dns))
             .chain(self.node_hosts())
             .chain(self.backend_hosts())
             .chain([Host::Switch])
@@ -181,6 +185,50 @@ impl FromStr for XdpMode {
 
     fn from_str(text: &str) -> Result<Self> {
         named(text, XdpMode::ALL, "XDP mode of the lab")
+    }
+}
+
+/// Who answers for the zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DnsServer {
+    /// The nodes themselves.
+    Embedded,
+    /// BIND on the host `dns`; nodes publish themselves there.
+    Bind,
+    /// Knot there.
+    Knot,
+    /// PowerDNS there.
+    Powerdns,
+}
+
+impl DnsServer {
+    /// All.
+    pub const ALL: [DnsServer; 4] =
+        [DnsServer::Embedded, DnsServer::Bind, DnsServer::Knot, DnsServer::Powerdns];
+
+    /// Whether the zone is on a host of its own, where nodes share it.
+    pub fn is_shared(self) -> bool {
+        self != DnsServer::Embedded
+    }
+}
+
+impl fmt::Display for DnsServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DnsServer::Embedded => "embedded",
+            DnsServer::Bind => "bind",
+            DnsServer::Knot => "knot",
+            DnsServer::Powerdns => "powerdns",
+        })
+    }
+}
+
+impl FromStr for DnsServer {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        named(text, DnsServer::ALL, "DNS server of the lab")
     }
 }
 
@@ -323,6 +371,7 @@ pub(crate) fn ports(host: Host) -> Vec<Port> {
             [Net::Client, Net::Front, Net::Back].map(|net| port(net, vec![net.router()])).to_vec()
         }
         Host::Resolver => vec![port(Net::Front, vec![Net::Front.pair(53, 0x53)])],
+        Host::Dns => vec![port(Net::Front, vec![Net::Front.pair(54, 0x54)])],
         Host::Node(number) => [Net::Front, Net::Back]
             .map(|net| port(net, vec![net.pair(10 + number, 0x10 + u16::from(number))]))
             .to_vec(),
@@ -378,6 +427,7 @@ mod tests {
         let expect = |v4: &str, v6: &str| Some([v4.to_owned(), v6.to_owned()]);
         assert_eq!(text(address(Host::Client)), expect("198.51.100.7", "2001:db8:100::7"));
         assert_eq!(text(address(Host::Resolver)), expect("192.0.2.53", "2001:db8:1::53"));
+        assert_eq!(text(address(Host::Dns)), expect("192.0.2.54", "2001:db8:1::54"));
         assert_eq!(text(address(Host::Node(1))), expect("192.0.2.11", "2001:db8:1::11"));
         assert_eq!(text(back_address(Host::Node(2))), expect("203.0.113.12", "2001:db8:2::12"));
         assert_eq!(text(address(Host::Backend(3))), expect("203.0.113.23", "2001:db8:2::23"));

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use usher_lab::{Family, Fault, Forward, Host, Lab, Options, can_raise, until};
+use usher_lab::{DnsServer, Family, Fault, Forward, Host, Lab, Options, can_raise, until};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -134,6 +134,56 @@ fn direct_return_backends_answer_from_the_node_address() -> Result<()> {
         for family in Family::ALL {
             assert_eq!(web(&lab, Host::Node(1), 1, family)?, "backend1\n", "{forward}");
         }
+    }
+    Ok(())
+}
+
+/// An update that a node signs with its key.
+fn update(lab: &Lab, node: Host, lines: &str) -> Result<()> {
+    let server = lab.address(Host::Dns)?.v4;
+    let key = lab.key_file(node);
+    let script = format!("printf 'server {server}\\n{lines}send\\n' | nsupdate -v -k {}", key.display());
+    lab.run(node, &["sh", "-c", &script]).map(drop)
+}
+
+#[test]
+fn nodes_write_their_names_into_the_zone_of_each_primary_and_no_others() -> Result<()> {
+    if !can_raise() {
+        return Ok(());
+    }
+    for dns in DnsServer::ALL.into_iter().filter(|dns| dns.is_shared()) {
+        let lab = Lab::up(&Options { dns, backends: 1, ..bare() })?;
+        lab.verify()?;
+        // What the client learns by its resolver.
+        let found = |name: &str, kind: &str| lab.run(Host::Client, &["dig", "+short", name, kind]);
+        let operators = || -> Result<()> {
+            assert_eq!(found("static.example.test", "A")?, "203.0.113.99\n", "{dns}");
+            assert_eq!(found("example.test", "TXT")?, "\"the operator's own\"\n", "{dns}");
+            Ok(())
+        };
+        operators()?;
+        assert_eq!(found("www.example.test", "A")?, "", "{dns}");
+        for node in lab.options().node_hosts() {
+            let (v4, v6) = (lab.address(node)?.v4, lab.address(node)?.v6);
+            let lines = format!(
+                "update add www.example.test 1 A {v4}\\nupdate add www.example.test 1 AAAA {v6}\\n\
+                 update add _usher-{node}.www.example.test 1 TXT lease\\n"
+            );
+            update(&lab, node, &lines)?;
+        }
+        until("the client sees both nodes", LIMIT, || {
+            for kind in ["A", "AAAA"] {
+                let addresses = found("www.example.test", kind)?;
+                ensure!(addresses.lines().count() == 2, "{dns}: {addresses}");
+            }
+            Ok(())
+        })?;
+        assert_eq!(found("_usher-node2.www.example.test", "TXT")?, "\"lease\"\n", "{dns}");
+
+        let refused = update(&lab, Host::Node(1), "update add static.example.test 1 A 192.0.2.11\\n");
+        // It leaves out what is not granted, and says nothing.
+        assert_eq!(refused.is_ok(), dns == DnsServer::Powerdns, "{dns}: {refused:?}");
+        operators()?;
     }
     Ok(())
 }
