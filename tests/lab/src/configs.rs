@@ -183,7 +183,8 @@ negative_ttl = "1s"
         let key_file = key_file(node);
         let _ = write!(
             text,
-            "\n[[dns.publish]]\nkind = \"rfc2136\"\nprimaries = {primaries}\nkey_file = \"{}\"\n",
+            "\n[[dns.publish]]\nkind = \"rfc2136\"\nprimaries = {primaries}\nkey_file = \"{}\"\n\
+             lease = \"9s\"\nrenew = \"3s\"\n",
             key_file.display()
         );
     }

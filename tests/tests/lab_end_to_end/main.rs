@@ -27,6 +27,7 @@ mod policies;
 mod quic;
 mod reload;
 mod servers;
+mod shared_zone;
 mod support;
 mod traffic;
 mod udp;
@@ -35,7 +36,7 @@ use std::env;
 
 use libtest_mimic::{Arguments, Conclusion, Trial};
 use support::{Body, in_lab};
-use usher_lab::{Forward, Options, can_raise};
+use usher_lab::{DnsServer, Forward, Options, can_raise};
 
 /// Functions under their names.
 macro_rules! checks {
@@ -151,6 +152,26 @@ const NAT: &[(&str, Body)] = &checks![
     own_traffic::connections_from_the_node_work,
 ];
 
+/// In a zone that BIND holds.
+const BIND: &[(&str, Body)] = &checks![
+    shared_zone::nodes_publish_themselves_beside_what_is_the_operators,
+    shared_zone::node_that_dies_leaves_the_primary_and_every_answer,
+    shared_zone::node_that_is_killed_and_cut_off_comes_back_with_its_next_daemon,
+    shared_zone::drained_node_leaves_the_primary_at_once_and_serves_on,
+    shared_zone::restarted_daemon_takes_its_lease_over,
+    shared_zone::primary_that_stands_still_takes_nobody_away,
+    shared_zone::node_alone_takes_nobody_away,
+    shared_zone::wrong_key_is_named_and_mended_without_a_restart,
+    shared_zone::plan_and_simulation_tell_what_comes,
+];
+
+/// In a zone that another server holds.
+const OTHER_PRIMARY: &[(&str, Body)] = &checks![
+    shared_zone::nodes_publish_themselves_beside_what_is_the_operators,
+    shared_zone::node_that_is_cut_off_leaves_the_primary_and_every_answer,
+    shared_zone::drained_node_leaves_the_primary_at_once_and_serves_on,
+];
+
 /// On nodes that do not run usher yet.
 const BARE: &[(&str, Body)] = &checks![
     configuration::bad_files_are_refused_with_place_and_remedy,
@@ -204,6 +225,9 @@ fn run(arguments: &Arguments) -> Conclusion {
         lab("dsr_gue", DIRECT, &dsr_gue),
         lab("dsr_gue", TUNNEL, &dsr_gue),
         lab("dsr_gue", SMALL, &small(&dsr_gue)),
+        lab("bind", BIND, &shared_zone::options(DnsServer::Bind)),
+        lab("knot", OTHER_PRIMARY, &shared_zone::options(DnsServer::Knot)),
+        lab("powerdns", OTHER_PRIMARY, &shared_zone::options(DnsServer::Powerdns)),
         lab("bare", BARE, &bare),
         crash::trials(),
     ];

@@ -317,3 +317,29 @@ impl Drop for Background {
         let _ = self.0.wait();
     }
 }
+
+/// A file that a check changes; dropped, it is as it was.
+pub(crate) struct Kept {
+    path: std::path::PathBuf,
+    text: String,
+}
+
+impl Kept {
+    pub(crate) fn of(path: &std::path::Path) -> Result<Kept> {
+        Ok(Kept { path: path.to_owned(), text: std::fs::read_to_string(path)? })
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn write(&self, text: &str) -> Result<()> {
+        Ok(std::fs::write(&self.path, text)?)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = std::fs::write(&self.path, &self.text);
+    }
+}

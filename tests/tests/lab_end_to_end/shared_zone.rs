@@ -1,0 +1,302 @@
+//! Nodes that publish themselves in a zone on another server: BIND, Knot, PowerDNS.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use usher_lab::{DnsServer, Family, Fault, Host, Lab, Options, until};
+
+use crate::support::{Kept, RECOVERY, expect_equal};
+
+/// A dead node has left the primary and every answer by then: three checks, 500 ms apart, each of which may take 500 ms, and
+/// a look at the primary.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// A node that leaves by itself has left by then.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Three nodes can be of one mind against the third.
+pub(crate) fn options(dns: DnsServer) -> Options {
+    Options { nodes: 3, backends: 2, dns, ..Options::default() }
+}
+
+/// The node that suffers.
+const VICTIM: u8 = 2;
+
+/// What the primary answers for a name and type, sorted.
+fn primary(lab: &Lab, name: &str, kind: &str) -> Result<BTreeSet<String>> {
+    let server = format!("@{}", lab.address(Host::Dns)?.v4);
+    let words = ["dig", &server, "+norecurse", "+short", "+time=1", "+tries=1", name, kind];
+    Ok(lab.run(Host::Client, &words)?.lines().map(str::to_owned).collect())
+}
+
+/// The addresses that the primary has for `www`.
+fn held(lab: &Lab) -> Result<BTreeSet<IpAddr>> {
+    let mut addresses = BTreeSet::new();
+    for kind in ["A", "AAAA"] {
+        for line in primary(lab, "www.example.test", kind)? {
+            addresses.insert(line.parse()?);
+        }
+    }
+    Ok(addresses)
+}
+
+/// Both addresses of some nodes.
+fn of_nodes(lab: &Lab, nodes: &[u8]) -> Result<BTreeSet<IpAddr>> {
+    let pairs = nodes.iter().map(|&node| lab.address(Host::Node(node))).collect::<Result<Vec<_>>>()?;
+    Ok(pairs.iter().flat_map(|pair| pair.both()).collect())
+}
+
+/// Waits until the primary has exactly these nodes; how long that took.
+fn wait_held(lab: &Lab, nodes: &[u8], limit: Duration) -> Result<Duration> {
+    let (start, wanted) = (Instant::now(), of_nodes(lab, nodes)?);
+    // A little longer than allowed: a figure says more than a wait in vain.
+    until(&format!("the primary has nodes {nodes:?}"), limit + Duration::from_secs(2), || {
+        expect_equal("addresses", &held(lab)?, &wanted)
+    })?;
+    ensure!(start.elapsed() <= limit, "it took {:?} until the primary had nodes {nodes:?}", start.elapsed());
+    Ok(start.elapsed())
+}
+
+/// What is the operator's in the zone.
+fn of_the_operator(lab: &Lab) -> Result<Vec<BTreeSet<String>>> {
+    let asked = [("example.test", "TXT"), ("static.example.test", "A"), ("dns.example.test", "A")];
+    asked.iter().map(|(name, kind)| primary(lab, name, kind)).collect()
+}
+
+fn publishers(lab: &Lab, node: u8) -> Result<serde_json::Value> {
+    let status = lab.run(Host::Node(node), &["usher", "status", "--json"])?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    status.pointer("/dns/publishers/0").cloned().context("no publisher in the status")
+}
+
+/// How an address of a node stands in the zone, as another node says.
+fn standing(lab: &Lab, by: u8, node: u8) -> Result<BTreeSet<String>> {
+    let publisher = publishers(lab, by)?;
+    let addresses = publisher["addresses"].as_array().context("addresses")?;
+    let of_node = addresses
+        .iter()
+        .filter(|one| one["node"] == format!("node{node}").as_str() && one["name"] == "www.example.test");
+    Ok(of_node.filter_map(|one| one["state"].as_str().map(str::to_owned)).collect())
+}
+
+pub(crate) fn nodes_publish_themselves_beside_what_is_the_operators(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let leases = primary(lab, "_usher-node1.www.example.test", "TXT")?;
+    let lease = leases.first().context("no lease")?;
+    ensure!(
+        leases.len() == 1
+            && lease.contains("usher=1 node=node1 boot=")
+            && lease.contains("addresses=192.0.2."),
+        "{leases:?}"
+    );
+    let operators = of_the_operator(lab)?;
+    ensure!(operators[0].iter().any(|text| text.contains("the operator's own")), "{operators:?}");
+    ensure!(operators[1].contains("203.0.113.99"), "{operators:?}");
+    for family in Family::ALL {
+        let tally = lab.fetch(family, 30)?;
+        ensure!(tally.failures.is_empty(), "{tally:?}");
+    }
+    let page = lab.run(Host::Node(1), &["usher", "status"])?;
+    ensure!(page.contains("Published in example.test at "), "{page}");
+    expect_equal("states", &standing(lab, 1, 3)?, &["published".to_owned()].into())
+}
+
+/// In every way that a host can be lost.
+pub(crate) fn node_that_dies_leaves_the_primary_and_every_answer(lab: &Lab) -> Result<()> {
+    let operators = of_the_operator(lab)?;
+    for fault in [Fault::LinkDown, Fault::Drop, Fault::DropIn, Fault::DropOut, Fault::Freeze] {
+        die(lab, fault).with_context(|| format!("{fault}"))?;
+    }
+    expect_equal("the operator's records", &of_the_operator(lab)?, &operators)
+}
+
+pub(crate) fn node_that_is_cut_off_leaves_the_primary_and_every_answer(lab: &Lab) -> Result<()> {
+    die(lab, Fault::Drop)
+}
+
+fn die(lab: &Lab, fault: Fault) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.fault(Host::Node(VICTIM), fault)?;
+    let took = wait_held(lab, &[1, 3], LIMIT)?;
+    println!("{fault}: gone from the primary after {took:?}");
+    let own = of_nodes(lab, &[VICTIM])?;
+    until("its peers name it no more", LIMIT, || {
+        for node in [1, 3] {
+            for family in Family::ALL {
+                let named = lab.dig(node, "www", family)?;
+                ensure!(
+                    !own.iter().any(|address| named.contains(&address.to_string())),
+                    "node{node}: {named:?}"
+                );
+            }
+        }
+        Ok(())
+    })?;
+    until("its peers say who took it away", LIMIT, || {
+        let states = standing(lab, 1, VICTIM)?;
+        ensure!(states.iter().all(|state| state.starts_with("removed-by node")), "{states:?}");
+        Ok(())
+    })?;
+    let why = lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"])?;
+    for said in ["node1: silent", "node3: silent", ": removed-by node", "not named by this node"] {
+        ensure!(why.contains(said), "no `{said}` in {why}");
+    }
+    lab.fault(Host::Node(VICTIM), Fault::Heal)?;
+    // A majority sees it: no hold-down.
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// The daemon is killed, and its host with it.
+pub(crate) fn node_that_is_killed_and_cut_off_comes_back_with_its_next_daemon(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.fault(Host::Node(VICTIM), Fault::LinkDown)?;
+    lab.kill_usher(VICTIM)?;
+    wait_held(lab, &[1, 3], LIMIT)?;
+    lab.fault(Host::Node(VICTIM), Fault::Heal)?;
+    lab.start_usher(VICTIM)?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+pub(crate) fn drained_node_leaves_the_primary_at_once_and_serves_on(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.run(Host::Node(VICTIM), &["usher", "node", "drain"])?;
+    wait_held(lab, &[1, 3], GOODBYE)?;
+    until("status says so", LIMIT, || {
+        expect_equal("states", &standing(lab, 1, VICTIM)?, &["withdrawn-self".to_owned()].into())
+    })?;
+    let url = format!("http://{}/", lab.address(Host::Node(VICTIM))?.v4);
+    lab.run(Host::Client, &["curl", "-sSf", "-m", "3", &url])?;
+    lab.run(Host::Node(VICTIM), &["usher", "node", "ready"])?;
+    wait_held(lab, &[1, 2, 3], GOODBYE * 2)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// A restart withdraws nothing: the next daemon takes the lease over.
+pub(crate) fn restarted_daemon_takes_its_lease_over(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let boot = || -> Result<String> {
+        let leases = primary(lab, &format!("_usher-node{VICTIM}.www.example.test"), "TXT")?;
+        let lease = leases.first().context("no lease")?;
+        Ok(lease.split(' ').find(|word| word.starts_with("boot=")).context("no boot id")?.to_owned())
+    };
+    let before = boot()?;
+    lab.stop_usher(VICTIM)?;
+    lab.start_usher(VICTIM)?;
+    until("the lease is the new daemon's", RECOVERY, || {
+        expect_equal("addresses", &held(lab)?, &of_nodes(lab, &[1, 2, 3])?)?;
+        ensure!(boot()? != before, "it is {before}");
+        Ok(())
+    })?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// Three leases long nothing can be read; then nobody is taken away for it, and everything goes on.
+pub(crate) fn primary_that_stands_still_takes_nobody_away(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.fault(Host::Dns, Fault::Freeze)?;
+    until("status says so", RECOVERY, || {
+        let failing = publishers(lab, 1)?["failing"].clone();
+        let why = failing["why"].as_str().context("it does not fail yet")?.to_owned();
+        ensure!(why.contains(":53"), "{why}");
+        Ok(())
+    })?;
+    // The embedded servers answer all the while.
+    let start = Instant::now();
+    while start.elapsed() < LEASE * 3 {
+        expect_equal("answers", &lab.dig(1, "www", Family::V4)?.len(), &3)?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    lab.fault(Host::Dns, Fault::Heal)?;
+    let start = Instant::now();
+    let all = of_nodes(lab, &[1, 2, 3])?;
+    while start.elapsed() < LEASE {
+        if let Ok(held) = held(lab) {
+            expect_equal("addresses", &held, &all)?;
+        }
+    }
+    until("it is written again", RECOVERY, || {
+        for node in 1..=3 {
+            ensure!(publishers(lab, node)?["failing"].is_null(), "node{node} cannot write yet");
+        }
+        Ok(())
+    })?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// As the lab's nodes have it.
+const LEASE: Duration = Duration::from_secs(9);
+
+/// One node cannot see the others, nor they it; the primary sees all. The two are of one mind, the one is not.
+pub(crate) fn node_alone_takes_nobody_away(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let all = of_nodes(lab, &[2, 3])?;
+    lab.fault(Host::Node(1), Fault::Drop)?;
+    let start = Instant::now();
+    while start.elapsed() < LEASE * 2 {
+        let held = held(lab)?;
+        ensure!(held.is_superset(&all), "only {held:?} are left");
+    }
+    wait_held(lab, &[2, 3], LIMIT)?;
+    lab.fault(Host::Node(1), Fault::Heal)?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// Another key than the primary's: said plainly, the others go on, and the right key helps without a restart.
+pub(crate) fn wrong_key_is_named_and_mended_without_a_restart(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let file = Kept::of(&lab.key_file(Host::Node(VICTIM)))?;
+    let other = file.text().replace("secret \"", "secret \"AAAA");
+    file.write(&other)?;
+    lab.stop_usher(VICTIM)?;
+    lab.start_usher(VICTIM)?;
+    until("status says so", RECOVERY, || {
+        let why = publishers(lab, VICTIM)?["failing"]["why"].as_str().context("it works yet")?.to_owned();
+        ensure!(why.contains("key"), "{why}");
+        Ok(())
+    })?;
+    // It serves, so nobody takes it away, although its lease has run out.
+    let start = Instant::now();
+    while start.elapsed() < LEASE * 2 {
+        expect_equal("addresses", &held(lab)?, &of_nodes(lab, &[1, 2, 3])?)?;
+    }
+    drop(file);
+    until("it is written again", RECOVERY * 4, || {
+        ensure!(publishers(lab, VICTIM)?["failing"].is_null(), "not yet");
+        Ok(())
+    })?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// `plan` shows what a daemon would do, and `simulate` what all would: what `dig` then finds.
+pub(crate) fn plan_and_simulation_tell_what_comes(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let plan = lab.run(Host::Node(1), &["usher", "dns", "plan"])?;
+    for said in [
+        "zone example.test at ",
+        "if _usher-node1.www.example.test. TXT is \"usher=1 node=node1",
+        "updates/s of 3 nodes",
+    ] {
+        ensure!(plan.contains(said), "no `{said}` in {plan}");
+    }
+    let told = lab.run(Host::Node(1), &["usher", "simulate", "node2 down"])?;
+    let (_, zone) = told.split_once("shared zone example.test holds\n").context("no shared zone")?;
+    let published =
+        zone.lines().filter(|line| line.trim_start().starts_with("www.") && line.ends_with(": published"));
+    let told: BTreeSet<IpAddr> = published
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    lab.fault(Host::Node(2), Fault::Drop)?;
+    wait_held(lab, &[1, 3], LIMIT)?;
+    expect_equal("what the simulation told", &told, &held(lab)?)?;
+    lab.fault(Host::Node(2), Fault::Heal)?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
