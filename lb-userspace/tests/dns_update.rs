@@ -6,6 +6,7 @@ mod name_server;
 
 use std::{
     fs,
+    io::Read as _,
     net::{IpAddr, SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -425,15 +426,24 @@ async fn a_primary_that_says_nothing_or_is_not_there() {
     let error = own.serial(SHORT).await.unwrap_err();
     assert_eq!(error.to_string(), format!("no answer from {address} within 300ms"));
 
-    let closing = std::thread::spawn(move || drop(listener.accept()));
-    // The first connection, which was given up, is in the queue before this one.
-    let closed = own.update(&Update::default(), LONG).await;
+    let closing = std::thread::spawn(move || {
+        // The connection that was given up comes first.
+        drop(listener.accept().unwrap());
+        let (mut stream, _) = listener.accept().unwrap();
+        // All that was sent, so that closing it is not a reset.
+        let read = stream.read(&mut [0; 4096]).unwrap();
+        assert!(read > 2);
+    });
+    let error = own.update(&Update::default(), LONG).await.unwrap_err();
     closing.join().unwrap();
-    let error = closed.unwrap_err();
-    assert!(matches!(&error, UpdateError::Io { .. }), "{error}");
-    let error = own.serial(LONG).await.unwrap_err();
     let UpdateError::Io { source, .. } = &error else { panic!("{error}") };
-    assert_eq!(error.to_string(), format!("cannot talk to {address} over TCP"));
+    assert_eq!(source.to_string(), "it closed the connection");
+
+    // Nobody listens on such a port, and none of the other tests' servers comes by it.
+    let nobody = primary("127.0.0.1:1".parse().unwrap(), APEX, &usher_key());
+    let error = nobody.serial(LONG).await.unwrap_err();
+    let UpdateError::Io { source, .. } = &error else { panic!("{error}") };
+    assert_eq!(error.to_string(), "cannot talk to 127.0.0.1:1 over TCP");
     assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
