@@ -63,14 +63,15 @@ fn what_is_left_out_has_its_default() {
     assert_eq!((dns.ttl.as_secs(), dns.negative_ttl.as_secs(), dns.all_down), (30, 5, AllDown::All));
 
     let quick = Duration::from_millis(500);
-    let peers = Timing { interval: quick, timeout: quick, rise: 2, fall: 3, jitter: 0.1 };
+    let peers =
+        Timing { interval: quick, fast_interval: quick, timeout: quick, rise: 2, fall: 3, jitter: 0.1 };
     assert_eq!(config.peer_check.timing, peers);
 
     let service = &config.services[0];
     assert_eq!((service.protocol, service.forward), (Protocol::Tcp, Forward::Nat));
     assert_eq!(service.addresses, [ip("192.0.2.11")]);
     let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
-    assert_eq!(service.check.timing, Timing { interval, timeout, ..peers });
+    assert_eq!(service.check.timing, Timing { interval, fast_interval: interval, timeout, ..peers });
     assert_eq!((&service.check.kind, service.check.port), (&CheckKind::Tcp, None));
     assert_eq!((service.backends[0].port, service.backends[0].weight), (80, 1));
 }
@@ -79,6 +80,17 @@ fn what_is_left_out_has_its_default() {
 fn a_shorter_interval_shortens_the_default_timeout() {
     let loaded = edit("port = 80\n", "port = 80\ncheck = { interval = \"200ms\" }\n");
     assert_eq!(loaded.config.services[0].check.timing.timeout, Duration::from_millis(200));
+}
+
+#[test]
+fn a_backend_whose_state_may_change_is_checked_at_the_fast_interval() {
+    let timing = |check: &str| {
+        let loaded = edit("port = 80\n", &format!("port = 80\ncheck = {check}\n"));
+        let timing = loaded.config.services[0].check.timing;
+        [timing.interval, timing.fast_interval, timing.timeout].map(|time| time.as_millis())
+    };
+    assert_eq!(timing("{ interval = \"5s\" }"), [5_000, 5_000, 1_000], "nothing is fast unless wanted");
+    assert_eq!(timing("{ fast_interval = \"500ms\" }"), [2_000, 500, 1_000]);
 }
 
 #[test]

@@ -370,6 +370,7 @@ fn idle_connections_do_not_keep_others_out() {
 fn config(peers: u8) -> Config {
     let timing = Timing {
         interval: Duration::from_secs(1),
+        fast_interval: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
         rise: 2,
         fall: 3,

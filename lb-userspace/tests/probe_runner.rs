@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use lb_userspace::{
     config::{CheckKind, Timing},
-    core::check::Code,
+    core::{check::Code, health::Pace},
     probe::{self, Probe, Report},
 };
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
 const INTERVAL: Duration = Duration::from_millis(20);
 
 fn timing() -> Timing {
-    Timing { interval: INTERVAL, timeout: INTERVAL, rise: 2, fall: 3, jitter: 0.1 }
+    Timing { interval: INTERVAL, fast_interval: INTERVAL, timeout: INTERVAL, rise: 2, fall: 3, jitter: 0.1 }
 }
 
 fn tcp(target: SocketAddr) -> Probe {
@@ -44,6 +44,19 @@ async fn reports_in_rhythm_until_dropped() {
         rest += 1;
     }
     assert!(rest <= 1, "{rest} reports after the end");
+}
+
+#[tokio::test]
+async fn a_run_that_is_awaited_comes_sooner_at_the_fast_pace() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let timing = Timing { interval: Duration::from_secs(3_600), fast_interval: INTERVAL, ..timing() };
+    let (sender, mut reports) = mpsc::channel(8);
+    let handle = probe::start((), tcp(listener.local_addr().unwrap()), timing, sender);
+    reports.recv().await.unwrap();
+    handle.set_pace(Pace::Fast);
+    for _ in 0..3 {
+        reports.recv().await.unwrap();
+    }
 }
 
 #[tokio::test]

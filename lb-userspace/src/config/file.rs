@@ -144,6 +144,7 @@ pub(super) struct PeerCheck {
 #[derive(Debug, Default)]
 pub(super) struct Timing {
     pub interval: Value<String>,
+    pub fast_interval: Value<String>,
     pub timeout: Value<String>,
     pub rise: Value<i64>,
     pub fall: Value<i64>,
@@ -229,6 +230,7 @@ pub(super) struct Check {
     pub aim: Value<String>,
     pub port: Value<i64>,
     pub interval: Value<String>,
+    pub fast_interval: Value<String>,
     pub timeout: Value<String>,
     pub rise: Value<i64>,
     pub fall: Value<i64>,

@@ -98,6 +98,8 @@ pub struct Tls {
 pub struct Timing {
     /// From one check's start to the next one's.
     pub interval: Duration,
+    /// The same while results contradict the state; at most `interval`.
+    pub fast_interval: Duration,
     /// A check without result by then has failed; at most `interval`.
     pub timeout: Duration,
     /// Successes in a row that make it up; at least 1.

@@ -317,6 +317,7 @@ const FORMS: &[(&str, &str)] = &[
         "HTTP status codes in quotes, such as \"200-399\", or of a \"udp\" check what the answer contains",
     ),
     ("interval", "a duration in quotes, such as \"2s\""),
+    ("fast_interval", "a duration in quotes, such as \"500ms\""),
     ("timeout", "a duration in quotes, such as \"1s\""),
     ("rise", "a whole number without quotes, such as 2"),
     ("fall", "a whole number without quotes, such as 3"),

@@ -151,6 +151,14 @@ impl Checked {
         self.health() == Some(Health::Up)
     }
 
+    /// How soon it should be checked again: fast while the latest results contradict its state.
+    pub fn pace(&self) -> Pace {
+        match &self.seen {
+            Some(seen) if seen.last.code.passed() != (seen.health == Health::Up) => Pace::Fast,
+            _ => Pace::Usual,
+        }
+    }
+
     /// Set while checks cannot be made here: the latest of them.
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
@@ -219,11 +227,24 @@ pub fn first_check(timing: &Timing, random: f64) -> Duration {
     timing.interval.min(START_SPREAD).mul_f64(random)
 }
 
-/// Time from one check's start to the next one's, from a `random` number in 0.0..1.0: the interval,
+/// How soon a check follows the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// After `interval`.
+    Usual,
+    /// After `fast_interval`: the state may be about to change.
+    Fast,
+}
+
+/// Time from one check's start to the next one's, from a `random` number in 0.0..1.0: the interval of the pace,
 /// longer or shorter by up to `jitter` of it.
-pub fn next_check(timing: &Timing, random: f64) -> Duration {
+pub fn next_check(timing: &Timing, pace: Pace, random: f64) -> Duration {
+    let interval = match pace {
+        Pace::Usual => timing.interval,
+        Pace::Fast => timing.fast_interval,
+    };
     let deviation = f64::from(timing.jitter) * (2.0 * random - 1.0);
-    timing.interval.mul_f64(1.0 + deviation)
+    interval.mul_f64(1.0 + deviation)
 }
 
 #[cfg(test)]
@@ -233,7 +254,14 @@ mod tests {
     use super::*;
 
     fn timing(rise: u32, fall: u32) -> Timing {
-        Timing { interval: Duration::from_secs(2), timeout: Duration::from_secs(1), rise, fall, jitter: 0.1 }
+        Timing {
+            interval: Duration::from_secs(2),
+            fast_interval: Duration::from_millis(500),
+            timeout: Duration::from_secs(1),
+            rise,
+            fall,
+            jitter: 0.1,
+        }
     }
 
     fn result(passed: bool) -> CheckResult {
@@ -293,6 +321,27 @@ mod tests {
             assert_eq!(states(2, 3, results), expected, "{results}");
         }
         assert_eq!(states(1, 1, "+-+-"), "UDUD");
+    }
+
+    #[test]
+    fn checks_are_fast_while_results_contradict_the_state() {
+        let now = Instant::now();
+        let mut checked = Checked::new(&timing(2, 3));
+        assert_eq!(checked.pace(), Pace::Usual, "nothing is known yet");
+        let mut paces = String::new();
+        for passed in "+--+----+-++".chars() {
+            checked.observe(&result(passed == '+'), now);
+            paces.push(if checked.pace() == Pace::Fast { 'F' } else { '.' });
+        }
+        // Up, two failures, back; three failures take it down; one success, a failure, and two that bring it back.
+        assert_eq!(paces, ".FF.FF..F.F.");
+
+        let mut presumed = Checked::presumed_up(&timing(2, 3), now);
+        assert_eq!(presumed.pace(), Pace::Usual);
+        presumed.observe(&result(false), now);
+        assert_eq!(presumed.pace(), Pace::Fast);
+        presumed.observe(&CheckResult::new(Code::Sockerr, Duration::ZERO, ""), now);
+        assert_eq!(presumed.pace(), Pace::Fast, "what cannot be checked says nothing new");
     }
 
     #[test]
@@ -391,9 +440,11 @@ mod tests {
         fn checks_stay_near_their_rhythm(random in 0.0..1.0, jitter in 0.0_f32..0.5) {
             let timing = Timing { jitter, ..timing(2, 3) };
             prop_assert!(first_check(&timing, random) <= START_SPREAD);
-            let next = next_check(&timing, random).as_secs_f64();
-            let deviation = (next / timing.interval.as_secs_f64() - 1.0).abs();
-            prop_assert!(deviation <= f64::from(jitter) + 1e-6, "{deviation}");
+            for (pace, interval) in [(Pace::Usual, timing.interval), (Pace::Fast, timing.fast_interval)] {
+                let next = next_check(&timing, pace, random).as_secs_f64();
+                let deviation = (next / interval.as_secs_f64() - 1.0).abs();
+                prop_assert!(deviation <= f64::from(jitter) + 1e-6, "{pace:?}: {deviation}");
+            }
         }
     }
 
@@ -402,7 +453,8 @@ mod tests {
         let timing = timing(2, 3);
         assert_eq!(first_check(&timing, 0.0), Duration::ZERO);
         assert_eq!(first_check(&timing, 0.5), START_SPREAD / 2);
-        assert!(next_check(&timing, 0.0) < timing.interval && next_check(&timing, 0.9) > timing.interval);
-        assert_eq!(next_check(&timing, 0.5), timing.interval);
+        let next = |random| next_check(&timing, Pace::Usual, random);
+        assert!(next(0.0) < timing.interval && next(0.9) > timing.interval);
+        assert_eq!(next(0.5), timing.interval);
     }
 }

@@ -396,7 +396,8 @@ mod tests {
 
     fn check() -> PeerCheck {
         let half = Duration::from_millis(500);
-        let timing = Timing { interval: half, timeout: half, rise: 2, fall: 3, jitter: 0.1 };
+        let timing =
+            Timing { interval: half, fast_interval: half, timeout: half, rise: 2, fall: 3, jitter: 0.1 };
         PeerCheck { timing, restart_grace: Duration::from_secs(60) }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     core::{
         check::{CheckResult, Code},
         exchange::{PeerWord, Serving},
-        health::{self, Checked, Health},
+        health::{self, Checked, Health, Pace},
         peers::{Judge, PeerAddress, PeerId},
         plan,
         publish::SelfState,
@@ -122,7 +122,7 @@ impl Question {
             if words.send(Word { at: self.at.clone(), result, said, late }).await.is_err() {
                 return;
             }
-            due = Instant::now().max(due + health::next_check(&timing, rand::random()));
+            due = Instant::now().max(due + health::next_check(&timing, Pace::Usual, rand::random()));
         }
     }
 }

@@ -232,7 +232,11 @@ impl Daemon {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Backends(reports) => self.state.observe_backends(&reports),
+            Event::Backends(reports) => {
+                for (id, pace) in self.state.observe_backends(&reports) {
+                    self.backend_probes.set_pace(&id, pace);
+                }
+            }
             Event::Peers(reports) => self.state.observe_peers(&reports),
             Event::Word(word) => self.state.hear_peer(&word),
             Event::Request(request) => {

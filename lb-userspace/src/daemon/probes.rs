@@ -37,7 +37,7 @@ use crate::{
 
 /// A running check of any kind; dropping it ends it.
 pub(super) enum Running {
-    Probe { _handle: probe::Handle },
+    Probe(probe::Handle),
     Asking(AbortHandle),
 }
 
@@ -101,6 +101,13 @@ impl BackendProbes {
             self.0.insert(id, (wanted, running));
         }
     }
+
+    /// Has a backend checked at this pace.
+    pub(super) fn set_pace(&self, id: &BackendId, pace: Pace) {
+        if let Some((_, Running::Probe(handle))) = self.0.get(id) {
+            handle.set_pace(pace);
+        }
+    }
 }
 
 fn start_backend(
@@ -123,7 +130,7 @@ fn start_backend(
             );
         }
     }
-    Running::Probe { _handle: probe::start(id, probe, timing, reports.clone()) }
+    Running::Probe(probe::start(id, probe, timing, reports.clone()))
 }
 
 /// What is to be probed of the peers, and how.
@@ -179,7 +186,7 @@ pub(super) fn start_peers(
             for (service, id) in there.filter(|(service, _)| judge_of(service) == Judge::Probe) {
                 let probe = peer_probe(config, host, steering, service, &id);
                 let handle = probe::start(id, probe, timing, news.reports.clone());
-                running.push(Running::Probe { _handle: handle });
+                running.push(Running::Probe(handle));
             }
         }
     }

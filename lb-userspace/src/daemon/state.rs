@@ -29,7 +29,7 @@ use crate::{
     core::{
         admin::Standing,
         check::CheckResult,
-        health::{Checked, Health, Trouble},
+        health::{Checked, Health, Pace, Trouble},
         ids::{BackendId, PoolId},
         image::{self, Image},
         lateness::Lateness,
@@ -178,23 +178,31 @@ impl State {
         self.publication.settled()
     }
 
-    /// Takes the results of backends' checks: what they change together is written once.
-    pub(super) fn observe_backends(&mut self, reports: &[Report<BackendId>]) {
-        let changes = reports.iter().filter(|report| self.observe_backend(report)).count();
+    /// Takes the results of backends' checks: what they change together is written once. Says how soon those are to be
+    /// checked again for which that may have changed.
+    pub(super) fn observe_backends(&mut self, reports: &[Report<BackendId>]) -> Vec<(BackendId, Pace)> {
+        let mut paces = Vec::new();
+        let changes = reports.iter().filter(|report| self.observe_backend(report, &mut paces)).count();
         if changes > 0 {
             self.reconcile();
         }
+        paces
     }
 
     /// Takes the result of a backend's check, and says if it changes what the maps hold.
-    fn observe_backend(&mut self, report: &Report<BackendId>) -> bool {
+    fn observe_backend(&mut self, report: &Report<BackendId>, paces: &mut Vec<(BackendId, Pace)>) -> bool {
         let now = Instant::now();
         self.lateness.note(report.late, now);
         let Some(checked) = self.backends.get_mut(&report.id) else { return false };
         let was_in_trouble = checked.trouble().is_some();
         let warned_of = checked.warning().map(str::to_owned);
         let advised = checked.advice();
+        let paced = checked.pace();
         let transition = checked.observe(&report.result, now);
+        // Fast each time: a check that a reload has started anew begins at the usual pace.
+        if [paced, checked.pace()].contains(&Pace::Fast) {
+            paces.push((report.id.clone(), checked.pace()));
+        }
         log_trouble("backend", &report.id, was_in_trouble, checked.trouble());
         if let Some(warning) = checked.warning().filter(|warning| warned_of.as_deref() != Some(*warning)) {
             warn!("backend {}: {warning}", report.id);

@@ -1,9 +1,15 @@
 //! Runs a probe again and again: one task per checked thing.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::JoinHandle,
     time::{Instant, sleep_until},
 };
@@ -11,7 +17,10 @@ use tokio::{
 use super::Probe;
 use crate::{
     config::Timing,
-    core::{check::CheckResult, health},
+    core::{
+        check::CheckResult,
+        health::{self, Pace},
+    },
 };
 
 /// A result and whose it is.
@@ -29,11 +38,37 @@ pub struct Report<Id> {
 /// sent before may still wait in the channel.
 #[derive(Debug)]
 #[must_use = "dropping it ends the check"]
-pub struct Handle(JoinHandle<()>);
+pub struct Handle {
+    task: JoinHandle<()>,
+    wishes: Arc<Wishes>,
+}
+
+impl Handle {
+    /// Runs it at this pace from now on; the run that is awaited comes at that pace too.
+    pub fn set_pace(&self, pace: Pace) {
+        let is_fast = pace == Pace::Fast;
+        if self.wishes.fast.swap(is_fast, Ordering::Relaxed) != is_fast {
+            self.wishes.told.notify_one();
+        }
+    }
+}
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+    }
+}
+
+/// What a running check is told.
+#[derive(Debug, Default)]
+struct Wishes {
+    fast: AtomicBool,
+    told: Notify,
+}
+
+impl Wishes {
+    fn pace(&self) -> Pace {
+        if self.fast.load(Ordering::Relaxed) { Pace::Fast } else { Pace::Usual }
     }
 }
 
@@ -45,7 +80,9 @@ pub fn start<Id>(id: Id, mut probe: Probe, timing: Timing, reports: mpsc::Sender
 where
     Id: Clone + Send + 'static,
 {
-    Handle(tokio::spawn(async move {
+    let wishes = Arc::new(Wishes::default());
+    let told = wishes.clone();
+    let task = tokio::spawn(async move {
         let mut due = Instant::now() + health::first_check(&timing, rand::random());
         loop {
             sleep_until(due).await;
@@ -55,7 +92,22 @@ where
             if reports.send(Report { id: id.clone(), result, late }).await.is_err() {
                 return;
             }
-            due = ended.max(due + health::next_check(&timing, rand::random()));
+            due = next(due, ended, &timing, &told).await;
         }
-    }))
+    });
+    Handle { task, wishes }
+}
+
+/// Waits until the next run, whose pace may change meanwhile, and says when it was due.
+async fn next(begun: Instant, ended: Instant, timing: &Timing, wishes: &Wishes) -> Instant {
+    let random = rand::random();
+    let mut earliest = ended;
+    loop {
+        let due = earliest.max(begun + health::next_check(timing, wishes.pace(), random));
+        tokio::select! {
+            () = sleep_until(due) => return due,
+            // What it is told now could not be done sooner.
+            () = wishes.told.notified() => earliest = Instant::now(),
+        }
+    }
 }

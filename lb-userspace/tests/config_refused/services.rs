@@ -462,6 +462,11 @@ all_down = { service = "sorry" }
     ),
     (
         r#"interval = "1s""#,
+        r#"interval = "1s", fast_interval = "2s""#,
+        r#"usher.toml:24: service "web": check: fast_interval: 2s is longer than the interval, 1s; use 1s or less, or remove it"#,
+    ),
+    (
+        r#"interval = "1s""#,
         r#"interval = "1s", timeout = "2s""#,
         r#"usher.toml:24: service "web": check: timeout: 2s is longer than the interval, 1s; use 1s or less, or a longer interval"#,
     ),

@@ -16,6 +16,7 @@ use crate::config::{
 
 const BACKENDS: Timing = Timing {
     interval: Duration::from_secs(2),
+    fast_interval: Duration::from_secs(2),
     timeout: Duration::from_secs(1),
     rise: 2,
     fall: 3,
@@ -24,8 +25,12 @@ const BACKENDS: Timing = Timing {
 /// Long enough for an upgrade, short enough that a backend that dies meanwhile is not trusted for long.
 const RESTART_GRACE: Duration = Duration::from_secs(60);
 /// Quicker than backends: 3 × 500 ms, and a dead node has left every peer's answers.
-const PEERS: Timing =
-    Timing { interval: Duration::from_millis(500), timeout: Duration::from_millis(500), ..BACKENDS };
+const PEERS: Timing = Timing {
+    interval: Duration::from_millis(500),
+    fast_interval: Duration::from_millis(500),
+    timeout: Duration::from_millis(500),
+    ..BACKENDS
+};
 
 pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<file::PeerCheck>) -> PeerCheck {
     let Some(Field { key, value: section, .. }) = reader.optional(root, "peer_check", section) else {
@@ -33,6 +38,7 @@ pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<fil
     };
     let rhythm = file::Timing {
         interval: section.interval,
+        fast_interval: None,
         timeout: section.timeout,
         rise: section.rise,
         fall: section.fall,
@@ -58,6 +64,7 @@ pub(super) fn check(
     };
     let rhythm = file::Timing {
         interval: section.interval,
+        fast_interval: section.fast_interval,
         timeout: section.timeout,
         rise: section.rise,
         fall: section.fall,
@@ -332,10 +339,17 @@ fn timing(reader: &mut Reader<'_>, key: &Key, section: file::Timing, default: Ti
             format!("use {} or less, or a longer interval", show(interval)),
         );
     }
+    let fast_interval = reader.duration_or(key, "fast_interval", section.fast_interval, interval, INTERVAL);
+    if fast_interval > interval && reader.sound(&key.child("interval")) {
+        let what = format!("{} is longer than the interval, {}", show(fast_interval), show(interval));
+        let mend = format!("use {} or less, or remove it", show(interval));
+        reader.refuse(&key.child("fast_interval"), what, mend);
+    }
     let rise = reader.optional(key, "rise", section.rise);
     let fall = reader.optional(key, "fall", section.fall);
     Timing {
         interval,
+        fast_interval,
         timeout,
         rise: rise.and_then(|rise| times(reader, &rise)).unwrap_or(default.rise),
         fall: fall.and_then(|fall| times(reader, &fall)).unwrap_or(default.fall),

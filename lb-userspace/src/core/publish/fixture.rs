@@ -19,6 +19,7 @@ use crate::{
 pub(crate) fn config(all_down: AllDown) -> Config {
     let timing = Timing {
         interval: Duration::from_millis(500),
+        fast_interval: Duration::from_millis(500),
         timeout: Duration::from_millis(500),
         rise: 2,
         fall: 3,
