@@ -94,6 +94,19 @@ fn a_backend_whose_state_may_change_is_checked_at_the_fast_interval() {
 }
 
 #[test]
+fn checks_may_leave_from_an_address_of_each_family() {
+    let source = |check: &str, target: &str| {
+        let loaded = edit("port = 80\n", &format!("port = 80\ncheck = {check}\n"));
+        loaded.config.services[0].check.source(ip(target))
+    };
+    let [v4, v6] = ["203.0.113.12", "2001:db8:2::12"];
+    assert_eq!(source("{ port = 81 }", "203.0.113.21"), None);
+    assert_eq!(source(&format!("{{ source = \"{v4}\" }}"), "203.0.113.21"), Some(ip(v4)));
+    assert_eq!(source(&format!("{{ source = \"{v4}\" }}"), "2001:db8:2::21"), None);
+    assert_eq!(source(&format!("{{ source = [\"{v4}\", \"{v6}\"] }}"), "2001:db8:2::21"), Some(ip(v6)));
+}
+
+#[test]
 fn nat_may_have_several_source_addresses() {
     let loaded = edit("source = [\"203.0.113.11\"]", "source = [\"203.0.113.11\", \"203.0.113.12\"]");
     assert_eq!(loaded.config.nat.source, [ip("203.0.113.11"), ip("203.0.113.12")]);

@@ -179,6 +179,29 @@ fn a_dsr_backend_that_is_checked_from_the_address_it_holds() {
     assert_eq!(judge(FILE, &host), "");
 }
 
+#[test]
+fn an_address_that_checks_leave_from() {
+    let from = |service: &str, source: &str| {
+        FILE.replace(service, &format!("{service}check = {{ source = \"{source}\" }}\n"))
+    };
+    let mut host = host();
+    assert_eq!(
+        judge(&from("port = 80\n", "203.0.113.12"), &host),
+        "usher.toml:16: service \"web\": check: source: 203.0.113.12: is on no interface of this host; add it \
+         (`ip address add 203.0.113.12/32 dev front`), or use one that this host has"
+    );
+    host.interfaces[2].1.push(ip("203.0.113.12"));
+    assert_eq!(judge(&from("port = 80\n", "203.0.113.12"), &host), "");
+    assert_eq!(
+        judge(&from("port = 25\n", "192.0.2.11"), &host),
+        "usher.toml:23: service \"mail\": check: source: 192.0.2.11: is held by the backend 203.0.113.31 for the \
+         dsr-l2 service \"mail\": it would answer itself; use an address of this node that is no service's"
+    );
+    // A good source makes up for the kernel's choice.
+    host.check_route.insert(ip("203.0.113.31"), over_back("192.0.2.11"));
+    assert_eq!(judge(&from("port = 25\n", "203.0.113.12"), &host), "");
+}
+
 /// It takes this service's packets when that one's backends are down, so it holds this one's address.
 #[test]
 fn a_dsr_backend_that_stands_in_for_another_services() {

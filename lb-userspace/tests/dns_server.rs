@@ -412,7 +412,7 @@ fn config(peers: u8) -> Config {
             panic_below: 0,
             slow_start: None,
             all_down: NoBackend::Reset,
-            check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, timing },
+            check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, source: Vec::new(), timing },
             backends: vec![Backend {
                 name: "backend1".into(),
                 addresses: vec!["203.0.113.21".parse().unwrap(), "2001:db8:2::21".parse().unwrap()],

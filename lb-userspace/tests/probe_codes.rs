@@ -144,16 +144,11 @@ async fn l4tout() {
     }
 }
 
-/// Any port of an address.
-fn from(address: IpAddr) -> Source {
-    Source::new(move || (Some(address), None))
-}
-
 #[tokio::test]
 async fn sockerr() {
     let source: IpAddr = "192.0.2.1".parse().unwrap();
     let (_listener, address) = listener().await;
-    let result = Probe { source: Some(from(source)), ..tcp(address) }.run_once().await;
+    let result = Probe { source: Some(Source::address(source)), ..tcp(address) }.run_once().await;
     assert_result(&result, Code::Sockerr, "Cannot assign requested address here");
 }
 
@@ -161,7 +156,11 @@ async fn sockerr() {
 async fn connects_from_the_wanted_address_and_port() {
     let (listener, address) = listener().await;
     let other: IpAddr = "127.0.0.2".parse().unwrap();
-    assert_result(&Probe { source: Some(from(other)), ..tcp(address) }.run_once().await, Code::L4Ok, "");
+    assert_result(
+        &Probe { source: Some(Source::address(other)), ..tcp(address) }.run_once().await,
+        Code::L4Ok,
+        "",
+    );
     assert_eq!(listener.accept().await.unwrap().1.ip(), other);
 
     let reserved = [reserved(), reserved()];
@@ -295,8 +294,6 @@ async fn udp_l7ok_when_a_datagram_is_answered_as_expected() {
         let result = udp(address, expect).run_once().await;
         assert_eq!((result.code, result.detail.as_str()), (Code::L7Ok, "6 bytes"), "{expect:?}");
     }
-    let mut probe = Probe { source: Some(from("127.0.0.9".parse().unwrap())), ..udp(address, None) };
-    assert_eq!(probe.run_once().await.code, Code::L7Ok);
 }
 
 #[tokio::test]
@@ -324,6 +321,7 @@ async fn udp_l4con_when_the_port_is_closed() {
 #[tokio::test]
 async fn udp_sockerr_when_the_source_address_is_not_ours() {
     let (address, _server) = datagrams(Some("")).await;
-    let mut probe = Probe { source: Some(from("192.0.2.1".parse().unwrap())), ..udp(address, None) };
+    let mut probe =
+        Probe { source: Some(Source::address("192.0.2.1".parse().unwrap())), ..udp(address, None) };
     assert_eq!(probe.run_once().await.code, Code::Sockerr);
 }

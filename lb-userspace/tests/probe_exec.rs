@@ -12,7 +12,7 @@ use std::{
 use lb_userspace::{
     config::CheckKind,
     core::check::{CheckResult, Code},
-    probe::Probe,
+    probe::{Probe, Source},
 };
 
 /// For commands that are meant to end by themselves.
@@ -58,6 +58,11 @@ async fn the_command_knows_the_backend() {
     let result =
         run("echo \"$USHER_ADDRESS port $USHER_PORT in $(pwd)\"; read line && exit 1; exit 0", LONG).await;
     expect(&result, Code::ProcOk, "203.0.113.21 port 5432 in /");
+    let script = ["/bin/sh", "-c", "echo ${USHER_SOURCE-any}"];
+    expect(&probe(&script, LONG).run_once().await, Code::ProcOk, "any");
+    let source = Source::address("203.0.113.11".parse().unwrap());
+    let result = Probe { source: Some(source), ..probe(&script, LONG) }.run_once().await;
+    expect(&result, Code::ProcOk, "203.0.113.11");
     let result = probe(&["/bin/sh", "-c", "echo $1 $#", "name", "a b", "c"], LONG).run_once().await;
     expect(&result, Code::ProcOk, "a b 2");
 }

@@ -228,6 +228,7 @@ pub(super) struct Check {
     pub record: Value<String>,
     pub grpc_service: Value<String>,
     pub aim: Value<String>,
+    pub source: Value<AddressPerFamily>,
     pub port: Value<i64>,
     pub interval: Value<String>,
     pub fast_interval: Value<String>,
@@ -241,7 +242,7 @@ pub(super) struct Check {
 #[serde(deny_unknown_fields)]
 pub(super) struct Backend {
     pub name: Value<String>,
-    pub address: Value<BackendAddress>,
+    pub address: Value<AddressPerFamily>,
     pub port: Value<i64>,
     pub weight: Value<i64>,
     pub backup: Value<bool>,
@@ -250,7 +251,7 @@ pub(super) struct Backend {
 
 /// `"203.0.113.21"`, or a list with one address per family.
 #[derive(Debug)]
-pub(super) enum BackendAddress {
+pub(super) enum AddressPerFamily {
     One(String),
     PerFamily(Vec<Spanned<String>>),
 }
@@ -303,23 +304,23 @@ impl<'de> Deserialize<'de> for NoBackend {
     }
 }
 
-impl<'de> Deserialize<'de> for BackendAddress {
+impl<'de> Deserialize<'de> for AddressPerFamily {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
 
         impl<'de> de::Visitor<'de> for Visitor {
-            type Value = BackendAddress;
+            type Value = AddressPerFamily;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an address, or a list with one address per family")
             }
 
-            fn visit_str<E: de::Error>(self, address: &str) -> Result<BackendAddress, E> {
-                Ok(BackendAddress::One(address.to_owned()))
+            fn visit_str<E: de::Error>(self, address: &str) -> Result<AddressPerFamily, E> {
+                Ok(AddressPerFamily::One(address.to_owned()))
             }
 
-            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<BackendAddress, A::Error> {
-                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(BackendAddress::PerFamily)
+            fn visit_seq<A: de::SeqAccess<'de>>(self, seq: A) -> Result<AddressPerFamily, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(seq)).map(AddressPerFamily::PerFamily)
             }
         }
 

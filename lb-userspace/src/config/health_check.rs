@@ -1,6 +1,8 @@
 //! How backends and peers are checked.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use crate::core::ids::Family;
 
 /// How a service's backends are checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,8 +13,17 @@ pub struct Check {
     pub port: Option<u16>,
     /// What it is aimed at.
     pub aim: Aim,
+    /// Addresses of this node that it leaves from, at most one per family; the kernel's choice where there is none.
+    pub source: Vec<IpAddr>,
     /// When, how long, how often.
     pub timing: Timing,
+}
+
+impl Check {
+    /// The address that a check of `target` leaves from, if that is said.
+    pub fn source(&self, target: IpAddr) -> Option<IpAddr> {
+        self.source.iter().copied().find(|&source| Family::of(source) == Family::of(target))
+    }
 }
 
 /// What a check is aimed at.

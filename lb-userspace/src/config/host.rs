@@ -7,6 +7,7 @@ mod ports;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt::Display,
     net::IpAddr,
     ops::RangeInclusive,
     path::Path,
@@ -129,29 +130,26 @@ fn addresses(config: &Config, facts: &HostFacts, findings: &mut Findings) {
         .iter()
         .flat_map(|(name, addresses)| addresses.iter().map(move |&address| (address, name.as_str())))
         .collect();
-    let node = config
-        .node
-        .addresses
-        .iter()
-        .map(|node| ("node", "addresses", node.address, node.address.to_string()));
-    let nat = config.nat.source.iter().map(|&source| ("nat", "source", source, source.to_string()));
+    let key = |table: &str, name: &str, written: &dyn Display| Key::section(table).child(name).child(written);
+    let node = config.node.addresses.iter().map(|node| node.address);
+    let node = node.map(|address| (key("node", "addresses", &address), address));
+    let nat = config.nat.source.iter().map(|&source| (key("nat", "source", &source), source));
     let listen = config.dns.iter().flat_map(|dns| &dns.listen);
     // Left at its default, `listen` repeats the node's addresses.
     let elsewhere =
         listen.filter(|socket| !config.node.addresses.iter().any(|node| node.address == socket.ip()));
-    let dns = elsewhere.map(|socket| ("dns", "listen", socket.ip(), socket.to_string()));
-    for (table, name, address, written) in node.chain(nat).chain(dns) {
+    let dns = elsewhere.map(|socket| (key("dns", "listen", socket), socket.ip()));
+    let checks = config.services.iter().flat_map(|service| {
+        service.check.source.iter().map(|&source| (Key::check_source(service, source), source))
+    });
+    for (key, address) in node.chain(nat).chain(dns).chain(checks) {
         if !own.contains_key(&address) {
             let interface = config.node.interfaces.first().map_or("eth0", String::as_str);
             let prefix = prefix(address);
             let mend = format!(
                 "add it (`ip address add {address}/{prefix} dev {interface}`), or use one that this host has"
             );
-            findings.refuse(
-                &Key::section(table).child(name).child(written),
-                "is on no interface of this host",
-                mend,
-            );
+            findings.refuse(&key, "is on no interface of this host", mend);
         }
     }
     for service in &config.services {

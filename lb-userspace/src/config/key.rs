@@ -34,6 +34,11 @@ impl Key {
         Key::root().named("service", &service.name)
     }
 
+    /// One address that a service's checks leave from.
+    pub fn check_source(service: &Service, source: IpAddr) -> Key {
+        Key::service(service).child("check").child("source").child(source)
+    }
+
     /// One address of a backend.
     pub fn backend_address(service: &Service, backend: &Backend, address: IpAddr) -> Key {
         Key::service(service).named("backend", &backend.name).child("address").child(address)

@@ -119,6 +119,7 @@ fn start_backend(
     let BackendProbe { check, target, forward, ways: aims } = wanted;
     let timing = check.timing;
     let mut probe = Probe::new(check.kind.clone(), *target, timing.timeout);
+    probe.source = check.source(target.ip()).map(Source::address);
     if let Some(ways) = ways
         && let Some(through) = Through::new(ways.clone(), *forward, aims.clone())
     {

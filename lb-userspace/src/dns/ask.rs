@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd as _, BorrowedFd},
     time::Duration,
 };
@@ -92,21 +92,27 @@ pub(super) fn build_query(
     Ok(builder.into_message())
 }
 
-/// What is done with each socket before it sends.
-pub(super) type Opened<'a> = &'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync);
+/// How a question leaves this host.
+#[derive(Clone, Copy)]
+pub struct Way<'a> {
+    /// From this address; the kernel's choice when absent.
+    pub local: Option<IpAddr>,
+    /// What is done with each socket before it sends.
+    pub opened: &'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync),
+}
 
 /// Over UDP, and again over TCP when the answer does not fit.
 pub(super) async fn exchange(
     address: SocketAddr,
-    opened: Opened<'_>,
+    way: Way<'_>,
     query: &Message<Vec<u8>>,
 ) -> Result<Message<Vec<u8>>, AskError> {
     let failed = |source| AskError::Io { address, source };
-    let answer = exchange_udp(address, opened, query).await.map_err(failed)?;
+    let answer = exchange_udp(address, way, query).await.map_err(failed)?;
     if !answer.header().tc() {
         return Ok(answer);
     }
-    let octets = exchange_tcp(address, opened, query).await.map_err(failed)?;
+    let octets = exchange_tcp(address, way, query).await.map_err(failed)?;
     match Message::from_octets(octets) {
         Ok(answer) if answer.is_answer(query) && !answer.header().tc() => Ok(answer),
         _ => Err(AskError::Malformed(address)),
@@ -116,13 +122,13 @@ pub(super) async fn exchange(
 /// Waits for the answer to this very question; what is not it may come from anybody and is ignored.
 async fn exchange_udp(
     address: SocketAddr,
-    opened: Opened<'_>,
+    way: Way<'_>,
     query: &Message<Vec<u8>>,
 ) -> io::Result<Message<Vec<u8>>> {
-    let any: SocketAddr =
-        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(any).await?;
-    opened(socket.as_fd())?;
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((way.local.unwrap_or(any), 0)).await?;
+    (way.opened)(socket.as_fd())?;
     // Connected: only datagrams from the peer arrive, and its host's "port unreachable" is seen.
     socket.connect(address).await?;
     socket.send(query.as_slice()).await?;
@@ -136,13 +142,12 @@ async fn exchange_udp(
     }
 }
 
-async fn exchange_tcp(
-    address: SocketAddr,
-    opened: Opened<'_>,
-    query: &Message<Vec<u8>>,
-) -> io::Result<Vec<u8>> {
+async fn exchange_tcp(address: SocketAddr, way: Way<'_>, query: &Message<Vec<u8>>) -> io::Result<Vec<u8>> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    opened(socket.as_fd())?;
+    if let Some(local) = way.local {
+        socket.bind((local, 0).into())?;
+    }
+    (way.opened)(socket.as_fd())?;
     let mut stream = socket.connect(address).await?;
     stream.write_all(&frame(query.as_slice())?).await?;
     read_frame(&mut stream).await

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{
     AskError,
-    ask::{Opened, build_query, exchange},
+    ask::{Way, build_query, exchange},
 };
 
 /// What a server answered.
@@ -34,7 +34,7 @@ pub struct Found {
 /// When no answer came, or none that is DNS.
 pub async fn look_up(
     address: SocketAddr,
-    opened: Opened<'_>,
+    way: Way<'_>,
     name: &str,
     record: &str,
     limit: Duration,
@@ -43,7 +43,7 @@ pub async fn look_up(
     let wanted = Rtype::from_str(record).map_err(|_| bad())?;
     let name = Name::<Vec<u8>>::from_str(name).map_err(|_| bad())?;
     let query = build_query(&name, wanted, true).map_err(|_| bad())?;
-    let answer = timeout(limit, exchange(address, opened, &query));
+    let answer = timeout(limit, exchange(address, way, &query));
     let answer = answer.await.map_err(|_| AskError::Timeout { address, limit })??;
     read(&answer, wanted).map_err(|_| AskError::Malformed(address))
 }

@@ -21,7 +21,7 @@ mod tcp;
 pub mod update;
 
 pub use answer::{Reply, Rotation, Transport, answer};
-pub use ask::AskError;
+pub use ask::{AskError, Way};
 pub use counters::{CounterValues, Counters};
 pub use exchange::{Exchange, PeerKey, ask_peer};
 pub use look_up::{Found, look_up};

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Endpoints, Finding, Limit, is_local, tcp};
 use crate::{
     core::check::Code,
-    dns::{AskError, Found, look_up},
+    dns::{AskError, Found, Way, look_up},
 };
 
 /// What is asked, and what should come back.
@@ -27,7 +27,8 @@ pub(super) async fn check(
 ) -> Result<Finding, Finding> {
     let left = limit.deadline.saturating_duration_since(Instant::now());
     let opened = |socket: BorrowedFd<'_>| endpoints.open(&socket);
-    let found = look_up(endpoints.target, &opened, request.query, request.record, left).await;
+    let way = Way { local: endpoints.source, opened: &opened };
+    let found = look_up(endpoints.target, way, request.query, request.record, left).await;
     judge(&found.map_err(|error| no_answer(&error, limit))?, request)
 }
 

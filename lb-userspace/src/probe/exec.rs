@@ -23,7 +23,8 @@ const MAX_OUTPUT: u64 = 4 * 1024;
 /// Characters of that line that are shown.
 const SHOWN: usize = 200;
 
-/// Runs the command, which finds the backend's address and port in its environment. When the time is over it is killed,
+/// Runs the command, which finds the backend's address and port in its environment, and the
+/// address that the check should leave from if there is one. When the time is over it is killed,
 /// with all that it has started.
 pub(super) async fn check(
     endpoints: &Endpoints<'_>,
@@ -40,7 +41,12 @@ pub(super) async fn check(
 
 fn start(endpoints: &Endpoints<'_>, command: &[String]) -> io::Result<Child> {
     let [program, arguments @ ..] = command else { return Err(ErrorKind::InvalidInput.into()) };
-    Command::new(program)
+    let mut command = Command::new(program);
+    match endpoints.source {
+        Some(source) => command.env("USHER_SOURCE", source.to_string()),
+        None => command.env_remove("USHER_SOURCE"),
+    };
+    command
         .args(arguments)
         .env("USHER_ADDRESS", endpoints.target.ip().to_string())
         .env("USHER_PORT", endpoints.target.port().to_string())

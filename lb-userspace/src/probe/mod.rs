@@ -122,6 +122,11 @@ async fn find(
 pub struct Source(Box<dyn FnMut() -> (Option<IpAddr>, Option<u16>) + Send>);
 
 impl Source {
+    /// Always this address, and any port.
+    pub fn address(address: IpAddr) -> Source {
+        Source::new(move || (Some(address), None))
+    }
+
     /// `choose` is called before each run; what is `None` in that run is left to the kernel.
     pub fn new(choose: impl FnMut() -> (Option<IpAddr>, Option<u16>) + Send + 'static) -> Source {
         Source(Box::new(choose))

@@ -462,6 +462,16 @@ all_down = { service = "sorry" }
     ),
     (
         r#"interval = "1s""#,
+        r#"interval = "1s", source = ["203.0.113.12", "203.0.113.13"]"#,
+        r#"usher.toml:24: service "web": check: source: 203.0.113.13: is a second IPv4 address of checks; keep one per family"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"interval = "1s", source = "back""#,
+        r#"usher.toml:24: service "web": check: source: back: is not an IP address; write one such as "192.0.2.11" or "2001:db8::11"; names are not looked up"#,
+    ),
+    (
+        r#"interval = "1s""#,
         r#"interval = "1s", fast_interval = "2s""#,
         r#"usher.toml:24: service "web": check: fast_interval: 2s is longer than the interval, 1s; use 1s or less, or remove it"#,
     ),

@@ -60,7 +60,7 @@ pub(super) fn check(
 ) -> Check {
     let usual = if forward.is_some_and(Forward::is_direct) { Aim::Vip } else { Aim::Address };
     let Some(Field { key, value: section, .. }) = reader.optional(service, "check", section) else {
-        return Check { kind: CheckKind::Tcp, port: None, aim: usual, timing: BACKENDS };
+        return Check { kind: CheckKind::Tcp, port: None, aim: usual, source: Vec::new(), timing: BACKENDS };
     };
     let rhythm = file::Timing {
         interval: section.interval,
@@ -72,6 +72,9 @@ pub(super) fn check(
     };
     let timing = timing(reader, &key, rhythm, BACKENDS);
     let port = reader.optional(&key, "port", section.port).and_then(|port| reader.port(&port));
+    let mend = "keep one per family";
+    let source = reader.address_per_family(&key, "source", section.source, "checks", mend);
+    let source = source.into_iter().map(|field| field.value).collect();
     let kind = reader
         .optional(&key, "kind", section.kind)
         .and_then(|kind| reader.choice(&kind, &Kind::ALL.map(|kind| (kind.name(), kind))));
@@ -88,7 +91,7 @@ pub(super) fn check(
     let grpc_service = reader.optional(&key, "grpc_service", section.grpc_service);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
-        return Check { kind: CheckKind::Tcp, port, aim: usual, timing };
+        return Check { kind: CheckKind::Tcp, port, aim: usual, source, timing };
     }
     let kind = kind.unwrap_or(Kind::Tcp);
 
@@ -152,7 +155,7 @@ pub(super) fn check(
         },
     };
     let aim = aim(reader, &key, section.aim, &kind, forward).unwrap_or(usual);
-    Check { aim: if kind.may_aim_at_vip() { aim } else { Aim::Address }, kind, port, timing }
+    Check { aim: if kind.may_aim_at_vip() { aim } else { Aim::Address }, kind, port, source, timing }
 }
 
 fn aim(

@@ -1,6 +1,6 @@
 //! `[[service]]` and its backends.
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use toml::Spanned;
 
@@ -10,14 +10,11 @@ use super::{
     health,
     reader::{Field, Reader, Seen},
 };
-use crate::{
-    config::{
-        Backend, Flows, Forward, NoBackend, NodeAddress, Protocol, Quic, Service,
-        file::{self, BackendAddress, List, Value},
-        key::Key,
-        shape::{form, list},
-    },
-    core::ids::Family,
+use crate::config::{
+    Backend, Flows, Forward, NoBackend, NodeAddress, Protocol, Quic, Service,
+    file::{self, AddressPerFamily, List, Value},
+    key::Key,
+    shape::{form, list},
 };
 
 pub(super) fn services(
@@ -246,30 +243,11 @@ fn backend_of(
 fn backend_addresses(
     reader: &mut Reader<'_>,
     backend: &Key,
-    written: Value<BackendAddress>,
+    written: Value<AddressPerFamily>,
 ) -> Vec<Field<IpAddr>> {
-    let span = written.as_ref().map(Spanned::span).unwrap_or_default();
-    let Some(Field { key, value: written, .. }) = reader.required(backend, "address", written) else {
-        return Vec::new();
-    };
-    let items = match written {
-        BackendAddress::One(address) => vec![Spanned::new(span, address)],
-        BackendAddress::PerFamily(items) => items,
-    };
-    if items.is_empty() {
-        reader.refuse(&key, "is an empty list", format!("write {}", form("address")));
+    if written.is_none() {
+        reader.refuse(&backend.child("address"), "is missing", format!("write {}", form("address")));
     }
-    let mut families = HashSet::new();
-    let mut addresses = Vec::new();
-    for item in items {
-        let field = reader.take(key.child(item.get_ref()), item);
-        let Some(address) = reader.address(&field) else { continue };
-        let family = Family::of(address);
-        if !families.insert(family) {
-            let what = format!("is a second IP{family} address of this backend");
-            reader.refuse(&field.key, what, "write a [[service.backend]] of its own for it");
-        }
-        addresses.push(field.with(address));
-    }
-    addresses
+    let mend = "write a [[service.backend]] of its own for it";
+    reader.address_per_family(backend, "address", written, "this backend", mend)
 }

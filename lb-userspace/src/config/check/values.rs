@@ -1,6 +1,7 @@
 //! Single values: numbers, durations, addresses, names, paths.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -9,9 +10,17 @@ use std::{
 };
 
 use humantime::format_duration;
+use toml::Spanned;
 
 use super::reader::{Field, Reader};
-use crate::config::{file::Value, key::Key, shape::nearest};
+use crate::{
+    config::{
+        file::{AddressPerFamily, Value},
+        key::Key,
+        shape::{form, nearest},
+    },
+    core::ids::Family,
+};
 
 impl Reader<'_> {
     /// A whole number within limits; `mend` says what to use instead.
@@ -111,6 +120,40 @@ impl Reader<'_> {
             self.refuse(key, what, mend);
         }
         Some(address)
+    }
+
+    /// At most one address per family of `whose`; `mend` says what to do with a second one. None when left out.
+    pub(super) fn address_per_family(
+        &mut self,
+        table: &Key,
+        name: &str,
+        written: Value<AddressPerFamily>,
+        whose: &str,
+        mend: &str,
+    ) -> Vec<Field<IpAddr>> {
+        let span = written.as_ref().map(Spanned::span).unwrap_or_default();
+        let Some(Field { key, value: written, .. }) = self.optional(table, name, written) else {
+            return Vec::new();
+        };
+        let items = match written {
+            AddressPerFamily::One(address) => vec![Spanned::new(span, address)],
+            AddressPerFamily::PerFamily(items) => items,
+        };
+        if items.is_empty() {
+            self.refuse(&key, "is an empty list", format!("write {}", form(name)));
+        }
+        let mut families = HashSet::new();
+        let mut addresses = Vec::new();
+        for item in items {
+            let field = self.take(key.child(item.get_ref()), item);
+            let Some(address) = self.address(&field) else { continue };
+            let family = Family::of(address);
+            if !families.insert(family) {
+                self.refuse(&field.key, format!("is a second IP{family} address of {whose}"), mend);
+            }
+            addresses.push(field.with(address));
+        }
+        addresses
     }
 
     /// An address and a port; square brackets around IPv6.

@@ -14,7 +14,7 @@ type Held<'a> = HashMap<IpAddr, Vec<(IpAddr, &'a Service)>>;
 pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings) {
     let held = held(config);
     let interfaces_exist = findings.sound(&Key::section("node").child("interfaces"));
-    let mut judged = HashSet::new();
+    let (mut judged, mut by_route) = (HashSet::new(), HashSet::new());
     for service in &config.services {
         for backend in &service.backends {
             for &address in &backend.addresses {
@@ -33,12 +33,16 @@ pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings)
                 if service.forward == Forward::DsrL2 {
                     on_the_link(route, findings, &key);
                 }
-                if first {
-                    if interfaces_exist {
-                        over_an_interface_with_the_program(config, route, findings, &key);
+                if first && interfaces_exist {
+                    over_an_interface_with_the_program(config, route, findings, &key);
+                }
+                let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
+                match service.check.source(address) {
+                    Some(source) => own_check_source(service, source, findings, address, vips),
+                    None if by_route.insert(address) => {
+                        check_source(config, route, findings, &key, address, vips);
                     }
-                    let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
-                    check_source(config, route, findings, &key, address, vips);
+                    None => {}
                 }
             }
         }
@@ -77,6 +81,25 @@ fn over_an_interface_with_the_program(config: &Config, route: &Route, findings: 
              answers would be lost"
         );
         findings.refuse(key, what, format!("add \"{interface}\" to [node] interfaces"));
+    }
+}
+
+/// The same of an address that checks are to leave from.
+fn own_check_source(
+    service: &Service,
+    source: IpAddr,
+    findings: &mut Findings,
+    backend: IpAddr,
+    vips: &[(IpAddr, &Service)],
+) {
+    let Some((_, dsr)) = vips.iter().find(|(vip, _)| *vip == source) else { return };
+    let key = Key::check_source(service, source);
+    if findings.sound(&key) {
+        let what = format!(
+            "is held by the backend {backend} for the {} service \"{}\": it would answer itself",
+            dsr.forward, dsr.name
+        );
+        findings.refuse(&key, what, "use an address of this node that is no service's");
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         panic_below: 0,
         slow_start: None,
         all_down: NoBackend::Reset,
-        check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, timing },
+        check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, source: Vec::new(), timing },
         backends: vec![Backend {
             name: "backend1".into(),
             addresses: families.iter().copied().map(ip).collect(),
