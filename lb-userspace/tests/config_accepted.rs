@@ -1,11 +1,11 @@
 //! What a good configuration means: defaults, the ways to write a value, and what only warns.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{fmt::Display, net::IpAddr, path::Path, time::Duration};
 
 use lb_userspace::{
     config::{
-        AllDown, CheckKind, Config, ConfigError, Forward, Loaded, NodeAddress, Protocol, Reply, Timing, Tls,
-        XdpMode,
+        AllDown, CheckKind, Config, ConfigError, Forward, Http, Loaded, NodeAddress, Protocol, Reply, Timing,
+        Tls, XdpMode,
     },
     core::ids::Family,
 };
@@ -117,17 +117,33 @@ fn an_http_check_has_defaults_and_lists_of_statuses() {
     let kind = |check: &str| {
         edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
     };
-    let http = |path: &str, host: Option<&str>, expect| CheckKind::Http {
-        path: path.to_owned(),
-        host: host.map(str::to_owned),
-        expect,
-        tls: None,
+    let http = |path: &str, host: Option<&str>, expect| {
+        let (path, host) = (path.to_owned(), host.map(str::to_owned));
+        CheckKind::Http(Box::new(Http { path, host, expect, ..Http::default() }))
     };
     assert_eq!(kind("{ kind = \"http\" }"), http("/", None, vec![200..=399]));
     assert_eq!(
         kind("{ kind = \"http\", path = \"/h?q=1\", host = \"w:81\", expect = \"200, 204,300-302\" }"),
         http("/h?q=1", Some("w:81"), vec![200..=200, 204..=204, 300..=302])
     );
+}
+
+#[test]
+fn an_http_check_may_send_headers_and_expect_more_than_a_status() {
+    let loaded = edit(
+        "port = 80\n",
+        "port = 80\n[service.check]\nkind = \"http\"\nmethod = \"POST\"\nheaders = { \"X-Probe\" = \"usher\" }\n\
+         expect_header = { \"X-State\" = \"ready\", Server = \"\" }\nexpect_body = \"all \\u00e4\"\n",
+    );
+    let CheckKind::Http(http) = &loaded.config.services[0].check.kind else { panic!("no http check") };
+    let headers = |all: &[(_, String)]| -> Vec<String> { all.iter().map(header_line).collect() };
+    assert_eq!((http.method, headers(&http.headers)), ("POST", vec!["x-probe: usher".to_owned()]));
+    assert_eq!(headers(&http.expect_header), ["server: ", "x-state: ready"]);
+    assert_eq!(http.expect_body.as_deref(), Some("all ä"));
+}
+
+fn header_line((name, value): &(impl Display, String)) -> String {
+    format!("{name}: {value}")
 }
 
 #[test]
@@ -146,7 +162,7 @@ fn a_tls_check_asks_for_the_host_and_trusts_whom_it_is_told() {
         CheckKind::Tls(tls(Some("w.example.test"), Some("/ca.pem"), true))
     );
     let of_https = |check: &str| match kind(check) {
-        CheckKind::Http { tls, .. } => tls,
+        CheckKind::Http(http) => http.tls,
         other => panic!("{other:?}"),
     };
     let https = |more: &str| of_https(&format!("{{ kind = \"https\"{more} }}"));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_userspace::{
-    config::CheckKind,
+    config::{CheckKind, Http},
     core::check::{CheckResult, Code},
     probe::{Probe, Source},
 };
@@ -29,8 +29,11 @@ fn tcp(target: SocketAddr) -> Probe {
 }
 
 fn http(target: SocketAddr) -> Probe {
-    let expect = vec![200..=399];
-    Probe::new(CheckKind::Http { path: "/healthz".to_owned(), host: None, expect, tls: None }, target, LONG)
+    asking(Http { path: "/healthz".to_owned(), ..Http::default() }, target)
+}
+
+fn asking(http: Http, target: SocketAddr) -> Probe {
+    Probe::new(CheckKind::Http(Box::new(http)), target, LONG)
 }
 
 fn udp(target: SocketAddr, expect: Option<&str>) -> Probe {
@@ -206,13 +209,9 @@ async fn l7ok() {
 async fn asks_for_path_and_host() {
     for (host, expected) in [(None, None), (Some("www.example.test"), Some("www.example.test"))] {
         let (listener, address) = listener().await;
-        let kind = CheckKind::Http {
-            path: "/a?b=c".to_owned(),
-            host: host.map(str::to_owned),
-            expect: vec![200..=200],
-            tls: None,
-        };
-        let check = tokio::spawn(async move { Probe { kind, ..tcp(address) }.run_once().await });
+        let path = "/a?b=c".to_owned();
+        let http = Http { path, host: host.map(str::to_owned), expect: vec![200..=200], ..Http::default() };
+        let check = tokio::spawn(async move { asking(http, address).run_once().await });
         let (mut stream, _) = listener.accept().await.unwrap();
         let request = read_request(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
@@ -227,19 +226,87 @@ async fn asks_for_path_and_host() {
 }
 
 #[tokio::test]
+async fn asks_by_method_and_with_headers() {
+    for (method, answer) in
+        [("HEAD", "content-length: 100\r\n"), ("OPTIONS", ""), ("POST", "content-length: 0\r\n")]
+    {
+        let (listener, address) = listener().await;
+        let headers = [("X-Probe", "usher"), ("User-Agent", "probe/1")];
+        let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.to_owned())).into();
+        let http = Http { method, headers, ..Http::default() };
+        let check = tokio::spawn(async move { asking(http, address).run_once().await });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = read_request(&mut stream).await;
+        stream.write_all(format!("HTTP/1.1 200 OK\r\n{answer}\r\n").as_bytes()).await.unwrap();
+        drop(stream);
+        assert_result(&check.await.unwrap(), Code::L7Ok, "200 OK");
+        let lines: Vec<&str> = request.lines().collect();
+        assert_eq!(lines[0], format!("{method} / HTTP/1.1"));
+        assert!(lines.contains(&"x-probe: usher") && lines.contains(&"user-agent: probe/1"), "{request}");
+        assert!(!request.contains("usher/"), "its own user agent gives way: {request}");
+    }
+}
+
+#[tokio::test]
+async fn l7rsp_when_the_body_is_another() {
+    let long = "x".repeat(100_000);
+    for (body, expect, code, detail) in [
+        ("all is ready", "ready", Code::L7Ok, "200 OK"),
+        ("not yet", "ready", Code::L7Rsp, "body \"not yet\" (7 bytes) does not contain \"ready\""),
+        ("", "ready", Code::L7Rsp, "body \"\" (0 bytes) does not contain \"ready\""),
+        (
+            &long,
+            "y",
+            Code::L7Rsp,
+            "body \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…\" (65536 bytes) does not contain \"y\"",
+        ),
+        ("line 1\n", "line 2\n", Code::L7Rsp, "body \"line 1\\n\" (7 bytes) does not contain \"line 2\\n\""),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let (address, _server) = server(answer.into(), true).await;
+        let http = Http { expect_body: Some(expect.to_owned()), ..Http::default() };
+        assert_result(&asking(http, address).run_once().await, code, detail);
+    }
+    // What comes behind the first 64 KiB is not looked at.
+    let body = "x".repeat(64 * 1024) + "ready";
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let (address, _server) = server(answer.into(), true).await;
+    let http = Http { expect_body: Some("ready".to_owned()), ..Http::default() };
+    assert_eq!(asking(http, address).run_once().await.code, Code::L7Rsp);
+}
+
+#[tokio::test]
+async fn l7rsp_when_a_header_is_another() {
+    for (headers, code, detail) in [
+        ("x-state: ready, set\r\n", Code::L7Ok, "200 OK"),
+        ("X-State: busy\r\nX-State: ready\r\n", Code::L7Ok, "200 OK"),
+        ("X-State: draining\r\n", Code::L7Rsp, "header x-state is \"draining\", expected \"ready\""),
+        ("", Code::L7Rsp, "no header x-state, expected \"ready\""),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n");
+        let (address, _server) = server(answer.into(), true).await;
+        let expect_header = vec![("X-State".parse().unwrap(), "ready".to_owned())];
+        let http = Http { expect_header, ..Http::default() };
+        assert_result(&asking(http, address).run_once().await, code, detail);
+    }
+    // The status comes first: what a server says of its trouble tells more.
+    let (address, _server) = server("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n".into(), true).await;
+    let http = Http { expect_body: Some("ready".to_owned()), ..Http::default() };
+    let result = asking(http, address).run_once().await;
+    assert_result(&result, Code::L7Sts, "503 Service Unavailable, expected 200-399");
+}
+
+#[tokio::test]
 async fn l7sts() {
     let not_found = "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     assert_result(&answered(not_found).await, Code::L7Sts, "404 Not Found, expected 200-399");
 
     let (address, _server) = server(not_found.into(), true).await;
-    let kind =
-        CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 301..=302], tls: None };
-    let result = Probe { kind, ..tcp(address) }.run_once().await;
+    let expecting = |expect| asking(Http { expect, ..Http::default() }, address);
+    let result = expecting(vec![200..=200, 301..=302]).run_once().await;
     assert_result(&result, Code::L7Sts, "404 Not Found, expected 200,301-302");
 
-    let kind =
-        CheckKind::Http { path: "/".to_owned(), host: None, expect: vec![200..=200, 404..=404], tls: None };
-    let result = Probe { kind, ..tcp(address) }.run_once().await;
+    let result = expecting(vec![200..=200, 404..=404]).run_once().await;
     assert_result(&result, Code::L7Ok, "404 Not Found");
 }
 

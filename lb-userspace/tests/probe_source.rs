@@ -5,7 +5,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use lb_userspace::{
-    config::{CheckKind, Tls},
+    config::{CheckKind, Http, Tls},
     probe::{Probe, Source},
 };
 use tokio::net::{TcpListener, UdpSocket};
@@ -24,10 +24,7 @@ fn probe(kind: CheckKind, target: std::net::SocketAddr) -> Probe {
 #[tokio::test]
 async fn over_tcp() {
     let tls = || Tls { server_name: None, ca_file: None, verify: false };
-    let http = |tls| {
-        let (path, expect) = ("/".to_owned(), vec![200..=399]);
-        CheckKind::Http { path, host: None, expect, tls }
-    };
+    let http = |tls| CheckKind::Http(Box::new(Http { tls, ..Http::default() }));
     let grpc = |tls| CheckKind::Grpc { service: String::new(), tls };
     let kinds = [
         CheckKind::Tcp,

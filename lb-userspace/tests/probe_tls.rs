@@ -15,7 +15,7 @@ use std::{
 
 use certificates::{Issuer, NAME, careless, ending, expired, in_days, issuer, trusting};
 use lb_userspace::{
-    config::{CheckKind, Tls},
+    config::{CheckKind, Http, Tls},
     core::check::{CheckResult, Code},
     probe::Probe,
 };
@@ -127,8 +127,8 @@ async fn shake(target: SocketAddr, tls: Tls) -> CheckResult {
 
 async fn get(target: SocketAddr, path: &str, tls: Tls) -> CheckResult {
     let path = path.to_owned();
-    let kind = CheckKind::Http { path, host: Some(NAME.to_owned()), expect: vec![200..=399], tls: Some(tls) };
-    Probe::new(kind, target, LONG).run_once().await
+    let http = Http { path, host: Some(NAME.to_owned()), tls: Some(tls), ..Http::default() };
+    Probe::new(CheckKind::Http(Box::new(http)), target, LONG).run_once().await
 }
 
 #[track_caller]

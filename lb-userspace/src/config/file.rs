@@ -2,7 +2,7 @@
 //!
 //! What is required, what the defaults are and what goes together is said in `check/`.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{
     Deserialize, Deserializer,
@@ -18,6 +18,8 @@ pub(super) const VERSION: i64 = 1;
 pub(super) type Value<T> = Option<Spanned<T>>;
 /// A list that the file may leave out.
 pub(super) type List<T> = Option<Spanned<Vec<Spanned<T>>>>;
+/// Texts under names that are not this format's.
+pub(super) type Texts = BTreeMap<String, Spanned<String>>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -216,8 +218,12 @@ pub(super) struct Quic {
 #[serde(deny_unknown_fields)]
 pub(super) struct Check {
     pub kind: Value<String>,
+    pub method: Value<String>,
     pub path: Value<String>,
     pub host: Value<String>,
+    pub headers: Value<Texts>,
+    pub expect_header: Value<Texts>,
+    pub expect_body: Value<String>,
     pub send: Value<String>,
     pub expect: Value<String>,
     pub server_name: Value<String>,

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
+use hyper::header::HeaderName;
+
 use crate::core::ids::Family;
 
 /// How a service's backends are checked.
@@ -40,17 +42,8 @@ pub enum Aim {
 pub enum CheckKind {
     /// A TCP connection is accepted.
     Tcp,
-    /// `GET path` is answered with an expected status.
-    Http {
-        /// Starts with `/`.
-        path: String,
-        /// The `Host` header; the backend's address and port when absent.
-        host: Option<String>,
-        /// Accepted status codes.
-        expect: Vec<RangeInclusive<u16>>,
-        /// Over TLS; `None` in plain text.
-        tls: Option<Tls>,
-    },
+    /// A request is answered as expected.
+    Http(Box<Http>),
     /// A TLS handshake succeeds.
     Tls(Tls),
     /// A command ends with exit code 0.
@@ -90,6 +83,42 @@ impl CheckKind {
     /// what it likes.
     pub fn may_aim_at_vip(&self) -> bool {
         !matches!(self, CheckKind::Agent | CheckKind::Exec { .. })
+    }
+}
+
+/// A request, and the answer that is expected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Http {
+    /// `GET`, `HEAD`.
+    pub method: &'static str,
+    /// Starts with `/`.
+    pub path: String,
+    /// The `Host` header; the backend's address and port when absent.
+    pub host: Option<String>,
+    /// Other headers of the request; values that a header can have.
+    pub headers: Vec<(HeaderName, String)>,
+    /// Accepted status codes.
+    pub expect: Vec<RangeInclusive<u16>>,
+    /// What headers of the answer contain.
+    pub expect_header: Vec<(HeaderName, String)>,
+    /// What its body contains.
+    pub expect_body: Option<String>,
+    /// Over TLS; `None` in plain text.
+    pub tls: Option<Tls>,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        Http {
+            method: "GET",
+            path: "/".to_owned(),
+            host: None,
+            headers: Vec::new(),
+            expect: vec![200..=399],
+            expect_header: Vec::new(),
+            expect_body: None,
+            tls: None,
+        }
     }
 }
 

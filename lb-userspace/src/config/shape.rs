@@ -165,7 +165,10 @@ fn describe(fault: &Fault, text: &str, message: &str) -> (String, String) {
     } else {
         format!("{}: {message}", excerpt(text))
     };
-    (what, format!("write {}", form(&fault.name)))
+    // In a table of headers the names are not the format's.
+    let known = file::tables().iter().any(|(path, _)| *path == fault.table);
+    let table = fault.table.rsplit('.').next().filter(|_| !known);
+    (what, format!("write {}", form(table.unwrap_or(&fault.name))))
 }
 
 /// A key with nearly that name; else the table where it belongs; else all that are known here.
@@ -305,6 +308,10 @@ const FORMS: &[(&str, &str)] = &[
         "\"tcp\", \"http\", \"https\", \"tls\", \"udp\", \"dns\", \"grpc\", \"grpcs\", \"agent\" or \"exec\"; in \
          [[dns.publish]] \"rfc2136\"",
     ),
+    ("method", "\"GET\", \"HEAD\", \"OPTIONS\" or \"POST\""),
+    ("headers", "a table such as { \"X-Probe\" = \"usher\" }"),
+    ("expect_header", "a table such as { \"X-State\" = \"ready\" }"),
+    ("expect_body", "a text in quotes, such as \"ready\""),
     ("path", "a path in quotes, such as \"/healthz\""),
     ("host", "a host name in quotes, such as \"www.example.test\""),
     ("server_name", "a name in quotes, such as \"www.example.test\""),

@@ -1,20 +1,23 @@
-//! `http`: `GET path` is answered with an expected status, on a connection of its own.
+//! `http`: a request is answered as expected, on a connection of its own.
 
-use std::{error::Error, io, ops::RangeInclusive};
+use std::{error::Error, io};
 
 use http_body_util::{BodyExt, Empty};
 use hyper::{
-    StatusCode,
+    HeaderMap, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header,
+    header::{self, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Endpoints, Finding, Limit, exchanged, io_detail, tcp, tls};
-use crate::{config, core::check::Code};
+use super::{Endpoints, Finding, Limit, contains, exchanged, io_detail, shown, tcp, tls};
+use crate::{
+    config::{Http, Tls},
+    core::check::Code,
+};
 
 /// HTTP/1.1, as handshakes name it.
 const PROTOCOL: &[u8] = b"http/1.1";
@@ -24,46 +27,35 @@ const MAX_BODY: usize = 64 * 1024;
 /// Bytes of the status line and headers; more is no answer.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// What is asked, and what should come back.
-pub(super) struct Request<'a> {
-    pub(super) path: &'a str,
-    pub(super) host: Option<&'a str>,
-    pub(super) expect: &'a [RangeInclusive<u16>],
-}
-
 /// Connects, asks, and reads the answer to its end or `MAX_BODY`.
-pub(super) async fn check(
-    endpoints: &Endpoints<'_>,
-    request: &Request<'_>,
-    limit: Limit,
-) -> Result<Finding, Finding> {
+pub(super) async fn check(endpoints: &Endpoints<'_>, http: &Http, limit: Limit) -> Result<Finding, Finding> {
     let stream = tcp::connect(endpoints, limit).await?;
-    exchange(stream, endpoints, request, limit).await
+    exchange(stream, endpoints, http, limit).await
 }
 
 /// The same over TLS.
 pub(super) async fn check_over_tls(
     endpoints: &Endpoints<'_>,
-    request: &Request<'_>,
+    http: &Http,
     client: &mut tls::Client,
-    tls: &config::Tls,
+    tls: &Tls,
     limit: Limit,
 ) -> Result<Finding, Finding> {
     let tls::Shaken { stream, warning } = tls::connect(endpoints, client, tls, Some(PROTOCOL), limit).await?;
-    let finding = exchange(stream, endpoints, request, limit).await?;
+    let finding = exchange(stream, endpoints, http, limit).await?;
     Ok(Finding { warning, ..finding })
 }
 
 async fn exchange<S>(
     stream: S,
     endpoints: &Endpoints<'_>,
-    request: &Request<'_>,
+    http: &Http,
     limit: Limit,
 ) -> Result<Finding, Finding>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let message = message(endpoints, request)?;
+    let message = message(endpoints, http)?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
@@ -71,28 +63,37 @@ where
         .map_err(|error| no_answer(&error))?;
     let exchange = async {
         let answer = sender.send_request(message).await.map_err(|error| no_answer(&error))?;
-        judge(answer.status(), request.expect)?;
+        judge_status(answer.status(), http)?;
+        judge_headers(answer.headers(), http)?;
         let status = described(answer.status());
-        read(answer.into_body()).await.map_err(|error| no_answer(&error))?;
+        let body =
+            read(answer.into_body(), http.expect_body.is_some()).await.map_err(|error| no_answer(&error))?;
+        judge_body(&body, http)?;
         Ok(Finding::new(Code::L7Ok, status))
     };
     limit.or(Code::L7Tout, exchanged(connection, exchange)).await?
 }
 
-fn message(
-    endpoints: &Endpoints<'_>,
-    request: &Request<'_>,
-) -> Result<hyper::Request<Empty<Bytes>>, Finding> {
+fn message(endpoints: &Endpoints<'_>, http: &Http) -> Result<hyper::Request<Empty<Bytes>>, Finding> {
     let target = endpoints.target.to_string();
-    hyper::Request::get(request.path)
-        .header(header::HOST, request.host.unwrap_or(&target))
+    let cannot =
+        |error: &dyn Error| Finding::new(Code::Sockerr, format!("cannot ask for {}: {error}", http.path));
+    let mut message = hyper::Request::builder()
+        .method(http.method)
+        .uri(&http.path)
+        .header(header::HOST, http.host.as_deref().unwrap_or(&target))
         .header(header::USER_AGENT, concat!("usher/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::new())
-        .map_err(|error| Finding::new(Code::Sockerr, format!("cannot ask for {}: {error}", request.path)))
+        .map_err(|error| cannot(&error))?;
+    for (name, value) in &http.headers {
+        let value = HeaderValue::from_str(value).map_err(|error| cannot(&error))?;
+        message.headers_mut().insert(name, value);
+    }
+    Ok(message)
 }
 
-fn judge(status: StatusCode, expect: &[RangeInclusive<u16>]) -> Result<(), Finding> {
+fn judge_status(status: StatusCode, Http { expect, .. }: &Http) -> Result<(), Finding> {
     if expect.iter().any(|range| range.contains(&status.as_u16())) {
         return Ok(());
     }
@@ -114,15 +115,53 @@ fn described(status: StatusCode) -> String {
     }
 }
 
-async fn read(mut body: Incoming) -> Result<(), hyper::Error> {
+fn judge_headers(headers: &HeaderMap, http: &Http) -> Result<(), Finding> {
+    for (name, expect) in &http.expect_header {
+        let mut values = headers.get_all(name).iter();
+        let Some(first) = values.next() else {
+            return Err(Finding::new(
+                Code::L7Rsp,
+                format!("no header {name}, expected {}", shown(expect.as_bytes())),
+            ));
+        };
+        let is_there = |value: &HeaderValue| contains(value.as_bytes(), expect);
+        if !is_there(first) && !values.any(is_there) {
+            let came = shown(first.as_bytes());
+            let detail = format!("header {name} is {came}, expected {}", shown(expect.as_bytes()));
+            return Err(Finding::new(Code::L7Rsp, detail));
+        }
+    }
+    Ok(())
+}
+
+fn judge_body(body: &[u8], http: &Http) -> Result<(), Finding> {
+    match &http.expect_body {
+        Some(expect) if !contains(body, expect) => {
+            let (came, bytes) = (shown(body), body.len());
+            let detail = format!("body {came} ({bytes} bytes) does not contain {}", shown(expect.as_bytes()));
+            Err(Finding::new(Code::L7Rsp, detail))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the body, or its first `MAX_BODY` bytes, and returns it if it is to be kept: there may be thousands of checks at once.
+async fn read(mut body: Incoming, keep: bool) -> Result<Vec<u8>, hyper::Error> {
+    let mut kept = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        length += frame?.data_ref().map_or(0, Bytes::len);
+        let frame = frame?;
+        let Some(data) = frame.data_ref() else { continue };
+        length += data.len();
+        if keep {
+            kept.extend_from_slice(data);
+        }
         if length >= MAX_BODY {
             break;
         }
     }
-    Ok(())
+    kept.truncate(MAX_BODY);
+    Ok(kept)
 }
 
 fn no_answer(error: &hyper::Error) -> Finding {

@@ -91,15 +91,10 @@ async fn find(
     // Boxes: each task has room for what is not in one, and there may be ten thousand.
     match kind {
         CheckKind::Tcp => tcp::check(endpoints, limit).await,
-        CheckKind::Http { path, host, expect, tls } => {
-            let request = http::Request { path, host: host.as_deref(), expect };
-            match tls {
-                None => Box::pin(http::check(endpoints, &request, limit)).await,
-                Some(tls) => {
-                    Box::pin(http::check_over_tls(endpoints, &request, tls_client, tls, limit)).await
-                }
-            }
-        }
+        CheckKind::Http(http) => match &http.tls {
+            None => Box::pin(http::check(endpoints, http, limit)).await,
+            Some(tls) => Box::pin(http::check_over_tls(endpoints, http, tls_client, tls, limit)).await,
+        },
         CheckKind::Tls(tls) => Box::pin(tls::check(endpoints, tls_client, tls, limit)).await,
         CheckKind::Dns { query, record, expect } => {
             let request = dns::Request { query, record, expect: expect.as_deref() };
@@ -200,6 +195,20 @@ async fn exchanged<T>(connection: impl Future, exchange: impl Future<Output = T>
         result = exchange => result,
         never = connection => match never {},
     }
+}
+
+/// Bytes of a wrong answer, and of what was expected instead, that are shown.
+const SHOWN: usize = 32;
+
+/// Whether an answer contains what is expected; empty texts are everywhere.
+fn contains(answer: &[u8], expect: &str) -> bool {
+    expect.is_empty() || answer.windows(expect.len()).any(|part| part == expect.as_bytes())
+}
+
+/// The beginning of what came, in quotes and fit to be shown.
+fn shown(bytes: &[u8]) -> String {
+    let more = if bytes.len() > SHOWN { "…" } else { "" };
+    format!("\"{}{more}\"", bytes[..bytes.len().min(SHOWN)].escape_ascii())
 }
 
 /// Tells what this host could not do from what the network answered.

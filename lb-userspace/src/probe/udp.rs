@@ -4,14 +4,11 @@ use std::{io, net::SocketAddr};
 
 use tokio::net::UdpSocket;
 
-use super::{Endpoints, Finding, Limit, io_detail, tcp};
+use super::{Endpoints, Finding, Limit, contains, io_detail, shown, tcp};
 use crate::core::check::Code;
 
 /// The longest datagram.
 const MAX_ANSWER: usize = 64 * 1024;
-
-/// Bytes of a wrong answer that are shown.
-const SHOWN: usize = 32;
 
 /// What is sent, and what should come back.
 pub(super) struct Request<'a> {
@@ -51,17 +48,10 @@ async fn open(endpoints: &Endpoints<'_>) -> io::Result<UdpSocket> {
 fn judge(answer: &[u8], expect: Option<&str>) -> Result<Finding, Finding> {
     let bytes = answer.len();
     match expect {
-        Some(expect) if !contains(answer, expect.as_bytes()) => {
-            let shown = answer[..bytes.min(SHOWN)].escape_ascii();
-            Err(Finding::new(
-                Code::L7Rsp,
-                format!("\"{shown}\" ({bytes} bytes) does not contain \"{expect}\""),
-            ))
+        Some(expect) if !contains(answer, expect) => {
+            let (came, wanted) = (shown(answer), shown(expect.as_bytes()));
+            Err(Finding::new(Code::L7Rsp, format!("{came} ({bytes} bytes) does not contain {wanted}")))
         }
         _ => Ok(Finding::new(Code::L7Ok, format!("{bytes} bytes"))),
     }
-}
-
-fn contains(answer: &[u8], expect: &[u8]) -> bool {
-    expect.is_empty() || answer.windows(expect.len()).any(|part| part == expect)
 }

@@ -472,6 +472,56 @@ all_down = { service = "sorry" }
     ),
     (
         r#"interval = "1s""#,
+        r#"method = "PUT""#,
+        r#"usher.toml:24: service "web": check: method: "PUT" is not possible here; use "GET" or "HEAD" or "OPTIONS" or "POST""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"method = "HEAD", expect_body = "ready""#,
+        r#"usher.toml:24: service "web": check: expect_body: never comes: an answer to HEAD has no body; use another method, or remove it"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"expect_body = """#,
+        r#"usher.toml:24: service "web": check: expect_body: is empty, and every body contains that; remove it"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"headers = { Host = "www.example.test" }"#,
+        r#"usher.toml:24: service "web": check: headers: Host: has a setting of its own; set host = "www.example.test" instead"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"headers = { "Content-Length" = "5" }"#,
+        r#"usher.toml:24: service "web": check: headers: Content-Length: says how the request travels, which the check does itself; remove it"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"headers = { "X Probe" = "usher" }"#,
+        r#"usher.toml:24: service "web": check: headers: X Probe: is not the name of a header; write one such as "X-Probe": letters, digits and "-""#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"headers = { "X-Probe" = "a\r\nHost: b" }"#,
+        r#"usher.toml:24: service "web": check: headers: X-Probe: has a value with a control character or one that is not ASCII; write letters, digits, spaces and punctuation only"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"headers = { "X-Probe" = 1 }"#,
+        r#"usher.toml:24: service "web": check: headers: X-Probe: 1 is a whole number; write a table such as { "X-Probe" = "usher" }"#,
+    ),
+    (
+        r#"interval = "1s""#,
+        r#"expect_header = "ready""#,
+        r#"usher.toml:24: service "web": check: expect_header: "ready" is a text; write a table such as { "X-State" = "ready" }"#,
+    ),
+    (
+        r#"kind = "http", path = "/healthz""#,
+        r#"kind = "tcp", headers = { "X-Probe" = "usher" }"#,
+        r#"usher.toml:24: service "web": check: headers: means nothing to a check of kind "tcp"; set kind = "http", or remove it"#,
+    ),
+    (
+        r#"interval = "1s""#,
         r#"interval = "1s", fast_interval = "2s""#,
         r#"usher.toml:24: service "web": check: fast_interval: 2s is longer than the interval, 1s; use 1s or less, or remove it"#,
     ),

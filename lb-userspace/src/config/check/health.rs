@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{
-    DAY,
+    DAY, http,
     reader::{Field, Reader},
 };
 use crate::config::{
@@ -81,6 +81,10 @@ pub(super) fn check(
     let path = reader.optional(&key, "path", section.path);
     let host = reader.optional(&key, "host", section.host);
     let send = reader.optional(&key, "send", section.send);
+    let method = reader.optional(&key, "method", section.method);
+    let headers = reader.optional(&key, "headers", section.headers);
+    let expect_header = reader.optional(&key, "expect_header", section.expect_header);
+    let expect_body = reader.optional(&key, "expect_body", section.expect_body);
     let expect = reader.optional(&key, "expect", section.expect);
     let server_name = reader.optional(&key, "server_name", section.server_name);
     let ca_file = reader.optional(&key, "ca_file", section.ca_file);
@@ -96,8 +100,12 @@ pub(super) fn check(
     let kind = kind.unwrap_or(Kind::Tcp);
 
     let written = [
-        ("path", path.is_some(), &[Kind::Http, Kind::Https][..]),
-        ("host", host.is_some(), &[Kind::Http, Kind::Https]),
+        ("method", method.is_some(), &Kind::OF_HTTP[..]),
+        ("path", path.is_some(), &Kind::OF_HTTP),
+        ("host", host.is_some(), &Kind::OF_HTTP),
+        ("headers", headers.is_some(), &Kind::OF_HTTP),
+        ("expect_header", expect_header.is_some(), &Kind::OF_HTTP),
+        ("expect_body", expect_body.is_some(), &Kind::OF_HTTP),
         ("send", send.is_some(), &[Kind::Udp]),
         ("expect", expect.is_some(), &[Kind::Http, Kind::Https, Kind::Udp, Kind::Dns]),
         ("server_name", server_name.is_some(), &Kind::OVER_TLS),
@@ -116,19 +124,17 @@ pub(super) fn check(
         let mend = format!("set kind = \"{}\", or remove it", kin.unwrap_or(&theirs[0]).name());
         reader.refuse(&key.child(name), what, mend);
     }
-    let host = host.and_then(|host| http_host(reader, host));
+    let host = host.and_then(|host| http::host(reader, host));
     let tls = Kind::OVER_TLS
         .contains(&kind)
         .then(|| tls(reader, &key, server_name, host.as_deref(), ca_file, verify));
     let kind = match (kind, tls) {
         (Kind::Tls, Some(tls)) => CheckKind::Tls(tls),
         (Kind::Tcp | Kind::Tls, _) => CheckKind::Tcp,
-        (Kind::Http | Kind::Https, tls) => CheckKind::Http {
-            path: path.and_then(|path| http_path(reader, path)).unwrap_or_else(|| "/".to_owned()),
-            host,
-            expect: expect.and_then(|expect| statuses(reader, &expect)).unwrap_or_else(|| vec![200..=399]),
-            tls,
-        },
+        (Kind::Http | Kind::Https, tls) => {
+            let written = http::Written { method, path, headers, expect, expect_header, expect_body };
+            CheckKind::Http(Box::new(http::http(reader, written, host, tls)))
+        }
         (Kind::Dns, _) => dns(reader, &key, query, record, expect),
         (Kind::Agent, _) => {
             if port.is_none() && reader.sound(&key.child("port")) {
@@ -210,6 +216,8 @@ impl Kind {
         Kind::Agent,
         Kind::Exec,
     ];
+
+    const OF_HTTP: [Kind; 2] = [Kind::Http, Kind::Https];
 
     /// Those that have a certificate to judge.
     const OVER_TLS: [Kind; 3] = [Kind::Https, Kind::Tls, Kind::Grpcs];
@@ -377,52 +385,6 @@ fn jitter(reader: &mut Reader<'_>, table: &Key, written: Value<f64>) -> Option<f
         "use 0.1 to vary each interval by a tenth",
     );
     None
-}
-
-fn http_path(reader: &mut Reader<'_>, Field { key, value: path, .. }: Field<String>) -> Option<String> {
-    let what = if !path.starts_with('/') {
-        "does not begin with /"
-    } else if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        "has a space, a control character or one that is not ASCII"
-    } else {
-        return Some(path);
-    };
-    let mend = "write it as in a URL after the host, such as \"/healthz\"";
-    reader.refuse(&key, format!("\"{path}\" {what}"), mend);
-    None
-}
-
-fn http_host(reader: &mut Reader<'_>, Field { key, value: host, .. }: Field<String>) -> Option<String> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte);
-    if !host.is_empty() && host.bytes().all(good) {
-        return Some(host);
-    }
-    let what = format!("\"{host}\" is not a host");
-    reader.refuse(&key, what, "write a name or address, with a port if need be: \"www.example.test\"");
-    None
-}
-
-/// `"200"`, `"200-399"`, `"200,204,300-302"`.
-fn statuses(
-    reader: &mut Reader<'_>,
-    Field { key, value: text, .. }: &Field<String>,
-) -> Option<Vec<RangeInclusive<u16>>> {
-    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (status(first)?, status(last)?);
-        (first <= last).then_some(first..=last)
-    };
-    let mut ranges = Vec::new();
-    for part in text.split(',') {
-        let Some(range) = range(part) else {
-            let what = format!("\"{part}\" is not an HTTP status from 100 to 599, nor a range of them");
-            reader.refuse(key, what, "write \"200\", \"200-399\" or \"200,204,300-302\"");
-            return None;
-        };
-        ranges.push(range);
-    }
-    Some(ranges)
 }
 
 fn show(duration: Duration) -> humantime::FormattedDuration {

@@ -7,6 +7,7 @@ mod defence;
 mod dns;
 mod flows;
 mod health;
+mod http;
 mod nat;
 mod node;
 mod publish;
