@@ -1,6 +1,6 @@
 //! Backends: where a flow goes.
 
-use crate::{Address, Hop};
+use crate::{Address, Hop, Word};
 
 /// A backend of one service in one address family, with its next hop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,3 +67,23 @@ pub struct BackendCounters {
 }
 
 const _: () = assert!(size_of::<BackendCounters>() == 16);
+
+/// Whether a backend under NAT answers those who open TCP connections.
+#[derive(Default)]
+#[repr(C)]
+pub struct Openings {
+    /// SYNs of flows that had no record yet.
+    pub opened: Word,
+    /// The backend's packets to flows that are not proven yet: SYN|ACKs and resets, most of them.
+    pub answered: Word,
+}
+
+const _: () = assert!(size_of::<Openings>() == 16);
+
+impl Openings {
+    /// Counts one.
+    #[inline(always)]
+    pub fn count(counter: &Word) {
+        counter.store(counter.load().wrapping_add(1));
+    }
+}

@@ -32,7 +32,7 @@ pub mod trace;
 pub mod word;
 
 pub use address::Address;
-pub use backend::{Backend, BackendCounters};
+pub use backend::{Backend, BackendCounters, Openings};
 pub use budget::Budget;
 pub use chunk::Shape;
 pub use decap::{DecapSettings, Verdict};
@@ -105,6 +105,8 @@ pub mod map {
     pub const REASONS: &str = "REASONS";
     /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Backend number to [`Openings`](crate::Openings), per CPU.
+    pub const OPENINGS: &str = "OPENINGS";
     /// The programs that go on where another leaves off, by their place in [`program::NEXT`](crate::program::NEXT).
     pub const PROGRAMS: &str = "PROGRAMS";
     /// One [`Handoff`](crate::Handoff) per CPU, for the program for answers.

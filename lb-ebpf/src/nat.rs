@@ -43,13 +43,12 @@ pub fn forward<T: Tables, const ODD: bool>(
     }
     keep::<T>(frame, packet, choice, &seat, ingress)?;
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
-    send(
-        frame,
-        packet,
-        &translation(packet, choice.backend, &choice.flow, &seat, tables),
-        choice.backend,
-        tables,
-    )
+    let to = translation(packet, choice.backend, &choice.flow, &seat, tables);
+    let hop = send(frame, packet, &to, choice.backend, tables)?;
+    if !T::DRY_RUN && !seat.own && packet.flags.starts() {
+        tables.count_opened(choice.number);
+    }
+    Ok(hop)
 }
 
 #[inline(always)]
@@ -190,7 +189,8 @@ pub fn reply<T: Tables, const ODD: bool>(
             let hash = settings.hash_key.flow(&tuple.client, tuple.client_port, vip.port(), packet.protocol);
             refresh(tables, hash.place, entry.0)
         };
-        let confirmed = confirmed && (seen != Seen::Proves || entry.state() == State::Proven);
+        let confirmed =
+            (entry.state() == State::Proven || unproven(packet, entry, seen, tables)) && confirmed;
         touch(word, entry, if confirmed { now } else { now.wrapping_sub(1) }, seen);
     }
     translate(frame, packet, &to)?;
@@ -198,6 +198,15 @@ pub fn reply<T: Tables, const ODD: bool>(
         return Ok(hop);
     }
     Ok(tags::on_link(tables.route(frame, packet.l3()), packet, ingress))
+}
+
+/// Counts the answer to a flow that is not proven, and says whether it stays so.
+#[inline(always)]
+fn unproven<T: Tables>(packet: &Packet, entry: Entry, seen: Seen, tables: &T) -> bool {
+    if entry.state() == State::New && packet.protocol == TCP {
+        tables.count_answered(entry.backend());
+    }
+    seen != Seen::Proves
 }
 
 /// A flow whose record waits for a backend's answers.

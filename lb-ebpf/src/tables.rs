@@ -87,6 +87,12 @@ pub trait Tables {
     /// complement.
     fn sum(&self, frame: &mut Frame, from: u32, length: u32) -> u32;
 
+    /// Counts a connection that is opened to a backend.
+    fn count_opened(&self, backend: u16);
+
+    /// Counts a packet of a backend's to a connection that is not proven yet.
+    fn count_answered(&self, backend: u16);
+
     /// What this CPU has sent of a kind.
     fn budget(&self, kind: Budget) -> Option<&Word>;
 }

@@ -6,8 +6,8 @@ use std::{cell::OnceCell, collections::BTreeMap, ops::Range, sync::Mutex};
 use anyhow::{Context as _, Result};
 use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop,
-    NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens, Trace, Word,
-    chunk::split, flow::TICK_SHIFT,
+    NatSet, NewFlows, Openings, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens,
+    Trace, Word, chunk::split, flow::TICK_SHIFT,
 };
 use lb_ebpf::{
     Frame, Outcome, Tables, answer,
@@ -18,6 +18,7 @@ use lb_ebpf::{
 use lb_userspace::core::{
     deny::{Change, Prefix},
     image::Image,
+    passive,
     slots::Slots,
 };
 
@@ -60,6 +61,8 @@ pub struct HostTables {
     pub route: Hop,
     /// What was sent of each kind of answer.
     pub budgets: [Word; Budget::COUNT],
+    /// Who opens connections, and which backends answer.
+    pub openings: Vec<Openings>,
 }
 
 impl HostTables {
@@ -86,6 +89,7 @@ impl HostTables {
             tick: 0,
             route: Hop::default(),
             budgets: Default::default(),
+            openings: (0..=BACKENDS).map(|_| Openings::default()).collect(),
         };
         tables.configure(image)?;
         Ok(tables)
@@ -353,6 +357,14 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         ((folded & 0xffff_ffff) + (folded >> 32)) as u32
     }
 
+    fn count_opened(&self, backend: u16) {
+        Openings::count(&self.tables.openings[usize::from(backend)].opened);
+    }
+
+    fn count_answered(&self, backend: u16) {
+        Openings::count(&self.tables.openings[usize::from(backend)].answered);
+    }
+
     fn budget(&self, kind: Budget) -> Option<&Word> {
         self.tables.budgets.get(kind as usize)
     }
@@ -422,6 +434,11 @@ impl DataPath for HostPath {
 
     fn counters(&self, backend: u16) -> Result<BackendCounters> {
         Ok(self.counters.get(&backend).copied().unwrap_or_default())
+    }
+
+    fn openings(&self, backend: u16) -> Result<passive::Openings> {
+        let counted = &self.tables.openings[usize::from(backend)];
+        Ok(passive::Openings { opened: counted.opened.load(), answered: counted.answered.load() })
     }
 
     fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R> {

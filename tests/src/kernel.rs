@@ -15,6 +15,7 @@ use lb_userspace::{
     core::{
         deny::Change,
         image::{Image, diff},
+        passive::Openings,
     },
     dataplane::{Dataplane, Sizes},
 };
@@ -154,6 +155,10 @@ impl DataPath for KernelPath {
 
     fn counters(&self, backend: u16) -> Result<BackendCounters> {
         Ok(self.dataplane.counters([backend])?[&backend])
+    }
+
+    fn openings(&self, backend: u16) -> Result<Openings> {
+        Ok(self.dataplane.openings([backend])?[&backend])
     }
 
     fn with_memory<R>(&self, look: impl FnOnce(&Memory) -> R) -> Result<R> {

@@ -8,6 +8,7 @@ use lb_common::{
 use lb_userspace::core::{
     deny::{Change, DenyList},
     image::Image,
+    passive::Openings,
 };
 
 use crate::{
@@ -38,6 +39,9 @@ pub trait DataPath {
 
     /// What was sent to a backend.
     fn counters(&self, backend: u16) -> Result<BackendCounters>;
+
+    /// What was opened to a backend, and what it answered.
+    fn openings(&self, backend: u16) -> Result<Openings>;
 
     /// Shows the tables; what is changed in them is kept. No packet comes meanwhile.
     ///
@@ -159,6 +163,7 @@ struct Run<'a, P> {
     denied: DenyList,
     nat_ports: NatPorts,
     sent_before: Vec<(u16, BackendCounters)>,
+    openings_before: Vec<(u16, Openings)>,
 }
 
 impl<'a, P: DataPath> Run<'a, P> {
@@ -172,9 +177,12 @@ impl<'a, P: DataPath> Run<'a, P> {
         let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
         let sent_before =
             numbers.map(|number| Ok((number, path.counters(number)?))).collect::<Result<_>>()?;
+        let numbers = scenario.after.openings.iter().map(|(number, _)| *number);
+        let openings_before =
+            numbers.map(|number| Ok((number, path.openings(number)?))).collect::<Result<_>>()?;
         let denied = DenyList::default();
         path.deny(&denied.all())?;
-        Ok(Run { path, image, denied, nat_ports: NatPorts::new(), sent_before })
+        Ok(Run { path, image, denied, nat_ports: NatPorts::new(), sent_before, openings_before })
     }
 
     fn steps(&mut self, scenario: &Scenario) -> Result<()> {
@@ -298,6 +306,12 @@ impl<'a, P: DataPath> Run<'a, P> {
             let sent =
                 BackendCounters { packets: now.packets - before.packets, bytes: now.bytes - before.bytes };
             ensure!(sent == *expected, "backend {number} was sent {sent:?}, not {expected:?}");
+        }
+        for ((number, expected), (_, before)) in after.openings.iter().zip(&self.openings_before) {
+            let now = self.path.openings(*number)?;
+            let counted =
+                Openings { opened: now.opened - before.opened, answered: now.answered - before.answered };
+            ensure!(counted == *expected, "backend {number}: {counted:?}, not {expected:?}");
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{fmt, rc::Rc};
 
 use lb_common::{BackendCounters, Reason, State};
-use lb_userspace::core::image::Image;
+use lb_userspace::core::{image::Image, passive::Openings};
 
 use crate::{
     packet::{NatPorts, Packet},
@@ -127,4 +127,6 @@ pub struct After {
     pub nat: Vec<(State, u16)>,
     /// What was sent to these backends since the scenario began.
     pub sent: Vec<(u16, BackendCounters)>,
+    /// What was opened to these backends since then, and what they answered.
+    pub openings: Vec<(u16, Openings)>,
 }

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod maglev;
 pub mod nat_ports;
 pub mod numbers;
+pub mod passive;
 pub mod peers;
 pub mod plan;
 pub mod policy;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, io, os::fd::AsFd as _};
 use lb_common::{BackendCounters, Reason, map};
 
 use super::{Dataplane, DataplaneError, object::data, sys};
+use crate::core::passive::Openings;
 
 /// Elements read by one system call: some 100 kB on a machine of 64 CPUs.
 const BATCH: u32 = 256;
@@ -36,6 +37,25 @@ impl Dataplane {
         for numbers in runs(numbers) {
             let (first, count) = (u32::from(numbers[0]), numbers.len() as u32);
             all.extend(numbers.into_iter().zip(self.read_counters(map::COUNTERS, first, count, sum)?));
+        }
+        Ok(all)
+    }
+
+    /// What was opened to each of these backends and what they answered, over all CPUs.
+    pub fn openings(
+        &self,
+        numbers: impl IntoIterator<Item = u16>,
+    ) -> Result<BTreeMap<u16, Openings>, DataplaneError> {
+        let mut all = BTreeMap::new();
+        let sum = |cpus: &[[u64; 2]]| {
+            cpus.iter().fold(Openings::default(), |sum, [opened, answered]| Openings {
+                opened: sum.opened.wrapping_add(*opened),
+                answered: sum.answered.wrapping_add(*answered),
+            })
+        };
+        for numbers in runs(numbers) {
+            let (first, count) = (u32::from(numbers[0]), numbers.len() as u32);
+            all.extend(numbers.into_iter().zip(self.read_counters(map::OPENINGS, first, count, sum)?));
         }
         Ok(all)
     }
@@ -73,6 +93,7 @@ impl Dataplane {
 trait Counter: Copy + Default {}
 
 impl Counter for u64 {}
+impl Counter for [u64; 2] {}
 impl Counter for BackendCounters {}
 
 fn sum(cpus: &[BackendCounters]) -> BackendCounters {

@@ -7,6 +7,8 @@ use lb_common::{
     State::{Closing, New, Proven},
 };
 
+use lb_userspace::core::passive::Openings;
+
 use super::{
     After, Scenario, Step, answer::expired, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
     passed, refused, scenario, steps, via_kernel,
@@ -36,6 +38,54 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat_reply(&flow, flow.answered_by(1)),
             ],
             after: nat_flows(&[(Proven, 1)]),
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "SYNs of new flows are counted, and what backends answer before a flow is proven",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.accepted_by(1)),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                Step::Later(1),
+                nat_reply(&flow, flow.answered_by(1)),
+            ],
+            after: After { openings: vec![(1, of_tcp(case, 1, 2))], ..nat_flows(&[(Proven, 1)]) },
+        },
+        Scenario {
+            id: scenario(
+                case,
+                "a reset is an answer to a SYN; what does not open a flow is not counted as opening it",
+            ),
+            world: World::service(case, Forward::Nat),
+            steps: if case.udp {
+                vec![]
+            } else {
+                vec![
+                    nat(&flow, flow.opens(), 1),
+                    nat_reply(&flow, flow.from_backend(1, flag::RST | flag::ACK, b"")),
+                    nat(
+                        &case.flow(1),
+                        Flow { client: SocketAddr::new(case.client(1), 40_001), ..case.flow(1) }.goes_on(),
+                        1,
+                    ),
+                ]
+            },
+            after: if case.udp {
+                nothing()
+            } else {
+                After {
+                    nat: vec![(Closing, 1), (New, 1)],
+                    openings: vec![(1, of_tcp(case, 1, 1))],
+                    ..nat_flows(&[(New, 1), (New, 1)])
+                }
+            },
         },
         Scenario {
             id: scenario(case, "A5 the backend listens on the service's own port"),
@@ -347,6 +397,11 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
 const BEING_WRITTEN: u16 = 0;
 
 /// For each flow: opened, answered, gone on, answered. All that the flows have in common would show.
+/// What is counted of a TCP service's new flows; nothing of UDP's.
+fn of_tcp(case: Case, opened: u64, answered: u64) -> Openings {
+    if case.udp { Openings::default() } else { Openings { opened, answered } }
+}
+
 fn both_ways(flows: &[Flow], sent: impl Fn(&Packet, &Flow) -> Step) -> Vec<Step> {
     let mut all = Vec::new();
     all.extend(flows.iter().map(|flow| sent(&flow.opens(), flow)));

@@ -14,8 +14,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     Address, Backend, BackendCounters, Bucket, Budget, Features, FragmentKey, FragmentPath, Handoff, Hop,
-    MAX_BACKENDS, MAX_SERVICES, NatSet, NewFlows, QuicKey, Reason, Service, ServiceKey, Settings, SlotTable,
-    SourceKey, Tokens, Trace, Word,
+    MAX_BACKENDS, MAX_SERVICES, NatSet, NewFlows, Openings, QuicKey, Reason, Service, ServiceKey, Settings,
+    SlotTable, SourceKey, Tokens, Trace, Word,
     chunk::{self, LINES, Reading, Request, split},
     flow::TICK_SHIFT,
     program,
@@ -82,6 +82,8 @@ pub static QUIC_IDS: HashMap<QuicKey, u32, MAX_BACKENDS, NO_PREALLOC> = HashMap:
 pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = PerCpuArray::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<BackendCounters, MAX_BACKENDS> = PerCpuArray::new();
+#[btf_map]
+pub static OPENINGS: PerCpuArray<Openings, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static PROGRAMS: ProgramArray<{ program::NEXT.len() }> = ProgramArray::new();
 #[btf_map]
@@ -293,6 +295,16 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
+    fn count_opened(&self, backend: u16) {
+        count_opening(backend as u32, 0);
+    }
+
+    #[inline(always)]
+    fn count_answered(&self, backend: u16) {
+        count_opening(backend as u32, 1);
+    }
+
+    #[inline(always)]
     fn budget(&self, kind: Budget) -> Option<&Word> {
         BUDGETS.get(kind as u32)
     }
@@ -309,6 +321,16 @@ extern "C" fn find_idle_entry(bucket: *const Bucket, now: u32, place: *mut Place
     let Some(settings) = SETTINGS.get(0) else { return 1 };
     let backend = |number: u16| BACKENDS.get(number as u32);
     find_idle(bucket, now as u16, settings.closing_idle, backend, place);
+    0
+}
+
+/// A global function, which the verifier walks once, and not with all that comes after it once more for each way that leads
+/// there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_opening(backend: u32, answered: u32) -> u32 {
+    let Some(openings) = OPENINGS.get(backend) else { return 0 };
+    Openings::count(if answered == 0 { &openings.opened } else { &openings.answered });
     0
 }
 
