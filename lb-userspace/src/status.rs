@@ -147,6 +147,8 @@ pub struct Backend {
     pub configured_weight: u16,
     /// Set while only a share of `weight` counts, because it has just come up.
     pub slow_start: Option<SlowStart>,
+    /// Set while clients had no answer of it.
+    pub silence: Option<Silence>,
     /// It gets flows only while no other one is up.
     pub backup: bool,
     /// It is another service's, called `SERVICE/BACKEND` here, and gets flows only while no own one is up.
@@ -161,6 +163,19 @@ pub struct Backend {
     pub packets: u64,
     /// Bytes of IP packets sent to it, headers included.
     pub bytes: u64,
+}
+
+/// Connections of which none was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silence {
+    /// How many.
+    pub opened: u64,
+    /// In how many ms they were opened.
+    pub window_ms: u64,
+    /// How long ago that was noticed, in ms.
+    pub ago_ms: u64,
+    /// For how long passing checks do not bring it up yet, in ms; `None` when they do, or it is up.
+    pub held_ms: Option<u64>,
 }
 
 /// A slow start that is under way.

@@ -4,8 +4,8 @@ use std::{fmt::Display, net::IpAddr, path::Path, time::Duration};
 
 use lb_userspace::{
     config::{
-        AllDown, CheckKind, Config, ConfigError, Forward, Http, Loaded, NodeAddress, Protocol, Reply, Timing,
-        Tls, XdpMode,
+        AllDown, CheckKind, Config, ConfigError, Forward, Http, Loaded, NodeAddress, Passive, Protocol,
+        Reply, Timing, Tls, XdpMode,
     },
     core::ids::Family,
 };
@@ -104,6 +104,19 @@ fn checks_may_leave_from_an_address_of_each_family() {
     assert_eq!(source(&format!("{{ source = \"{v4}\" }}"), "203.0.113.21"), Some(ip(v4)));
     assert_eq!(source(&format!("{{ source = \"{v4}\" }}"), "2001:db8:2::21"), None);
     assert_eq!(source(&format!("{{ source = [\"{v4}\", \"{v6}\"] }}"), "2001:db8:2::21"), Some(ip(v6)));
+}
+
+#[test]
+fn backends_are_watched_by_default_where_that_is_possible() {
+    let passive = |more: &str| {
+        let loaded = edit("port = 80\n", &format!("port = 80\n{more}"));
+        loaded.config.services[0].check.passive
+    };
+    assert_eq!([passive(""), passive("check = { port = 81 }\n")], [Passive::Check; 2]);
+    assert_eq!(passive("check = { passive = \"fail\" }\n"), Passive::Fail);
+    assert_eq!(passive("check = { passive = \"off\" }\n"), Passive::Off);
+    assert_eq!(passive("forward = \"dsr-l2\"\n"), Passive::Off);
+    assert_eq!(passive("forward = \"dsr-l2\"\ncheck = { passive = \"off\" }\n"), Passive::Off);
 }
 
 #[test]

@@ -16,7 +16,8 @@ use std::{
 use lb_userspace::{
     config::{
         Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend,
-        Node, NodeAddress, OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel,
+        XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -412,7 +413,14 @@ fn config(peers: u8) -> Config {
             panic_below: 0,
             slow_start: None,
             all_down: NoBackend::Reset,
-            check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, source: Vec::new(), timing },
+            check: Check {
+                kind: CheckKind::Tcp,
+                port: None,
+                aim: Aim::Address,
+                source: Vec::new(),
+                passive: Passive::Off,
+                timing,
+            },
             backends: vec![Backend {
                 name: "backend1".into(),
                 addresses: vec!["203.0.113.21".parse().unwrap(), "2001:db8:2::21".parse().unwrap()],

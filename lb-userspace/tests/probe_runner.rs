@@ -60,6 +60,19 @@ async fn a_run_that_is_awaited_comes_sooner_at_the_fast_pace() {
 }
 
 #[tokio::test]
+async fn a_run_can_be_had_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hour = Duration::from_secs(3_600);
+    let timing = Timing { interval: hour, fast_interval: hour, ..timing() };
+    let (sender, mut reports) = mpsc::channel(8);
+    let handle = probe::start((), tcp(listener.local_addr().unwrap()), timing, sender);
+    for _ in 0..3 {
+        reports.recv().await.unwrap();
+        handle.check_now();
+    }
+}
+
+#[tokio::test]
 async fn a_failing_check_goes_on() {
     // Bound, but not listening: refuses.
     let socket = TcpSocket::new_v4().unwrap();

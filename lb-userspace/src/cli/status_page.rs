@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use crate::{
     cli::text::{Cell, Tone, age, bytes, check_duration, count, left, percent, printable, shorten, table},
     config::AllDown,
-    core::health::Health,
+    core::{health::Health, passive},
     status::{
         AttachedMode, Backend, Checks, Dns, DnsName, Drained, Failing, FlowTable, Interface, LastCheck,
-        Memory, NatShortage, Peer, Publisher, Service, State, Status,
+        Memory, NatShortage, Peer, Publisher, Service, Silence, State, Status,
     },
 };
 
@@ -141,6 +141,17 @@ fn service(service: &Service, colour: bool) -> String {
             "  {} at {}: no next hop; no route to it, or its neighbour does not answer\n",
             printable(&backend.name),
             backend.address
+        ));
+    }
+    for (backend, silence) in service.backends.iter().filter_map(|one| Some((one, one.silence?))) {
+        let Silence { opened, window_ms, ago_ms, held_ms } = silence;
+        let held = held_ms.map(|left| format!("; passing checks count in {}", age(left))).unwrap_or_default();
+        out.push_str(&format!(
+            "  {} at {}: {}, {} ago{held}\n",
+            printable(&backend.name),
+            backend.address,
+            passive::Silence { opened, window_ms },
+            age(ago_ms)
         ));
     }
     for (backend, start) in service.backends.iter().filter_map(|one| Some((one, one.slow_start?))) {

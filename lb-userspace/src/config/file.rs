@@ -235,6 +235,7 @@ pub(super) struct Check {
     pub grpc_service: Value<String>,
     pub aim: Value<String>,
     pub source: Value<AddressPerFamily>,
+    pub passive: Value<String>,
     pub port: Value<i64>,
     pub interval: Value<String>,
     pub fast_interval: Value<String>,

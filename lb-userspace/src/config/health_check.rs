@@ -17,8 +17,21 @@ pub struct Check {
     pub aim: Aim,
     /// Addresses of this node that it leaves from, at most one per family; the kernel's choice where there is none.
     pub source: Vec<IpAddr>,
+    /// What becomes of a backend that answers none of those who open connections.
+    pub passive: Passive,
     /// When, how long, how often.
     pub timing: Timing,
+}
+
+/// What becomes of a backend that answers none of those who open connections. Seen of TCP services under NAT only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passive {
+    /// Nobody looks.
+    Off,
+    /// It is checked at once.
+    Check,
+    /// And that counts as a failed check.
+    Fail,
 }
 
 impl Check {

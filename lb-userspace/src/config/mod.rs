@@ -18,7 +18,7 @@ mod shape;
 
 pub use edits::{Edit, EditError, Edits, NewBackend};
 pub use error::{ConfigError, Position, Problem};
-pub use health_check::{Aim, Check, CheckKind, Http, Timing, Tls};
+pub use health_check::{Aim, Check, CheckKind, Http, Passive, Timing, Tls};
 pub use key::Key;
 pub use load::Loaded;
 pub use locations::Locations;

@@ -308,6 +308,7 @@ const FORMS: &[(&str, &str)] = &[
         "\"tcp\", \"http\", \"https\", \"tls\", \"udp\", \"dns\", \"grpc\", \"grpcs\", \"agent\" or \"exec\"; in \
          [[dns.publish]] \"rfc2136\"",
     ),
+    ("passive", "\"off\", \"check\" or \"fail\""),
     ("method", "\"GET\", \"HEAD\", \"OPTIONS\" or \"POST\""),
     ("headers", "a table such as { \"X-Probe\" = \"usher\" }"),
     ("expect_header", "a table such as { \"X-State\" = \"ready\" }"),

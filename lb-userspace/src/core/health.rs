@@ -20,6 +20,7 @@ use crate::{
     core::{
         admin::Override,
         check::{CheckResult, Code},
+        passive::{Row, Silence},
     },
 };
 
@@ -53,6 +54,9 @@ pub struct Checked {
     trouble: Option<Trouble>,
     /// What the backend itself last wanted.
     advice: Option<Override>,
+    /// Clients were not answered: so many checks in a row have to pass before it is checked at the usual pace again.
+    doubt: u32,
+    silence: Row,
 }
 
 /// A check that could not be made here (`SOCKERR`): it says something about this host only.
@@ -89,6 +93,8 @@ impl Checked {
             seen: None,
             trouble: None,
             advice: None,
+            doubt: 0,
+            silence: Row::default(),
         }
     }
 
@@ -119,11 +125,20 @@ impl Checked {
             None if passed => Health::Up,
             None => Health::Down,
             Some((Health::Up, _)) if !passed && in_a_row >= self.fall => Health::Down,
-            Some((Health::Down, _)) if passed && in_a_row >= self.rise => Health::Up,
+            Some((Health::Down, _))
+                if passed && in_a_row >= self.rise && self.silence.held(now).is_none() =>
+            {
+                Health::Up
+            }
             Some((health, _)) => health,
         };
         let since = before.filter(|&(from, _)| from == to).map_or(now, |(_, since)| since);
         self.seen = Some(Seen { health: to, since, last: result.clone(), last_at: now, in_a_row });
+        self.doubt = match (to, passed) {
+            (Health::Down, _) => 0,
+            (Health::Up, true) => self.doubt.saturating_sub(1),
+            (Health::Up, false) => self.doubt,
+        };
 
         let from = before.map(|(health, _)| health);
         (from != Some(to)).then(|| Transition {
@@ -133,6 +148,37 @@ impl Checked {
             detail: result.detail.clone(),
             in_a_row,
         })
+    }
+
+    /// Takes a window in which it was silent while it was up. It is in doubt then; and where that counts as a failed check, it may
+    /// be down. Such windows have a row of their own: passing checks, perhaps of another port, come in between.
+    pub fn hear_silence(&mut self, silence: &Silence, counts: bool, now: Instant) -> Option<Transition> {
+        if !self.is_up() {
+            return None;
+        }
+        self.doubt = self.rise;
+        let in_a_row = if counts { self.silence.count(self.fall, now)? } else { return None };
+        let last = CheckResult::new(Code::L4Tout, Duration::ZERO, silence.to_string());
+        let transition = Transition {
+            from: self.health(),
+            to: Health::Down,
+            code: last.code,
+            detail: last.detail.clone(),
+            in_a_row,
+        };
+        self.seen = Some(Seen { health: Health::Down, since: now, last, last_at: now, in_a_row });
+        self.doubt = 0;
+        Some(transition)
+    }
+
+    /// It has answered a client while it was up.
+    pub fn hear_answers(&mut self) {
+        self.silence.end();
+    }
+
+    /// For how long passing checks do not bring it up yet, because clients were not answered.
+    pub fn held(&self, now: Instant) -> Option<Duration> {
+        self.silence.held(now)
     }
 
     /// Judges by other numbers in a row from now on; what is known stays.
@@ -151,11 +197,15 @@ impl Checked {
         self.health() == Some(Health::Up)
     }
 
-    /// How soon it should be checked again: fast while the latest results contradict its state.
+    /// How soon it should be checked again: fast while the latest results contradict its state, and may change it, or clients
+    /// were not answered.
     pub fn pace(&self) -> Pace {
-        match &self.seen {
-            Some(seen) if seen.last.code.passed() != (seen.health == Health::Up) => Pace::Fast,
-            _ => Pace::Usual,
+        let contradicts = |seen: &&Seen| {
+            seen.last.code.passed() != (seen.health == Health::Up) && self.held(seen.last_at).is_none()
+        };
+        match self.seen.as_ref().filter(contradicts) {
+            None if self.doubt == 0 => Pace::Usual,
+            _ => Pace::Fast,
         }
     }
 
@@ -342,6 +392,59 @@ mod tests {
         assert_eq!(presumed.pace(), Pace::Fast);
         presumed.observe(&CheckResult::new(Code::Sockerr, Duration::ZERO, ""), now);
         assert_eq!(presumed.pace(), Pace::Fast, "what cannot be checked says nothing new");
+    }
+
+    const SILENCE: Silence = Silence { opened: 23, window_ms: 2_000 };
+
+    #[test]
+    fn silence_has_it_checked_fast_until_checks_have_passed() {
+        let now = Instant::now();
+        let mut checked = Checked::new(&timing(2, 3));
+        assert_eq!(checked.hear_silence(&SILENCE, true, now), None, "it was not up");
+        checked.observe(&result(true), now);
+        for _ in 0..100 {
+            assert_eq!(checked.hear_silence(&SILENCE, false, now), None);
+        }
+        assert_eq!((checked.is_up(), checked.pace()), (true, Pace::Fast));
+        checked.observe(&result(true), now);
+        assert_eq!(checked.pace(), Pace::Fast);
+        checked.observe(&result(true), now);
+        assert_eq!(checked.pace(), Pace::Usual);
+    }
+
+    #[test]
+    fn silence_takes_it_down_although_checks_pass_and_holds_it() {
+        let start = Instant::now();
+        let at = |second| start + Duration::from_secs(second);
+        let mut checked = Checked::new(&timing(2, 3));
+        let mut second = 0;
+        let mut windows = |checked: &mut Checked| {
+            let down = (1..).find_map(|window| {
+                second += 2;
+                checked.observe(&result(true), at(second));
+                let transition = checked.hear_silence(&SILENCE, true, at(second))?;
+                Some((window, transition))
+            });
+            (down.expect("it does not end"), second)
+        };
+        let ((count, transition), down_at) = windows(&mut checked);
+        assert_eq!(count, 3, "passing checks are no answers");
+        let line = "up -> down: L4TOUT 23 connections opened in the last 2 s, none answered (3 in a row)";
+        assert_eq!(transition.to_string(), line);
+        // Checks pass, and do not count for ten seconds.
+        for later in 1..10 {
+            assert_eq!(checked.observe(&result(true), at(down_at + later)), None);
+            assert_eq!(checked.pace(), Pace::Usual);
+        }
+        let up = checked.observe(&result(true), at(down_at + 10)).expect("up");
+        assert_eq!((up.to, up.in_a_row), (Health::Up, 10));
+        // One window is enough now, and it is held twice as long.
+        let ((count, _), _) = windows(&mut checked);
+        assert_eq!(count, 1);
+        assert_eq!(checked.held(checked.seen().unwrap().since), Some(Duration::from_secs(20)));
+        // An answer ends all that.
+        checked.hear_answers();
+        assert_eq!(checked.held(checked.seen().unwrap().since), None);
     }
 
     #[test]

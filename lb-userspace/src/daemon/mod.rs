@@ -18,6 +18,7 @@
 //! - [`flows`]: the tables of flows as they are shown.
 //! - [`names`]: names in questions.
 //! - [`nat_ports`]: says when NAT ports run out.
+//! - [`passive`]: backends that answer no clients.
 //! - [`hops`]: next hops, from the watch to the plan.
 //! - [`manager`]: what systemd is told.
 //! - [`reload`]: another configuration for the running daemon.
@@ -43,6 +44,7 @@ mod links;
 mod manager;
 mod names;
 mod nat_ports;
+mod passive;
 mod probes;
 mod publisher;
 mod reload;
@@ -63,6 +65,7 @@ use crate::{
     api::{self, ControlSocket},
     cli::check_config,
     config::{Config, ConfigError},
+    core::health::Pace,
     dataplane, dns,
     net::watch::NextHops,
     reload::ReloadQuery,
@@ -259,6 +262,12 @@ impl Daemon {
                 self.manager.alive();
                 self.state.catch_up();
                 self.state.look_at_nat_ports();
+                for (id, pace) in self.state.look_at_openings() {
+                    self.backend_probes.set_pace(&id, pace);
+                    if pace == Pace::Fast {
+                        self.backend_probes.check_now(&id);
+                    }
+                }
                 self.state.look_for_silence();
                 if self.tidy_at.take_if(|at| *at <= Instant::now()).is_some() {
                     limits::give_memory_back();

@@ -102,6 +102,13 @@ impl BackendProbes {
         }
     }
 
+    /// Has a backend checked at once.
+    pub(super) fn check_now(&self, id: &BackendId) {
+        if let Some((_, Running::Probe(handle))) = self.0.get(id) {
+            handle.check_now();
+        }
+    }
+
     /// Has a backend checked at this pace.
     pub(super) fn set_pace(&self, id: &BackendId, pace: Pace) {
         if let Some((_, Running::Probe(handle))) = self.0.get(id) {

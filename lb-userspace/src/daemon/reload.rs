@@ -203,6 +203,7 @@ impl State {
         self.administration.follow(&config);
         self.planner.set_numbers(numbers);
         self.config = config;
+        self.follow_openings();
         self.deny.replace(denied);
         self.catch_up();
         self.reconcile();

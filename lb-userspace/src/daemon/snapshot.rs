@@ -33,6 +33,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
     let measured = Measured {
         flows: state.dataplane.count_flows(&plan::idle_limits(&state.config))?,
         counters: state.dataplane.counters(numbers.backends())?,
+        silences: state.silences(now).collect(),
         slots: count_slots(state),
         names: interface_names(),
         reasons: reasons(state)?,
@@ -103,6 +104,8 @@ fn checks(lateness: &Lateness, now: Instant) -> status::Checks {
 struct Measured {
     flows: FlowCounts,
     counters: BTreeMap<u16, BackendCounters>,
+    /// Backends that were silent, by number.
+    silences: BTreeMap<u16, status::Silence>,
     /// Maglev slots by backend number.
     slots: BTreeMap<u16, u32>,
     names: BTreeMap<u32, String>,
@@ -197,6 +200,7 @@ fn backend(state: &State, member: &Member<'_>, measured: &Measured, now: Instant
             .slow_starts()
             .of(known)
             .map(|start| status::SlowStart { share: start.share(), left_ms: millis(start.left(now)) }),
+        silence: measured.silences.get(&number).copied(),
         backup: backend.backup,
         fallback: lent.is_some(),
         slots: measured.slots.get(&number).copied().unwrap_or(0),

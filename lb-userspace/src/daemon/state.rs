@@ -16,6 +16,7 @@ use super::{
     exchange::{self, OwnWord},
     flows::{self, Search},
     hops, links,
+    passive::Watched,
     probes::{self, Steering, Tables},
     publisher::Publisher,
     reload::Order,
@@ -71,6 +72,8 @@ pub(super) struct State {
     pub(super) shown: BTreeMap<(Arc<str>, IpAddr), (bool, Instant)>,
     /// Of each pool under NAT.
     pub(super) nat_ports: BTreeMap<PoolId, NatPorts>,
+    /// Backends that are watched for whether they answer clients.
+    pub(super) watched: Vec<Watched>,
     pub(super) dns_counters: Option<Arc<Counters>>,
     /// `None` without DNS.
     zone: Option<watch::Sender<Arc<Zone>>>,
@@ -131,7 +134,7 @@ impl State {
             let zone = Zone::new(&config, dns, &publication, serial_time());
             watch::channel(Arc::new(zone)).0
         });
-        Ok(State {
+        let mut state = State {
             steering: Steering { hash_key: *planner.hash_key(), tables: steered_by },
             tables,
             config,
@@ -149,6 +152,7 @@ impl State {
             publication,
             shown: BTreeMap::new(),
             nat_ports: BTreeMap::new(),
+            watched: Vec::new(),
             dns_counters,
             zone,
             publishers: Vec::new(),
@@ -160,7 +164,9 @@ impl State {
             applied,
             behind: false,
             stopping: false,
-        })
+        };
+        state.follow_openings();
+        Ok(state)
     }
 
     /// What steers peer probes.
@@ -538,7 +544,7 @@ fn attach_again(dataplane: &mut Dataplane, attached: &Attached, index: u32, was_
     result.is_ok()
 }
 
-fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl std::fmt::Display) {
+pub(super) fn log(to: Health, what: &str, id: &impl std::fmt::Display, transition: &impl std::fmt::Display) {
     match to {
         Health::Up => info!("{what} {id}: {transition}"),
         Health::Down => warn!("{what} {id}: {transition}"),

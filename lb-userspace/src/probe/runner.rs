@@ -44,6 +44,12 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Runs it at once; if it runs already, once more after that.
+    pub fn check_now(&self) {
+        self.wishes.at_once.store(true, Ordering::Relaxed);
+        self.wishes.told.notify_one();
+    }
+
     /// Runs it at this pace from now on; the run that is awaited comes at that pace too.
     pub fn set_pace(&self, pace: Pace) {
         let is_fast = pace == Pace::Fast;
@@ -63,6 +69,7 @@ impl Drop for Handle {
 #[derive(Debug, Default)]
 struct Wishes {
     fast: AtomicBool,
+    at_once: AtomicBool,
     told: Notify,
 }
 
@@ -103,6 +110,9 @@ async fn next(begun: Instant, ended: Instant, timing: &Timing, wishes: &Wishes) 
     let random = rand::random();
     let mut earliest = ended;
     loop {
+        if wishes.at_once.swap(false, Ordering::Relaxed) {
+            return earliest;
+        }
         let due = earliest.max(begun + health::next_check(timing, wishes.pace(), random));
         tokio::select! {
             () = sleep_until(due) => return due,

@@ -522,6 +522,29 @@ all_down = { service = "sorry" }
     ),
     (
         r#"interval = "1s""#,
+        r#"passive = "down""#,
+        r#"usher.toml:24: service "web": check: passive: "down" is not possible here; use "off" or "check" or "fail""#,
+    ),
+    (
+        "port = 25\n",
+        "port = 25\ncheck = { passive = \"check\" }\n",
+        r#"usher.toml:38: service "mail": check: passive: is not possible under forward = "dsr-l2", where answers do not pass this node; remove it"#,
+    ),
+    (
+        r#"check = { kind = "http", path = "/healthz", interval = "1s" }"#,
+        r#"check = { passive = "fail" }
+[[service.backend]]
+name = "b0"
+address = "203.0.113.20"
+[[service]]
+name = "echo"
+protocol = "udp"
+port = 7
+check = { kind = "udp", send = "ping", passive = "check" }"#,
+        r#"usher.toml:32: service "echo": check: passive: is not possible for UDP, which opens no connections; remove it"#,
+    ),
+    (
+        r#"interval = "1s""#,
         r#"interval = "1s", fast_interval = "2s""#,
         r#"usher.toml:24: service "web": check: fast_interval: 2s is longer than the interval, 1s; use 1s or less, or remove it"#,
     ),

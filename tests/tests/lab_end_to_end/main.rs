@@ -22,6 +22,7 @@ mod nat_ports;
 mod nodes;
 mod observe;
 mod own_traffic;
+mod passive;
 mod path_mtu;
 mod policies;
 mod quic;
@@ -123,6 +124,7 @@ const NAT: &[(&str, Body)] = &checks![
     reload::what_cannot_be_reloaded_is_refused_with_the_reason,
     reload::signal_reloads_and_the_log_says_what,
     reload::changed_file_is_in_force_without_a_command,
+    passive::silent_backend_is_named_and_taken_down_although_its_checks_pass,
     policies::backup_serves_only_while_nobody_else_does,
     policies::in_a_panic_all_are_used,
     policies::another_service_stands_in_or_packets_are_dropped,

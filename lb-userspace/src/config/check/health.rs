@@ -9,7 +9,7 @@ use super::{
     reader::{Field, Reader},
 };
 use crate::config::{
-    Aim, Check, CheckKind, Forward, PeerCheck, Timing, Tls,
+    Aim, Check, CheckKind, Forward, Passive, PeerCheck, Protocol, Timing, Tls,
     file::{self, Value},
     key::Key,
 };
@@ -57,10 +57,20 @@ pub(super) fn check(
     service: &Key,
     section: Value<file::Check>,
     forward: Option<Forward>,
+    protocol: Option<Protocol>,
 ) -> Check {
+    let is_seen = forward == Some(Forward::Nat) && protocol == Some(Protocol::Tcp);
+    let passive = if is_seen { Passive::Check } else { Passive::Off };
     let usual = if forward.is_some_and(Forward::is_direct) { Aim::Vip } else { Aim::Address };
     let Some(Field { key, value: section, .. }) = reader.optional(service, "check", section) else {
-        return Check { kind: CheckKind::Tcp, port: None, aim: usual, source: Vec::new(), timing: BACKENDS };
+        return Check {
+            kind: CheckKind::Tcp,
+            port: None,
+            aim: usual,
+            source: Vec::new(),
+            passive,
+            timing: BACKENDS,
+        };
     };
     let rhythm = file::Timing {
         interval: section.interval,
@@ -72,6 +82,10 @@ pub(super) fn check(
     };
     let timing = timing(reader, &key, rhythm, BACKENDS);
     let port = reader.optional(&key, "port", section.port).and_then(|port| reader.port(&port));
+    let passive = reader
+        .optional(&key, "passive", section.passive)
+        .and_then(|passive| passive_of(reader, &passive, forward, protocol))
+        .unwrap_or(passive);
     let mend = "keep one per family";
     let source = reader.address_per_family(&key, "source", section.source, "checks", mend);
     let source = source.into_iter().map(|field| field.value).collect();
@@ -95,7 +109,7 @@ pub(super) fn check(
     let grpc_service = reader.optional(&key, "grpc_service", section.grpc_service);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
-        return Check { kind: CheckKind::Tcp, port, aim: usual, source, timing };
+        return Check { kind: CheckKind::Tcp, port, aim: usual, source, passive, timing };
     }
     let kind = kind.unwrap_or(Kind::Tcp);
 
@@ -161,7 +175,7 @@ pub(super) fn check(
         },
     };
     let aim = aim(reader, &key, section.aim, &kind, forward).unwrap_or(usual);
-    Check { aim: if kind.may_aim_at_vip() { aim } else { Aim::Address }, kind, port, source, timing }
+    Check { aim: if kind.may_aim_at_vip() { aim } else { Aim::Address }, kind, port, source, passive, timing }
 }
 
 fn aim(
@@ -184,6 +198,28 @@ fn aim(
     };
     if let (Aim::Vip, Some(why)) = (wanted, why_not) {
         reader.refuse(&aim.key, why, "remove it");
+    }
+    Some(wanted)
+}
+
+fn passive_of(
+    reader: &mut Reader<'_>,
+    passive: &Field<String>,
+    forward: Option<Forward>,
+    protocol: Option<Protocol>,
+) -> Option<Passive> {
+    let choices = [("off", Passive::Off), ("check", Passive::Check), ("fail", Passive::Fail)];
+    let wanted = reader.choice(passive, &choices)?;
+    let why_not = match (forward, protocol) {
+        _ if wanted == Passive::Off => None,
+        (Some(forward), _) if forward.is_direct() => Some(format!(
+            "is not possible under forward = \"{forward}\", where answers do not pass this node"
+        )),
+        (_, Some(Protocol::Udp)) => Some("is not possible for UDP, which opens no connections".to_owned()),
+        _ => None,
+    };
+    if let Some(why) = why_not {
+        reader.refuse(&passive.key, why, "remove it");
     }
     Some(wanted)
 }

@@ -89,7 +89,7 @@ fn service_of(
         .optional(&key, "slow_start", service.slow_start)
         .and_then(|field| reader.duration(&field, Duration::from_secs(1)..=DAY));
     let all_down = all_down(reader, &key, service.all_down);
-    let check = health::check(reader, &key, service.check, forward);
+    let check = health::check(reader, &key, service.check, forward, protocol);
     let backends = backends(reader, &key, service.backend, port, forward, flows.quic);
     Some(Service {
         name: name?,

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend,
-        Node, NodeAddress, OnStop, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel, XdpMode,
+        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel,
+        XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -37,7 +38,14 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         panic_below: 0,
         slow_start: None,
         all_down: NoBackend::Reset,
-        check: Check { kind: CheckKind::Tcp, port: None, aim: Aim::Address, source: Vec::new(), timing },
+        check: Check {
+            kind: CheckKind::Tcp,
+            port: None,
+            aim: Aim::Address,
+            source: Vec::new(),
+            passive: Passive::Off,
+            timing,
+        },
         backends: vec![Backend {
             name: "backend1".into(),
             addresses: families.iter().copied().map(ip).collect(),

@@ -1,0 +1,124 @@
+//! Backends that answer none of those who open connections: looked for once a second.
+
+use std::{mem, time::Instant};
+
+use tracing::{info, warn};
+
+use super::state::{State, log};
+use crate::{
+    config::{Config, Passive},
+    core::{
+        health::Pace,
+        ids::BackendId,
+        passive::{Signal, Silence, Watch},
+        plan,
+    },
+    status::{self, millis},
+};
+
+/// A backend under NAT as the data path knows it.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    number: u16,
+    id: BackendId,
+    /// By what name it is checked: that of its own service, if it stands in for another one's.
+    checked: BackendId,
+    passive: Passive,
+    watch: Watch,
+    /// The last window without an answer, and when it was noticed; until there is an answer.
+    silent: Option<(Silence, Instant)>,
+}
+
+impl State {
+    /// Watches the backends that the configuration wants watched.
+    pub(super) fn follow_openings(&mut self) {
+        let mut before: std::collections::HashMap<u16, Watched> =
+            mem::take(&mut self.watched).into_iter().map(|watched| (watched.number, watched)).collect();
+        let numbers = self.planner.numbers();
+        let wanted = plan::pools(&self.config).flat_map(|(service, pool)| {
+            plan::members(&self.config, service, pool).map(|member| {
+                let checked = member.lent.unwrap_or_else(|| member.id.clone());
+                (numbers.backend(&member.id), member.id, checked)
+            })
+        });
+        let watched = wanted.filter_map(|(number, id, checked)| {
+            let passive = passive_of(&self.config, &checked)?;
+            let same = before.remove(&number).filter(|watched| watched.id == id);
+            let (watch, silent) = same.map_or_else(Default::default, |same| (same.watch, same.silent));
+            Some(Watched { number, id, checked, passive, watch, silent })
+        });
+        self.watched = watched.collect();
+    }
+
+    /// Looks at the counters of new connections. Says how soon backends are to be checked again of which clients had no
+    /// answer.
+    pub(super) fn look_at_openings(&mut self) -> Vec<(BackendId, Pace)> {
+        let now = Instant::now();
+        let counted = match self.dataplane.openings(self.watched.iter().map(|watched| watched.number)) {
+            Ok(counted) => counted,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "cannot tell whether backends answer clients");
+                return Vec::new();
+            }
+        };
+        let (mut suspects, mut changed) = (Vec::new(), false);
+        for watched in &mut self.watched {
+            let Some(counted) = counted.get(&watched.number) else { continue };
+            let Some(signal) = watched.watch.observe(*counted, now) else { continue };
+            // Most of them answer, and that is no news.
+            if signal == Signal::Answers && watched.silent.is_none() {
+                continue;
+            }
+            let Some(checked) = self.backends.get_mut(&watched.checked).filter(|checked| checked.is_up())
+            else {
+                watched.watch.forget();
+                continue;
+            };
+            let id = &watched.id;
+            match signal {
+                Signal::Answers => {
+                    watched.silent = None;
+                    checked.hear_answers();
+                    info!("backend {id}: answers clients again");
+                }
+                Signal::Silent(silence) => {
+                    if watched.silent.replace((silence, now)).is_none() {
+                        warn!("backend {id}: {silence}; it is checked at once");
+                    }
+                    let transition = checked.hear_silence(&silence, watched.passive == Passive::Fail, now);
+                    if let Some(transition) = transition {
+                        log(transition.to, "backend", id, &transition);
+                        changed = true;
+                    }
+                    suspects.push((watched.checked.clone(), checked.pace()));
+                }
+            }
+        }
+        if changed {
+            self.reconcile();
+        }
+        suspects
+    }
+
+    /// What is known of backends that were silent, by number.
+    pub(super) fn silences(&self, now: Instant) -> impl Iterator<Item = (u16, status::Silence)> {
+        self.watched.iter().filter_map(move |watched| {
+            let (silence, at) = watched.silent?;
+            let held = self.backends.get(&watched.checked).and_then(|checked| checked.held(now));
+            let told = status::Silence {
+                opened: silence.opened,
+                window_ms: silence.window_ms,
+                ago_ms: millis(now.duration_since(at)),
+                held_ms: held.map(millis),
+            };
+            Some((watched.number, told))
+        })
+    }
+}
+
+/// Unless it is not to be watched.
+fn passive_of(config: &Config, checked: &BackendId) -> Option<Passive> {
+    let service = config.services.iter().find(|service| service.name == checked.pool.service)?;
+    Some(service.check.passive).filter(|passive| *passive != Passive::Off)
+}
