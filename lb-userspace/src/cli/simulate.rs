@@ -1,6 +1,6 @@
 //! `usher simulate`: what every node would publish if something were so.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -37,6 +37,6 @@ impl SimulateCommand {
         config.dns.as_ref().context("the configuration has no [dns] section, so nothing is published")?;
         let parse = |text: &String| Supposition::parse(text, &config);
         let suppositions = self.suppositions.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        print(&simulate(&config, &suppositions).to_string())
+        print(&simulate(&config, &suppositions, Instant::now()).to_string())
     }
 }

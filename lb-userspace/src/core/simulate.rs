@@ -106,8 +106,8 @@ pub struct ZoneOutlook {
 }
 
 /// Finds out what would be published.
-pub fn simulate(config: &Config, suppositions: &[Supposition]) -> Outlook {
-    let world = World { config, suppositions: suppositions.iter().cloned().collect() };
+pub fn simulate(config: &Config, suppositions: &[Supposition], now: Instant) -> Outlook {
+    let world = World { config, suppositions: suppositions.iter().cloned().collect(), now };
     let living: Vec<_> = nodes(config).into_iter().filter(|node| world.lives(node)).collect();
     let answers = living.iter().map(|node| (node.clone(), world.publication(node))).collect();
     let publish = config.dns.iter().flat_map(|dns| dns.publish.iter().map(move |publish| (dns, publish)));
@@ -118,6 +118,8 @@ pub fn simulate(config: &Config, suppositions: &[Supposition]) -> Outlook {
 struct World<'a> {
     config: &'a Config,
     suppositions: BTreeSet<Supposition>,
+    /// The beginning.
+    now: Instant,
 }
 
 impl World<'_> {
@@ -194,10 +196,10 @@ impl World<'_> {
 
     /// All nodes have published themselves, and then it is so.
     fn zone(&self, dns: &Dns, publish: &Publish, living: &[Arc<str>]) -> ZoneOutlook {
-        let well = World { config: self.config, suppositions: BTreeSet::new() };
+        let well = World { config: self.config, suppositions: BTreeSet::new(), now: self.now };
         let all = nodes(self.config);
         let settings = publish.settings(dns.ttl);
-        let start = Instant::now();
+        let start = self.now;
         let mut primary = InMemory::default();
         let new = |(boot, node): (usize, &Arc<str>)| {
             (node.clone(), SharedZone::new(node.clone(), boot as u64, settings))
@@ -316,7 +318,7 @@ mod tests {
     fn outlook(config: &Config, texts: &[&str]) -> (String, String) {
         let suppositions: Vec<_> =
             texts.iter().map(|text| Supposition::parse(text, config).unwrap()).collect();
-        let outlook = simulate(config, &suppositions);
+        let outlook = simulate(config, &suppositions, Instant::now());
         let last = |address: IpAddr| address.to_string().rsplit('.').next().unwrap().to_owned();
         let named = outlook.answers.iter().map(|(node, publication)| {
             let view = &publication.names["www.example.test"];

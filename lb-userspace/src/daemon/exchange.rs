@@ -180,7 +180,7 @@ impl State {
         match (drifted, self.drift_of(peer)) {
             (before, Some(how)) if before != Some(how) => warn!("peer {peer}: {how}"),
             (Some(_), None) if self.peers.word(peer).is_some() => {
-                info!("peer {peer}: agrees with this node again")
+                info!("peer {peer}: agrees with this node again");
             }
             _ => {}
         }

@@ -24,6 +24,7 @@ use crate::{
     },
     core::{
         check_path,
+        health::Pace,
         ids::{BackendId, Family, PoolId},
         peers::{Judge, PeerId, PortChooser},
         plan,

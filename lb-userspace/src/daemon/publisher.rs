@@ -328,7 +328,7 @@ fn describe(planned: &Planned) -> String {
 fn log(zone: &str, planned: &Planned, outcome: Outcome) {
     match (&planned.removes, outcome) {
         (Some((name, peer)), Outcome::Applied) => {
-            warn!(zone, "{name}: {peer} is silent; its addresses are taken away")
+            warn!(zone, "{name}: {peer} is silent; its addresses are taken away");
         }
         (Some((name, peer)), Outcome::NotAsExpected) => {
             info!(

@@ -101,6 +101,11 @@ pub struct Way<'a> {
     pub opened: &'a (dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Sync),
 }
 
+impl Way<'static> {
+    /// As the kernel chooses.
+    pub const ANY: Way<'static> = Way { local: None, opened: &|_| Ok(()) };
+}
+
 /// Over UDP, and again over TCP when the answer does not fit.
 pub(super) async fn exchange(
     address: SocketAddr,

@@ -17,12 +17,16 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     MAX_UDP,
     answer::{Reply, Transport},
-    ask::{AskError, exchange},
+    ask::{AskError, Way, exchange},
+    tsig::{self, TsigError},
 };
 use crate::{core::exchange::PeerWord, unix_time::unix_seconds};
 
 /// Label, under the zone, of the name that peers ask for. No zone has it.
 const LABEL: &str = "_exchange";
+
+/// By how much clocks may differ, in seconds (RFC 8945 section 10).
+const FUDGE: u64 = 300;
 
 /// Name of the key; all clusters call theirs so.
 const KEY_NAME: &str = "usher-peer";
@@ -77,11 +81,19 @@ pub async fn ask_peer(
     limit: Duration,
 ) -> Result<PeerWord, AskError> {
     let (query, transaction) = query(&name(zone)?, key).map_err(|_| AskError::Zone(zone.to_owned()))?;
-    let mut answer = match timeout(limit, exchange(address, &|_| Ok(()), &query)).await {
+    let mut answer = match timeout(limit, exchange(address, Way::ANY, &query)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(AskError::Timeout { address, limit }),
     };
     let rcode = answer.header().rcode();
+    match tsig::error_in(&answer) {
+        Some(TsigError::Key(why)) => return Err(AskError::Key { address, why: why.to_owned() }),
+        Some(TsigError::Time(there)) => {
+            let seconds = there.map_or(FUDGE, |there| there.abs_diff(unix_seconds()));
+            return Err(AskError::Clocks { address, seconds });
+        }
+        None => {}
+    }
     transaction.answer(&mut answer, now()).map_err(|why| unsigned(address, rcode, &why))?;
     if rcode != Rcode::NOERROR {
         return Err(AskError::Refused { address, rcode: rcode.to_string() });
@@ -89,11 +101,10 @@ pub async fn ask_peer(
     read(&answer).ok_or(AskError::Malformed(address))
 }
 
+type Transaction = ClientTransaction<Arc<Key>>;
+
 /// A query with a random id; the kernel picks a random port.
-fn query(
-    name: &Name<Vec<u8>>,
-    key: &PeerKey,
-) -> Result<(Message<Vec<u8>>, ClientTransaction<Arc<Key>>), PushError> {
+fn query(name: &Name<Vec<u8>>, key: &PeerKey) -> Result<(Message<Vec<u8>>, Transaction), PushError> {
     let mut builder = MessageBuilder::new_vec();
     builder.header_mut().set_id(rand::random());
     let mut builder = builder.question();
@@ -111,10 +122,7 @@ fn unsigned(address: SocketAddr, rcode: Rcode, why: &ValidationError) -> AskErro
     match *why {
         // Another version, another zone, or no usher at all.
         ValidationError::ServerUnsigned => AskError::Refused { address, rcode: rcode.to_string() },
-        ValidationError::ServerBadTime { client, server } => {
-            AskError::Clocks { address, seconds: u64::from(server).abs_diff(u64::from(client)) }
-        }
-        ValidationError::BadTime => AskError::Clocks { address, seconds: 300 },
+        ValidationError::BadTime => AskError::Clocks { address, seconds: FUDGE },
         _ => AskError::Key { address, why: why.to_string() },
     }
 }

@@ -18,6 +18,7 @@ mod look_up;
 mod request;
 mod server;
 mod tcp;
+mod tsig;
 pub mod update;
 
 pub use answer::{Reply, Rotation, Transport, answer};

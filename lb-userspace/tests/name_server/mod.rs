@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::dns::look_up;
+use lb_userspace::dns::{Way, look_up};
 use tempfile::TempDir;
 
 /// How long a server may take to answer after its start.
@@ -72,7 +72,7 @@ impl NameServer {
         let start = Instant::now();
         loop {
             let limit = Duration::from_millis(200);
-            let found = look_up(server.address(), &|_| Ok(()), "ns.example.test", "A", limit).await;
+            let found = look_up(server.address(), Way::ANY, "ns.example.test", "A", limit).await;
             if found.as_ref().is_ok_and(|found| !found.records.is_empty()) {
                 return server;
             }

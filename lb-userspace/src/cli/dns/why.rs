@@ -12,7 +12,7 @@ use crate::{
         advise, print,
         text::{age, printable},
     },
-    dns::look_up,
+    dns::{Way, look_up},
     status::{Dns, DnsAddress, DnsName, Publisher, Sighting},
 };
 
@@ -166,7 +166,7 @@ impl Known {
 async fn ask(server: SocketAddr, name: &str) -> Result<Vec<String>, String> {
     let mut addresses = Vec::new();
     for record in ["A", "AAAA"] {
-        let found = look_up(server, &|_| Ok(()), name, record, PATIENCE).await;
+        let found = look_up(server, Way::ANY, name, record, PATIENCE).await;
         let found = found.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
         match found.rcode.as_str() {
             "NOERROR" => addresses.extend(found.records),

@@ -3,17 +3,17 @@
 use std::{io, net::SocketAddr};
 
 use domain::{
-    base::{
-        Message,
-        iana::{Rcode, TsigRcode},
-    },
-    rdata::tsig::{Time48, Tsig},
+    base::{Message, iana::Rcode},
+    rdata::tsig::Time48,
     tsig::{ClientTransaction, Key, ValidationError},
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use super::{UpdateError, message::Unsigned};
-use crate::dns::tcp::{frame, read_frame};
+use crate::dns::{
+    tcp::{frame, read_frame},
+    tsig::{self, TsigError},
+};
 
 /// Messages that are sent before their answers are read: all of them fit into any socket's buffer, so that neither side
 /// waits for the other to read first.
@@ -113,10 +113,16 @@ impl Peer<'_> {
         transaction: &ClientTransaction<&Key>,
         answer: &mut Message<Vec<u8>>,
     ) -> Result<(), Failure> {
-        // These are not signed, or (BADTIME) so that the library gets another signature: it takes the time in the answer
-        // for eight octets, and there are six.
-        if let Some(failure) = self.tsig_error(answer) {
-            return Err(failure);
+        if let Some(error) = tsig::error_in(answer) {
+            return Err(match error {
+                TsigError::Key(code) => Failure::Key(code),
+                TsigError::Time(there) => {
+                    // 48 bits each.
+                    let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+                    let ahead = there.map(|there| seconds(self.now().into()) - seconds(there));
+                    UpdateError::Time { address: self.address, ahead }.into()
+                }
+            });
         }
         let rcode = answer.header().rcode();
         transaction.answer(answer, self.now()).map_err(|error| match error {
@@ -124,23 +130,6 @@ impl Peer<'_> {
             ValidationError::FormErr => UpdateError::Malformed(self.address).into(),
             source => UpdateError::Forged { address: self.address, source }.into(),
         })
-    }
-
-    /// What a server says of our signature.
-    fn tsig_error(&self, answer: &Message<Vec<u8>>) -> Option<Failure> {
-        let record = answer.get_last_additional::<Tsig<_, _>>()?;
-        match record.data().error() {
-            code @ (TsigRcode::BADKEY | TsigRcode::BADSIG | TsigRcode::BADTRUNC) => {
-                Some(Failure::Key(code.to_mnemonic_str().unwrap_or("TSIG error")))
-            }
-            TsigRcode::BADTIME => {
-                // 48 bits each.
-                let seconds = |time: Time48| i64::try_from(u64::from(time)).unwrap_or(i64::MAX);
-                let ahead = record.data().other_time().map(|there| seconds(self.now()) - seconds(there));
-                Some(UpdateError::Time { address: self.address, ahead }.into())
-            }
-            _ => None,
-        }
     }
 
     fn now(&self) -> Time48 {
