@@ -13,6 +13,7 @@ mod edit;
 mod explain;
 mod flows;
 mod node;
+mod node_wait;
 mod reload;
 mod run;
 mod server;

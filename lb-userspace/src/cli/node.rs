@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::{advise, print, warn_of_not_kept};
+use super::{advise, node_wait, print, warn_of_not_kept};
 use crate::{admin::NodeChange, api::Client};
 
 /// Take this node out of DNS, or back in
@@ -17,6 +17,7 @@ use crate::{admin::NodeChange, api::Client};
 Examples:
   usher node drain                until `usher node ready`
   usher node drain --for 30m      and back in after that
+  usher node drain --wait         ends when nobody is led here any more
   usher status                    FLOWS tells what is still there")]
 pub(super) struct NodeCommand {
     #[command(subcommand)]
@@ -30,6 +31,12 @@ enum Verb {
         /// Back in after this time
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
+        /// Wait until no server has named it for twice the TTL, so that nobody is led here any more
+        #[arg(long)]
+        wait: bool,
+        /// Fail if that takes longer
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "wait")]
+        timeout: Option<Duration>,
     },
     /// Take it back in, if it can serve
     Ready,
@@ -38,7 +45,7 @@ enum Verb {
 impl NodeCommand {
     pub(super) async fn run(self, client: &Client) -> anyhow::Result<ExitCode> {
         let change = match self.verb {
-            Verb::Drain { time } => NodeChange { drain: true, seconds: time.map(|time| time.as_secs()) },
+            Verb::Drain { time, .. } => NodeChange { drain: true, seconds: time.map(|time| time.as_secs()) },
             Verb::Ready => NodeChange { drain: false, seconds: None },
         };
         let changed = client.change_node(change).await.map_err(advise)?;
@@ -53,6 +60,10 @@ impl NodeCommand {
             (true, false) => "ready".to_owned(),
             (false, false) => "ready already".to_owned(),
         };
-        print(&format!("{said}\n"))
+        print(&format!("{said}\n"))?;
+        match self.verb {
+            Verb::Drain { wait: true, timeout, .. } => print(&node_wait::wait(client, timeout).await?),
+            _ => Ok(ExitCode::SUCCESS),
+        }
     }
 }

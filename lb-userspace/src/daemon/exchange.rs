@@ -207,7 +207,7 @@ impl State {
             Some((pool, Serving { serves, up, of: backends.len() }))
         });
         self.own_word.say(PeerWord {
-            config: self.config.digest(),
+            config: self.digest,
             serial: self.zone().map_or(0, |zone| zone.borrow().soa().serial),
             serves: serves.collect::<BTreeMap<_, _>>(),
             sees: self.peers.sights(),

@@ -225,6 +225,7 @@ impl Work {
         if self.primaries.is_empty() {
             self.primaries = primaries(&self.publish)?;
         }
+        let mut made = true;
         for _ in 0..MOST_CHANGES {
             let (at, contents) = self.read(situation).await?;
             let now = Instant::now();
@@ -235,11 +236,13 @@ impl Work {
             let Some(planned) = planned else { return Ok(()) };
             let outcome = self.primaries[at].update(&planned.update, PATIENCE).await?;
             self.zone.note(&planned, outcome, Instant::now());
+            made = outcome == Outcome::Applied;
             let change = (Instant::now(), describe(&planned), outcome == Outcome::Applied);
             self.progress.send_modify(|progress| progress.last_change = Some(change));
             log(&self.publish.zone, &planned, outcome);
         }
-        Err(PublishError::NotMade)
+        // Others wrote all the while: it is tried again soon.
+        if made { Err(PublishError::NotMade) } else { Ok(()) }
     }
 
     /// From the first of the primary's addresses that answers; which one it was.

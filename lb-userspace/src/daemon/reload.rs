@@ -202,6 +202,7 @@ impl State {
         self.nat_ports.retain(|pool, _| numbers.pool(pool) != 0);
         self.administration.follow(&config);
         self.planner.set_numbers(numbers);
+        self.digest = config.digest();
         self.config = config;
         self.follow_openings();
         self.deny.replace(denied);

@@ -62,6 +62,8 @@ pub(super) struct State {
     pub(super) peers: Peers,
     /// What this node tells them.
     pub(super) own_word: OwnWord,
+    /// Of the configuration.
+    pub(super) digest: u32,
     /// How late checks begin.
     pub(super) lateness: Lateness,
     pub(super) next_hops: NextHopTable,
@@ -128,6 +130,7 @@ impl State {
             }
         }
         let peers = Peers::new(probes::peer_ids(&config), exchange::asked(&config), &config.peer_check, now);
+        let digest = config.digest();
         let (tables, steered_by) = watch::channel(Arc::default());
         let publication = Publication::default();
         let zone = config.dns.as_ref().map(|dns| {
@@ -146,6 +149,7 @@ impl State {
             backends,
             peers,
             own_word: OwnWord::new(secret.as_ref()),
+            digest,
             lateness: Lateness::new(now),
             next_hops: NextHopTable::default(),
             hops: hops::of_image(&applied),

@@ -214,6 +214,24 @@ fn what_somebody_takes_away_by_hand_stays_away_for_the_hold_down() {
     assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
 }
 
+/// As PowerDNS does with what its policy does not grant.
+#[test]
+fn what_the_primary_leaves_out_was_taken_away_by_nobody() {
+    let now = Instant::now();
+    let mut primary = InMemory::default();
+    let mut one = Node::new(0, 1);
+    for _ in 0..3 {
+        one.read(&mut primary, now);
+        let mut troubles = Vec::new();
+        let planned = one.zone.decide(&situation(wish(0)), now, &mut troubles).expect("it is not there");
+        assert_eq!(troubles, []);
+        primary.update(&planned.update);
+        primary.addresses.clear();
+        one.zone.note(&planned, Outcome::Applied, now);
+    }
+    assert_eq!(one.state(0), State::Absent);
+}
+
 #[test]
 fn an_alias_and_others_addresses_are_in_the_way_and_are_left_alone() {
     let now = Instant::now();

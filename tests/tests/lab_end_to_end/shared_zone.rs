@@ -177,6 +177,18 @@ pub(crate) fn drained_node_leaves_the_primary_at_once_and_serves_on(lab: &Lab) -
     lab.wait_all_well(RECOVERY)
 }
 
+/// The lab's TTL is a second.
+pub(crate) fn drain_ends_when_nobody_is_led_to_the_node_any_more(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let drain = ["usher", "node", "drain", "--wait", "--timeout", "30s"];
+    let said = lab.run(Host::Node(VICTIM), &drain)?;
+    ensure!(said.contains("drained\nsafe to stop: no server has named it for 2."), "{said}");
+    expect_equal("addresses", &held(lab)?, &of_nodes(lab, &[1, 3])?)?;
+    lab.run(Host::Node(VICTIM), &["usher", "node", "ready"])?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
+
 /// A restart withdraws nothing: the next daemon takes the lease over.
 pub(crate) fn restarted_daemon_takes_its_lease_over(lab: &Lab) -> Result<()> {
     wait_held(lab, &[1, 2, 3], RECOVERY)?;
@@ -193,6 +205,25 @@ pub(crate) fn restarted_daemon_takes_its_lease_over(lab: &Lab) -> Result<()> {
         ensure!(boot()? != before, "it is {before}");
         Ok(())
     })?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// With `on_stop = "detach"`: neither address nor lease is left.
+pub(crate) fn node_that_stops_for_good_leaves_nothing_in_the_zone(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let file = Kept::of(&lab.node_config(VICTIM))?;
+    file.write(&file.text().replacen("[node]\n", "[node]\non_stop = \"detach\"\n", 1))?;
+    lab.run(Host::Node(VICTIM), &["usher", "reload"])?;
+    lab.stop_usher(VICTIM)?;
+    wait_held(lab, &[1, 3], GOODBYE)?;
+    expect_equal(
+        "leases",
+        &primary(lab, &format!("_usher-node{VICTIM}.www.example.test"), "TXT")?,
+        &BTreeSet::new(),
+    )?;
+    drop(file);
+    lab.start_usher(VICTIM)?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
     lab.wait_all_well(RECOVERY)
 }
 

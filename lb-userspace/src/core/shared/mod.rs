@@ -103,6 +103,8 @@ struct Own {
     /// Removals in a row, and the last one.
     removals: u32,
     last: Option<Instant>,
+    /// Addresses of the lease that were seen there: one that never was is missing because the primary left it out.
+    shown: BTreeSet<IpAddr>,
     /// Another daemon writes under this node's name.
     contested: bool,
 }
@@ -342,11 +344,14 @@ impl Name {
             }
             Kind::Lease { addresses, .. } => {
                 self.own.contested = false;
-                let missing: BTreeSet<IpAddr> =
-                    addresses.iter().copied().filter(|&address| !self.has(address)).collect();
+                let (there, not): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) =
+                    addresses.iter().partition(|address| self.has(**address));
+                let missing: BTreeSet<IpAddr> = not.intersection(&self.own.shown).copied().collect();
+                self.own.shown.retain(|address| addresses.contains(address));
+                self.own.shown.extend(&there);
                 if !missing.is_empty() && self.addresses.alias.is_none() {
                     self.hold(None, "by-hand".into(), missing, seen.text, now);
-                } else if self.own.hold.as_ref().is_some_and(|hold| hold.addresses.is_subset(&addresses)) {
+                } else if self.own.hold.as_ref().is_some_and(|hold| hold.addresses.is_subset(&there)) {
                     self.own.hold = None;
                 }
             }
