@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +14,8 @@ use crate::{
     lab::Lab,
 };
 
-/// Copies of usher: a good one, and one with a program that no kernel takes. Removed when dropped.
+/// Other ushers: one with programs of other instructions and the same meaning, and one with a program that no kernel takes.
+/// Removed when dropped.
 #[derive(Debug)]
 pub struct OtherBuilds {
     folder: PathBuf,
@@ -36,7 +38,8 @@ impl OtherBuilds {
             fs::create_dir_all(path.parent().context("a folder")?)?;
             fs::copy(&usher, path).with_context(|| format!("cannot copy {}", usher.display()))?;
         }
-        break_programs(&builds.bad)?;
+        rewrite_programs(&builds.good, change_instruction)?;
+        rewrite_programs(&builds.bad, break_instruction)?;
         Ok(builds)
     }
 
@@ -68,24 +71,55 @@ impl Drop for OtherBuilds {
     }
 }
 
-/// Gives every BPF object in a binary an instruction that does not exist, in the place of each `exit`.
-fn break_programs(binary: &Path) -> Result<()> {
+const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+
+/// An instruction that no kernel knows takes the place of each `exit`.
+fn break_instruction(instruction: &mut [u8]) {
+    if *instruction == EXIT {
+        instruction[0] = 0xff;
+    }
+}
+
+/// `rX = N` of a small N, in 64 bits, becomes the same in 32: the upper half is zero in either case.
+fn change_instruction(instruction: &mut [u8]) {
+    const MOVE_64: u8 = 0xb7;
+    const MOVE_32: u8 = 0xb4;
+    if instruction[0] == MOVE_64 && instruction[5..] == [0; 3] {
+        instruction[0] = MOVE_32;
+    }
+}
+
+/// Rewrites the instructions of every BPF object in a binary.
+fn rewrite_programs(binary: &Path, rewrite: fn(&mut [u8])) -> Result<()> {
     /// `EM_BPF`, at byte 18 of an ELF file.
     const MACHINE: [u8; 2] = 247_u16.to_le_bytes();
-    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
     let mut bytes = fs::read(binary)?;
     let is_bpf =
         |at: &usize| bytes[*at..].starts_with(b"\x7fELF\x02\x01\x01") && bytes[*at + 18..*at + 20] == MACHINE;
     let objects: Vec<usize> = (0..bytes.len() - 64).filter(is_bpf).collect();
     ensure!(!objects.is_empty(), "{} holds no BPF object", binary.display());
     for at in objects {
-        // `e_shoff`: the sections' headers come last.
-        let length = u64::from_le_bytes(bytes[at + 40..at + 48].try_into()?) as usize;
-        let object = &mut bytes[at..at + length];
-        object
-            .chunks_exact_mut(8)
-            .filter(|instruction| **instruction == EXIT)
-            .for_each(|exit| exit[0] = 0xff);
+        for section in code(&bytes[at..])? {
+            bytes[at..][section].chunks_exact_mut(8).for_each(rewrite);
+        }
     }
     Ok(fs::write(binary, bytes)?)
+}
+
+/// Where an ELF file has instructions (`SHF_EXECINSTR`).
+fn code(elf: &[u8]) -> Result<Vec<Range<usize>>> {
+    const EXECUTABLE: u64 = 4;
+    let eight = |at: usize| Ok::<_, anyhow::Error>(u64::from_le_bytes(elf[at..at + 8].try_into()?));
+    let two = |at: usize| Ok::<_, anyhow::Error>(u16::from_le_bytes(elf[at..at + 2].try_into()?));
+    // `e_shoff`, `e_shentsize`, `e_shnum`.
+    let (first, size, count) = (eight(40)? as usize, usize::from(two(58)?), usize::from(two(60)?));
+    let mut sections = Vec::new();
+    for header in (0..count).map(|index| first + index * size) {
+        // `sh_flags`, `sh_offset`, `sh_size`.
+        if eight(header + 8)? & EXECUTABLE != 0 {
+            let start = eight(header + 24)? as usize;
+            sections.push(start..start + eight(header + 32)? as usize);
+        }
+    }
+    Ok(sections)
 }

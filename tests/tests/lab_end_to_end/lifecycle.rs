@@ -65,8 +65,13 @@ fn crash(lab: &Lab, _: &OtherBuilds) -> Result<()> {
     })
 }
 
+/// To programs of other instructions; the kernel's tag is a hash of them.
 fn upgrade(lab: &Lab, other: &OtherBuilds) -> Result<()> {
-    replaced(lab, || other.upgrade(lab, NODE))
+    let before = shown(lab, "tag")?;
+    replaced(lab, || other.upgrade(lab, NODE))?;
+    ensure!(shown(lab, "tag")?.iter().all(|tag| !before.contains(tag)), "the programs are those of before");
+    // So that the next upgrade is one, too.
+    restart(lab, other)
 }
 
 /// The new one's program is none; the old one's goes on.
@@ -91,9 +96,16 @@ fn replaced(lab: &Lab, event: impl FnOnce() -> Result<()>) -> Result<()> {
 
 /// The ids of the programs on the node's interfaces.
 fn programs(lab: &Lab) -> Result<Vec<String>> {
-    let shown = lab.run(Host::Node(NODE), &["ip", "link", "show"])?;
-    let ids = shown.split("prog/xdp id ").skip(1).filter_map(|rest| rest.split_whitespace().next());
-    Ok(ids.map(str::to_owned).collect())
+    shown(lab, "id")
+}
+
+/// What `ip` shows of each program on the node's interfaces: its `id`, or its `tag`.
+fn shown(lab: &Lab, what: &str) -> Result<Vec<String>> {
+    let links = lab.run(Host::Node(NODE), &["ip", "link", "show"])?;
+    let programs = links.split("prog/xdp ").skip(1);
+    let value =
+        |program: &str| program.split_whitespace().skip_while(|word| *word != what).nth(1).map(str::to_owned);
+    Ok(programs.filter_map(value).collect())
 }
 
 /// What the file has lost meanwhile is gone after a restart, and what it has gained is there; the others' connections go
