@@ -107,7 +107,8 @@ struct Probed {
     last_failure: Option<Code>,
     /// The peer's own word is that it cannot serve. It knows best, and first: no need to wait for `fall`
     /// probes to fail when a node stops as planned. Silence takes nothing back, for that is what follows
-    /// when it has stopped; probes that failed do, and then passing ones alone bring the peer back.
+    /// when it has stopped; probes that failed do, and then passing ones alone bring the peer back. Where its word is
+    /// the judge, nothing else than its word does.
     says_no: bool,
 }
 
@@ -195,7 +196,7 @@ impl Peers {
         heard.answers_again = std::mem::take(&mut voice.lost);
         let said = |id: &PeerId| word.serves.get(&id.pool).map(|serving| serving.serves);
         for (id, probed) in &mut self.probed {
-            let is_there = (&id.peer, &id.address) == (peer, address) && probed.judge == Judge::Probe;
+            let is_there = (&id.peer, &id.address) == (peer, address);
             // Silence about a pool is no word on it: a peer that has said no must not seem to take it back.
             if let Some(serves) = said(id).filter(|serves| is_there && probed.says_no == *serves) {
                 probed.says_no = !serves;
@@ -261,7 +262,8 @@ impl Peers {
         let transition = probed.checked.observe(result, now)?;
         match transition.to {
             Health::Up => probed.has_served = true,
-            Health::Down => probed.says_no = false,
+            Health::Down if probed.judge == Judge::Probe => probed.says_no = false,
+            Health::Down => {}
         }
         Some(transition)
     }
@@ -532,6 +534,27 @@ mod tests {
         let heard = peers.hear(address, &result(Code::L7Ok), word, start + Duration::from_secs(65));
         assert!(heard.answers_again);
         assert_eq!(peers.state(&id("node2")), PeerState::Serves);
+    }
+
+    #[test]
+    fn a_word_that_is_the_judge_counts_at_once_when_it_is_no() {
+        let ids = [(id("node2"), Judge::Probe), (echo("node2"), Judge::Word)];
+        let mut peers = Peers::new(ids, asked(&["node2"]), &check(), Instant::now());
+        peers.observe(&id("node2"), &result(Code::L4Ok), Instant::now());
+        peers.observe(&echo("node2"), &result(Code::L7Ok), Instant::now());
+        assert_eq!(says(&mut peers, &echo("node2"), false), [(echo("node2"), false)]);
+        assert_eq!(peers.state(&echo("node2")), PeerState::SaysNo);
+        for code in [Code::L7Sts, Code::L7Tout] {
+            for _ in 0..3 {
+                peers.observe(&echo("node2"), &result(code), Instant::now());
+            }
+            assert_eq!(peers.state(&echo("node2")), PeerState::SaysNo, "silence takes nothing back");
+        }
+        assert_eq!(says(&mut peers, &echo("node2"), true), [(echo("node2"), true)]);
+        for _ in 0..2 {
+            peers.observe(&echo("node2"), &result(Code::L7Ok), Instant::now());
+        }
+        assert_eq!(peers.state(&echo("node2")), PeerState::Serves);
     }
 
     #[test]
