@@ -22,6 +22,13 @@ pub(crate) enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
+    /// How soon a node that is lost is in no DNS answer any more, and what clients notice; `--help` tells its options
+    #[command(disable_help_flag = true)]
+    Failover {
+        /// Options of the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// What restarts, crashes, upgrades and reloads cost clients: 20 of each and more, in every way of forwarding
     Lifecycle,
 }
@@ -34,6 +41,7 @@ pub(crate) fn bench(verb: &Verb) -> Result<()> {
     match verb {
         Verb::Dataplane { options } => of_release("bench_dataplane", &[], options),
         Verb::Checks { options } => of_release("bench_checks", &USHER, options),
+        Verb::Failover { options } => of_release("bench_failover", &LAB, options),
         Verb::Lifecycle => lifecycle(),
     }
 }
@@ -50,6 +58,10 @@ fn lifecycle() -> Result<()> {
 
 /// What makes cargo build usher, too.
 const USHER: [&str; 4] = ["--package", "lb-userspace", "--bin", "usher"];
+
+/// What makes cargo build all that a lab runs.
+const LAB: [&str; 8] =
+    ["--package", "lb-userspace", "--bin", "usher", "--package", "usher-lab", "--bin", "usher-lab-udp"];
 
 /// Runs a program of the tests, built as usher is for users; `others` is what it needs beside it.
 fn of_release(name: &str, others: &[&str], options: &[String]) -> Result<()> {

@@ -4,6 +4,7 @@ use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use crate::{
@@ -12,6 +13,9 @@ use crate::{
     quic::{self, QUIC_PORT},
     topology::{Forward, Options, ZONE, address, back_address, tunnel_sources},
 };
+
+/// How long resolvers may keep the nodes' answers.
+pub const TTL: Duration = Duration::from_secs(1);
 
 /// Everything a lab keeps on disk, but for large files.
 const STATE: &str = "/run/usher-lab";
@@ -166,9 +170,10 @@ pin_dir = "{pins}"
 [dns]
 zone = "{ZONE}"
 listen = {listen}
-ttl = "1s"
-negative_ttl = "1s"
+ttl = "{ttl}s"
+negative_ttl = "{ttl}s"
 "#,
+        ttl = TTL.as_secs(),
         interfaces = if options.forward.has_tunnel() { r#"["front"]"# } else { r#"["front", "back"]"# },
         mode = options.xdp_mode,
         addresses = list(addresses(node)),

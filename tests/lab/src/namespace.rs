@@ -25,7 +25,7 @@ use crate::host::Host;
 ///
 /// # Errors
 /// When there is no such namespace, and those of `body`.
-pub(crate) fn inside<T: Send>(host: Host, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+pub fn inside<T: Send>(host: Host, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = Path::new("/run/netns").join(host.namespace());
     let namespace = File::open(&path).with_context(|| format!("{}", path.display()))?;
     let enter_and_run = move || {

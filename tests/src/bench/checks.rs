@@ -3,7 +3,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use lb_userspace::status::{State, Status};
 use serde_json::{Value, json};
 use usher_lab::Crowd;
 
-use super::measure::cpu_model;
+use super::machine::machine;
 
 /// What is configured, and how long is measured.
 #[derive(Debug, Clone, Copy)]
@@ -138,9 +138,7 @@ pub fn measure(size: Size) -> Result<Report> {
     rows.push(Row::at_most("reload, weight changed in every service, ms", all, 1_000.0));
     size.settle();
     rows.extend(memory(&status(&crowd)?, size));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?;
-    let cpus = thread::available_parallelism().context("how many CPUs there are")?;
-    Ok(Report { host: format!("Linux {}, {}, {cpus} CPUs", kernel.trim(), cpu_model()?), size, rows })
+    Ok(Report { host: machine()?, size, rows })
 }
 
 /// How many checks are made, what they cost and how late they begin.

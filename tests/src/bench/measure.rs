@@ -1,6 +1,6 @@
 //! Runs the rows in turns and takes the wrapper's cost away.
 
-use std::{env, fs};
+use std::env;
 
 use anyhow::{Context as _, Result, ensure};
 use lb_userspace::dataplane::{Run, Wrapper};
@@ -11,6 +11,7 @@ use nix::{
 
 use super::{
     bed::{self, Bed},
+    machine::machine,
     matrix::{Row, Traffic},
     report::{Figures, Host, Report},
 };
@@ -64,8 +65,7 @@ pub fn measure(rows: &[Row], extent: Extent) -> Result<Option<Report>> {
     eprintln!();
     let figures = rows.iter().zip(taken).map(|(row, taken)| figures(*row, &taken)).collect();
     let host = Host {
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").context("the kernel's release")?,
-        cpu: cpu_model()?,
+        machine: machine()?,
         rounds: extent.rounds,
         instructions: instructions(rows, &mut beds, &places)?,
     };
@@ -170,10 +170,4 @@ fn stay_on_one_cpu() -> Result<()> {
     let mut one = CpuSet::new();
     one.set(last.context("no CPU")?)?;
     sched_setaffinity(this, &one).context("stay on one CPU")
-}
-
-pub(super) fn cpu_model() -> Result<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").context("the CPU's model")?;
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    Ok(model.map_or("unknown", |(_, model)| model).to_owned())
 }

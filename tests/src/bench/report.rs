@@ -22,8 +22,7 @@ pub struct Figures {
 /// Where and how it was measured.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
-    pub(super) kernel: String,
-    pub(super) cpu: String,
+    pub(super) machine: String,
     pub(super) rounds: usize,
     /// Instructions that the verifier walked, by way to forward.
     pub(super) instructions: Vec<(&'static str, u32)>,
@@ -57,8 +56,8 @@ impl Report {
 /// The table for readers.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Host { kernel, cpu, rounds, instructions } = &self.host;
-        writeln!(f, "Linux {}, {cpu}, {rounds} runs of each row", kernel.trim())?;
+        let Host { machine, rounds, instructions } = &self.host;
+        writeln!(f, "{machine}, {rounds} runs of each row")?;
         for (forward, count) in instructions {
             writeln!(f, "{forward}: the verifier walked {count} instructions")?;
         }
