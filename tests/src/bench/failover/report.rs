@@ -55,7 +55,7 @@ impl Distribution {
     }
 
     fn json(self) -> Value {
-        let seconds = |time: Duration| (time.as_secs_f64() * 1_000.0).round() / 1_000.0;
+        let seconds = |time: Duration| rounded(time.as_secs_f64(), 4);
         json!({
             "trials": self.trials,
             "p50_s": seconds(self.p50),
@@ -126,11 +126,11 @@ impl Experience {
     }
 
     fn json(&self) -> Value {
-        let share = |requests: &[Request]| json!({"requests": requests.len(), "failed": failed(requests), "failed_percent": failed_percent(requests)});
+        let share = |requests: &[Request]| json!({"requests": requests.len(), "failed": failed(requests), "failed_percent": rounded(failed_percent(requests), 2)});
         json!({
             "deaths": self.deaths.len(),
             "late": self.late(),
-            "latest_after_withdrawal_s": self.after_withdrawal().max().map(|time| time.as_secs_f64()),
+            "latest_after_withdrawal_s": self.after_withdrawal().max().map(|time| rounded(time.as_secs_f64(), 4)),
             "allowed_s": (self.ttl + GRACE).as_secs_f64(),
             "usher": share(&self.resolved),
             "round_robin": share(&self.listed),
@@ -138,6 +138,12 @@ impl Experience {
             "connect": connects(&self.resolved).map(Distribution::json),
         })
     }
+}
+
+/// With so many decimals: more of them say nothing.
+fn rounded(figure: f64, decimals: i32) -> f64 {
+    let unit = 10_f64.powi(decimals);
+    (figure * unit).round() / unit
 }
 
 fn failed(requests: &[Request]) -> usize {
