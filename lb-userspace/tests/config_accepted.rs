@@ -72,7 +72,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(service.addresses, [ip("192.0.2.11")]);
     let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
     assert_eq!(service.check.timing, Timing { interval, fast_interval: interval, timeout, ..peers });
-    assert_eq!((&service.check.kind, service.check.port), (&CheckKind::Tcp, None));
+    assert_eq!((&*service.check.kind, service.check.port), (&CheckKind::Tcp, None));
     assert_eq!((service.backends[0].port, service.backends[0].weight), (80, 1));
 }
 
@@ -128,7 +128,8 @@ fn nat_may_have_several_source_addresses() {
 #[test]
 fn an_http_check_has_defaults_and_lists_of_statuses() {
     let kind = |check: &str| {
-        edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
+        let edited = edit("port = 80\n", &format!("port = 80\ncheck = {check}\n"));
+        (*edited.config.services[0].check.kind).clone()
     };
     let http = |path: &str, host: Option<&str>, expect| {
         let (path, host) = (path.to_owned(), host.map(str::to_owned));
@@ -148,7 +149,7 @@ fn an_http_check_may_send_headers_and_expect_more_than_a_status() {
         "port = 80\n[service.check]\nkind = \"http\"\nmethod = \"POST\"\nheaders = { \"X-Probe\" = \"usher\" }\n\
          expect_header = { \"X-State\" = \"ready\", Server = \"\" }\nexpect_body = \"all \\u00e4\"\n",
     );
-    let CheckKind::Http(http) = &loaded.config.services[0].check.kind else { panic!("no http check") };
+    let CheckKind::Http(http) = &*loaded.config.services[0].check.kind else { panic!("no http check") };
     let headers = |all: &[(_, String)]| -> Vec<String> { all.iter().map(header_line).collect() };
     assert_eq!((http.method, headers(&http.headers)), ("POST", vec!["x-probe: usher".to_owned()]));
     assert_eq!(headers(&http.expect_header), ["server: ", "x-state: ready"]);
@@ -162,7 +163,8 @@ fn header_line((name, value): &(impl Display, String)) -> String {
 #[test]
 fn a_tls_check_asks_for_the_host_and_trusts_whom_it_is_told() {
     let kind = |check: &str| {
-        edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
+        let edited = edit("port = 80\n", &format!("port = 80\ncheck = {check}\n"));
+        (*edited.config.services[0].check.kind).clone()
     };
     let tls = |server_name: Option<&str>, ca_file: Option<&str>, verify| Tls {
         server_name: server_name.map(str::to_owned),
@@ -198,7 +200,8 @@ fn a_tls_check_asks_for_the_host_and_trusts_whom_it_is_told() {
 #[test]
 fn a_udp_check_sends_and_may_expect() {
     let kind = |check: &str| {
-        edit("port = 80\n", &format!("port = 80\ncheck = {check}\n")).config.services[0].check.kind.clone()
+        let edited = edit("port = 80\n", &format!("port = 80\ncheck = {check}\n"));
+        (*edited.config.services[0].check.kind).clone()
     };
     let udp = |send: &str, expect: Option<&str>| CheckKind::Udp {
         send: send.to_owned(),

@@ -1,6 +1,6 @@
 //! How backends and peers are checked.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use hyper::header::HeaderName;
 
@@ -9,8 +9,8 @@ use crate::core::ids::Family;
 /// How a service's backends are checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
-    /// What is done.
-    pub kind: CheckKind,
+    /// What is done; many backends have the same.
+    pub kind: Arc<CheckKind>,
     /// Another port than the backend's.
     pub port: Option<u16>,
     /// What it is aimed at.

@@ -17,6 +17,7 @@ use std::{
     future::pending,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,8 +40,8 @@ use crate::{
 /// One check, ready to be run any number of times.
 #[derive(Debug)]
 pub struct Probe {
-    /// What is done.
-    pub kind: CheckKind,
+    /// What is done; many backends have the same.
+    pub kind: Arc<CheckKind>,
     /// Where to connect, or to send to.
     pub target: SocketAddr,
     /// Local address and port; the kernel's choice when absent.
@@ -55,9 +56,9 @@ pub struct Probe {
 
 impl Probe {
     /// A check that leaves from where the kernel likes.
-    pub fn new(kind: CheckKind, target: SocketAddr, timeout: Duration) -> Probe {
+    pub fn new(kind: impl Into<Arc<CheckKind>>, target: SocketAddr, timeout: Duration) -> Probe {
         let tls = TlsClient::default();
-        Probe { kind, target, source: None, through: None, timeout, tls }
+        Probe { kind: kind.into(), target, source: None, through: None, timeout, tls }
     }
 
     /// Runs the check. Every failure is a result, so there is no error.

@@ -64,7 +64,7 @@ pub(super) fn check(
     let usual = if forward.is_some_and(Forward::is_direct) { Aim::Vip } else { Aim::Address };
     let Some(Field { key, value: section, .. }) = reader.optional(service, "check", section) else {
         return Check {
-            kind: CheckKind::Tcp,
+            kind: CheckKind::Tcp.into(),
             port: None,
             aim: usual,
             source: Vec::new(),
@@ -109,7 +109,7 @@ pub(super) fn check(
     let grpc_service = reader.optional(&key, "grpc_service", section.grpc_service);
     // With a misspelt kind nobody knows what belongs here.
     if !reader.sound(&key.child("kind")) {
-        return Check { kind: CheckKind::Tcp, port, aim: usual, source, passive, timing };
+        return Check { kind: CheckKind::Tcp.into(), port, aim: usual, source, passive, timing };
     }
     let kind = kind.unwrap_or(Kind::Tcp);
 
@@ -175,7 +175,14 @@ pub(super) fn check(
         },
     };
     let aim = aim(reader, &key, section.aim, &kind, forward).unwrap_or(usual);
-    Check { aim: if kind.may_aim_at_vip() { aim } else { Aim::Address }, kind, port, source, passive, timing }
+    Check {
+        aim: if kind.may_aim_at_vip() { aim } else { Aim::Address },
+        kind: kind.into(),
+        port,
+        source,
+        passive,
+        timing,
+    }
 }
 
 fn aim(

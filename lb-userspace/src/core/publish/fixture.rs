@@ -39,7 +39,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         slow_start: None,
         all_down: NoBackend::Reset,
         check: Check {
-            kind: CheckKind::Tcp,
+            kind: CheckKind::Tcp.into(),
             port: None,
             aim: Aim::Address,
             source: Vec::new(),
