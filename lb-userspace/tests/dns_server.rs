@@ -414,7 +414,7 @@ fn config(peers: u8) -> Config {
             slow_start: None,
             all_down: NoBackend::Reset,
             check: Check {
-                kind: CheckKind::Tcp,
+                kind: CheckKind::Tcp.into(),
                 port: None,
                 aim: Aim::Address,
                 source: Vec::new(),

@@ -67,7 +67,8 @@ pub(super) struct BackendProbes(BTreeMap<BackendId, (BackendProbe, Running)>);
 /// What makes a backend's check what it is.
 #[derive(PartialEq)]
 struct BackendProbe {
-    check: Check,
+    /// The service's.
+    check: Arc<Check>,
     target: SocketAddr,
     forward: Forward,
     /// Through the data path; none when it goes to the target as any connection.
@@ -84,10 +85,11 @@ impl BackendProbes {
         reports: &mpsc::Sender<Report<BackendId>>,
     ) {
         let mut before = mem::take(&mut self.0);
-        let wanted = plan::pools(config)
-            .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)));
-        for (service, (backend, id, address)) in wanted {
-            let check = service.check.clone();
+        let wanted = plan::pools(config).flat_map(|(service, pool)| {
+            let check = Arc::new(service.check.clone());
+            plan::backends(service, pool).map(move |found| (service, check.clone(), found))
+        });
+        for (service, check, (backend, id, address)) in wanted {
             let wanted = BackendProbe {
                 target: SocketAddr::new(address, check.port.unwrap_or(backend.port)),
                 check,

@@ -94,7 +94,8 @@ where
         loop {
             sleep_until(due).await;
             let late = due.elapsed();
-            let result = probe.run_once().await;
+            // In a box, so that the task has no room for it while it waits: there may be ten thousand.
+            let result = Box::pin(probe.run_once()).await;
             let ended = Instant::now();
             if reports.send(Report { id: id.clone(), result, late }).await.is_err() {
                 return;
