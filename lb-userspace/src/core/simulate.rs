@@ -295,22 +295,17 @@ impl fmt::Display for Outlook {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::AllDown, core::publish::fixture::config as fixture, core::shared::TwoNodes};
+    use crate::{
+        config::AllDown,
+        core::publish::fixture::{config as fixture, publish},
+        core::shared::TwoNodes,
+    };
 
     fn config() -> Config {
         let mut config = fixture(AllDown::All);
         config.services.truncate(1);
         config.services[0].addresses.truncate(1);
-        config.dns.as_mut().unwrap().publish.push(Publish {
-            zone: "example.test".into(),
-            primaries: vec!["192.0.2.53:53".parse().unwrap()],
-            key_file: "/etc/usher/publish.key".into(),
-            lease: Duration::from_secs(60),
-            renew: Duration::from_secs(20),
-            share_rrset: false,
-            two_nodes: TwoNodes::RemoveAfterLease,
-            witness: false,
-        });
+        config.dns.as_mut().unwrap().publish.push(publish());
         config
     }
 

@@ -146,23 +146,14 @@ mod tests {
     use super::*;
     use crate::{
         config::AllDown,
-        core::{publish::fixture::config, shared::TwoNodes},
+        core::publish::fixture::{config, publish},
     };
 
     #[test]
     fn conditions_changes_and_the_load_are_shown() {
         let mut config = config(AllDown::All);
         config.services.truncate(2);
-        let publish = Publish {
-            zone: "example.test".into(),
-            primaries: vec!["192.0.2.53:53".parse().unwrap()],
-            key_file: "/etc/usher/publish.key".into(),
-            lease: Duration::from_secs(60),
-            renew: Duration::from_secs(20),
-            share_rrset: false,
-            two_nodes: TwoNodes::RemoveAfterLease,
-            witness: false,
-        };
+        let publish = publish();
         let dns = config.dns.clone().unwrap();
         let wanted = wanted(&config, &dns, &publish);
         let contents = Contents {

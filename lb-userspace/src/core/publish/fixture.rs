@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend,
-        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel,
-        XdpMode,
+        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Publish, Reply, Service, Timing,
+        Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
         peers::{PeerId, PeerState},
         publish::PeerStates,
+        shared::TwoNodes,
     },
 };
 
@@ -102,6 +103,20 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             service("echo", Some("echo.udp.example.test"), Protocol::Udp, 7, both),
             service("internal", None, Protocol::Tcp, 9000, &both[..1]),
         ],
+    }
+}
+
+/// A zone on another server.
+pub(crate) fn publish() -> Publish {
+    Publish {
+        zone: "example.test".into(),
+        primaries: vec!["192.0.2.53:53".parse().unwrap()],
+        key_file: "/etc/usher/publish.key".into(),
+        lease: Duration::from_secs(60),
+        renew: Duration::from_secs(20),
+        share_rrset: false,
+        two_nodes: TwoNodes::RemoveAfterLease,
+        witness: false,
     }
 }
 

@@ -85,31 +85,15 @@ impl Others<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::core::{
         peers::PeerState,
         publish::{
             SelfState,
-            fixture::{all, config, ip, peer_states, same},
+            fixture::{all, config, ip, peer_states, publish, same},
             publication,
         },
-        shared::TwoNodes,
     };
-
-    fn publish(witness: bool) -> Publish {
-        Publish {
-            zone: "example.test".into(),
-            primaries: vec!["192.0.2.53:53".parse().unwrap()],
-            key_file: "/etc/usher/publish.key".into(),
-            lease: Duration::from_secs(60),
-            renew: Duration::from_secs(20),
-            share_rrset: false,
-            two_nodes: TwoNodes::RemoveAfterLease,
-            witness,
-        }
-    }
 
     fn word(sees: &[(&str, &str, Sight)]) -> Arc<PeerWord> {
         let sees = sees.iter().map(|&(peer, address, sight)| ((peer.into(), ip(address)), sight));
@@ -131,7 +115,13 @@ mod tests {
         ]);
         let words = word_of_node2.into_iter().map(|word| ("node2".into(), word)).collect();
         let others = Others { sights: &sights, words };
-        situation(&config, config.dns.as_ref().unwrap(), &publish(witness), &publication, &others)
+        situation(
+            &config,
+            config.dns.as_ref().unwrap(),
+            &Publish { witness, ..publish() },
+            &publication,
+            &others,
+        )
     }
 
     #[test]
