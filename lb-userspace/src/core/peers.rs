@@ -208,6 +208,13 @@ impl Peers {
         heard
     }
 
+    /// The pools at an address that only the daemon's word can tell of.
+    pub fn told_by_word(&self, (peer, address): &PeerAddress) -> impl Iterator<Item = &PeerId> {
+        let is_there = move |id: &PeerId| (&id.peer, &id.address) == (peer, address);
+        let told = self.probed.iter().filter(move |(id, probed)| probed.judge == Judge::Word && is_there(id));
+        told.map(|(id, _)| id)
+    }
+
     /// Whether a peer's daemon answers at any of its addresses; `None` while nobody knows.
     pub fn answers(&self, peer: &str) -> Option<bool> {
         let asked = self.asked.iter().filter(|((asked, _), _)| **asked == *peer);

@@ -9,14 +9,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{probes, secret::Secret, state::State};
+use super::{secret::Secret, state::State};
 use crate::{
     config::{Config, Timing},
     core::{
         check::{CheckResult, Code},
         exchange::{PeerWord, Serving},
         health::{self, Checked, Health, Pace},
-        peers::{Judge, PeerAddress, PeerId},
+        peers::{PeerAddress, PeerId},
         plan,
         publish::SelfState,
     },
@@ -155,11 +155,8 @@ impl State {
     /// Takes what became of a question to a peer's daemon.
     pub(super) fn hear_peer(&mut self, word: &Word) {
         let (peer, address) = &word.at;
-        let by_word = probes::peer_ids(&self.config)
-            .into_iter()
-            .filter(|(id, judge)| *judge == Judge::Word && (&id.peer, &id.address) == (peer, address));
-        let reports: Vec<_> =
-            by_word.map(|(id, _)| Report { result: judge_pool(word, &id), id, late: word.late }).collect();
+        let report = |id: &PeerId| Report { result: judge_pool(word, id), id: id.clone(), late: word.late };
+        let reports: Vec<_> = self.peers.told_by_word(&word.at).map(report).collect();
         let drifted = self.drift_of(peer);
         let heard = self.peers.hear(&word.at, &word.result, word.said.clone(), std::time::Instant::now());
         if heard.answers_again {

@@ -1,12 +1,17 @@
 //! Backends that answer none of those who open connections: looked for once a second.
 
-use std::{mem, time::Instant};
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::Arc,
+    time::Instant,
+};
 
 use tracing::{info, warn};
 
 use super::state::{State, log};
 use crate::{
-    config::{Config, Passive},
+    config::{Passive, Service},
     core::{
         health::Pace,
         ids::BackendId,
@@ -32,9 +37,11 @@ pub(super) struct Watched {
 impl State {
     /// Watches the backends that the configuration wants watched.
     pub(super) fn follow_openings(&mut self) {
-        let mut before: std::collections::HashMap<u16, Watched> =
+        let mut before: HashMap<u16, Watched> =
             mem::take(&mut self.watched).into_iter().map(|watched| (watched.number, watched)).collect();
         let numbers = self.planner.numbers();
+        let of_service = |service: &Service| (service.name.clone(), service.check.passive);
+        let passives: BTreeMap<Arc<str>, Passive> = self.config.services.iter().map(of_service).collect();
         let wanted = plan::pools(&self.config).flat_map(|(service, pool)| {
             plan::members(&self.config, service, pool).map(|member| {
                 let checked = member.lent.unwrap_or_else(|| member.id.clone());
@@ -42,7 +49,7 @@ impl State {
             })
         });
         let watched = wanted.filter_map(|(number, id, checked)| {
-            let passive = passive_of(&self.config, &checked)?;
+            let passive = *passives.get(&checked.pool.service).filter(|passive| **passive != Passive::Off)?;
             let same = before.remove(&number).filter(|watched| watched.id == id);
             let (watch, silent) = same.map_or_else(Default::default, |same| (same.watch, same.silent));
             Some(Watched { number, id, checked, passive, watch, silent })
@@ -115,10 +122,4 @@ impl State {
             Some((watched.number, told))
         })
     }
-}
-
-/// Unless it is not to be watched.
-fn passive_of(config: &Config, checked: &BackendId) -> Option<Passive> {
-    let service = config.services.iter().find(|service| service.name == checked.pool.service)?;
-    Some(service.check.passive).filter(|passive| *passive != Passive::Off)
 }

@@ -157,7 +157,10 @@ impl State {
 
     /// Tells publishers what is true now.
     pub(super) fn tell_publishers(&self) {
-        let Some(dns) = self.config.dns.as_ref().filter(|_| self.publishes) else { return };
+        let Some(dns) = self.config.dns.as_ref().filter(|_| self.publishes && !self.publishers.is_empty())
+        else {
+            return;
+        };
         let sights = self.peers.sights();
         let word = |name: &Arc<str>| Some((name.clone(), self.peers.word(name)?.clone()));
         let words = self.config.peers.iter().filter_map(|peer| word(&peer.name)).collect();
