@@ -51,7 +51,8 @@ pub struct Checked {
     /// What holds until it is seen.
     presumed: Option<(Health, Instant)>,
     seen: Option<Seen>,
-    trouble: Option<Trouble>,
+    /// In a box, being rare: there may be ten thousand backends.
+    trouble: Option<Box<Trouble>>,
     /// What the backend itself last wanted.
     advice: Option<Override>,
     /// Clients were not answered: so many checks in a row have to pass before it is checked at the usual pace again.
@@ -110,7 +111,7 @@ impl Checked {
     /// trouble must not take away backends or peers that may be well.
     pub fn observe(&mut self, result: &CheckResult, now: Instant) -> Option<Transition> {
         if result.code == Code::Sockerr {
-            self.trouble = Some(Trouble { result: result.clone(), at: now });
+            self.trouble = Some(Box::new(Trouble { result: result.clone(), at: now }));
             return None;
         }
         self.trouble = None;
@@ -211,7 +212,7 @@ impl Checked {
 
     /// Set while checks cannot be made here: the latest of them.
     pub fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
+        self.trouble.as_deref()
     }
 
     /// The newest finished check, made or not, and when it finished.

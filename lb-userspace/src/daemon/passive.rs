@@ -26,12 +26,19 @@ use crate::{
 pub(super) struct Watched {
     number: u16,
     id: BackendId,
-    /// By what name it is checked: that of its own service, if it stands in for another one's.
-    checked: BackendId,
+    /// By what name it is checked, if it stands in for another service's: that of its own.
+    lent: Option<Box<BackendId>>,
     passive: Passive,
     watch: Watch,
     /// The last window without an answer, and when it was noticed; until there is an answer.
     silent: Option<(Silence, Instant)>,
+}
+
+impl Watched {
+    /// By what name it is checked.
+    fn checked(&self) -> &BackendId {
+        self.lent.as_deref().unwrap_or(&self.id)
+    }
 }
 
 impl State {
@@ -43,18 +50,18 @@ impl State {
         let of_service = |service: &Service| (service.name.clone(), service.check.passive);
         let passives: BTreeMap<Arc<str>, Passive> = self.config.services.iter().map(of_service).collect();
         let wanted = plan::pools(&self.config).flat_map(|(service, pool)| {
-            plan::members(&self.config, service, pool).map(|member| {
-                let checked = member.lent.unwrap_or_else(|| member.id.clone());
-                (numbers.backend(&member.id), member.id, checked)
-            })
+            plan::members(&self.config, service, pool)
+                .map(|member| (numbers.backend(&member.id), member.id, member.lent.map(Box::new)))
         });
-        let watched = wanted.filter_map(|(number, id, checked)| {
-            let passive = *passives.get(&checked.pool.service).filter(|passive| **passive != Passive::Off)?;
+        let watched = wanted.filter_map(|(number, id, lent)| {
+            let service = &lent.as_deref().unwrap_or(&id).pool.service;
+            let passive = *passives.get(service).filter(|passive| **passive != Passive::Off)?;
             let same = before.remove(&number).filter(|watched| watched.id == id);
             let (watch, silent) = same.map_or_else(Default::default, |same| (same.watch, same.silent));
-            Some(Watched { number, id, checked, passive, watch, silent })
+            Some(Watched { number, id, lent, passive, watch, silent })
         });
         self.watched = watched.collect();
+        self.watched.shrink_to_fit();
     }
 
     /// Looks at the counters of new connections. Says how soon backends are to be checked again of which clients had no
@@ -77,7 +84,7 @@ impl State {
             if signal == Signal::Answers && watched.silent.is_none() {
                 continue;
             }
-            let Some(checked) = self.backends.get_mut(&watched.checked).filter(|checked| checked.is_up())
+            let Some(checked) = self.backends.get_mut(watched.checked()).filter(|checked| checked.is_up())
             else {
                 watched.watch.forget();
                 continue;
@@ -98,7 +105,7 @@ impl State {
                         log(transition.to, "backend", id, &transition);
                         changed = true;
                     }
-                    suspects.push((watched.checked.clone(), checked.pace()));
+                    suspects.push((watched.checked().clone(), checked.pace()));
                 }
             }
         }
@@ -112,7 +119,7 @@ impl State {
     pub(super) fn silences(&self, now: Instant) -> impl Iterator<Item = (u16, status::Silence)> {
         self.watched.iter().filter_map(move |watched| {
             let (silence, at) = watched.silent?;
-            let held = self.backends.get(&watched.checked).and_then(|checked| checked.held(now));
+            let held = self.backends.get(watched.checked()).and_then(|checked| checked.held(now));
             let told = status::Silence {
                 opened: silence.opened,
                 window_ms: silence.window_ms,

@@ -89,7 +89,7 @@ impl BackendProbes {
             let check = Arc::new(service.check.clone());
             plan::backends(service, pool).map(move |found| (service, check.clone(), found))
         });
-        for (service, check, (backend, id, address)) in wanted {
+        let followed = wanted.map(|(service, check, (backend, id, address))| {
             let wanted = BackendProbe {
                 target: SocketAddr::new(address, check.port.unwrap_or(backend.port)),
                 check,
@@ -101,8 +101,9 @@ impl BackendProbes {
                 Some((was, running)) if was == wanted => running,
                 _ => start_backend(id.clone(), &wanted, ways, reports),
             };
-            self.0.insert(id, (wanted, running));
-        }
+            (id, (wanted, running))
+        });
+        self.0 = followed.collect();
     }
 
     /// Has a backend checked at once.
@@ -133,7 +134,7 @@ fn start_backend(
     if let Some(ways) = ways
         && let Some(through) = Through::new(ways.clone(), *forward, aims.clone())
     {
-        probe.through = Some(through);
+        probe.through = Some(Box::new(through));
         if let (true, Err(error)) = (forward.is_tunnel(), ways.watch(target.ip())) {
             warn!(
                 error = &error as &dyn std::error::Error,

@@ -118,17 +118,17 @@ impl State {
             let before = applied.backends.get(&planner.numbers().backend(id));
             before.is_some_and(|before| before.is_up() && before.address == address.into())
         };
-        let mut backends = BTreeMap::new();
-        for (service, pool) in plan::pools(&config) {
-            let timing = &service.check.timing;
-            for (_, id, address) in plan::backends(service, pool) {
+        let backends = plan::pools(&config)
+            .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)))
+            .map(|(service, (_, id, address))| {
+                let timing = &service.check.timing;
                 let checked = match was_up(&id, address) {
                     true => Checked::presumed_up(timing, now),
                     false => Checked::new(timing),
                 };
-                backends.insert(id, checked);
-            }
-        }
+                (id, checked)
+            })
+            .collect();
         let peers = Peers::new(probes::peer_ids(&config), exchange::asked(&config), &config.peer_check, now);
         let digest = config.digest();
         let (tables, steered_by) = watch::channel(Arc::default());

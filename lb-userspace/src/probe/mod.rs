@@ -47,7 +47,7 @@ pub struct Probe {
     /// Local address and port; the kernel's choice when absent.
     pub source: Option<Source>,
     /// The way through the data path; the ordinary one when absent.
-    pub through: Option<Through>,
+    pub through: Option<Box<Through>>,
     /// Limit of the whole check, from the connection to the end of the answer.
     pub timeout: Duration,
     /// What handshakes need; the first one makes it.
@@ -65,7 +65,7 @@ impl Probe {
     pub async fn run_once(&mut self) -> CheckResult {
         let start = Instant::now();
         let (source, source_port) = self.source.as_mut().map_or((None, None), |choose| choose.0());
-        let (target, through) = (self.target, self.through.as_ref());
+        let (target, through) = (self.target, self.through.as_deref());
         let endpoints = Endpoints { target, source, source_port, through };
         let limit = Limit { deadline: start + self.timeout, timeout: self.timeout };
         let finding = match through {
