@@ -12,6 +12,7 @@ mod dns;
 mod edit;
 mod explain;
 mod flows;
+mod init;
 mod node;
 mod node_wait;
 mod reload;
@@ -79,6 +80,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Init(init::Init),
     CheckConfig(check_config::CheckConfig),
     Status(status::StatusCommand),
     Explain(explain::ExplainCommand),
@@ -124,6 +126,7 @@ impl Cli {
         let client = Client::new(&self.socket);
         match self.command {
             Command::Run(command) => command.run().await,
+            Command::Init(command) => command.run(),
             Command::CheckConfig(command) => command.run().await,
             Command::Status(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,

@@ -2,14 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Write as _},
-    mem,
+    fs, io, mem,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 use tracing::{error, info, warn};
 
 use super::{names, state::State};
@@ -24,6 +21,7 @@ use crate::{
         plan,
     },
     unix_time::unix_seconds,
+    whole_file,
 };
 
 /// The version of the file that this usher reads and writes.
@@ -197,15 +195,9 @@ fn put_aside(file: &Path) {
 
 /// Writes a new file and puts it in the old one's place: whatever happens meanwhile, one of them is there whole.
 fn write(file: &Path, set: &Set) -> io::Result<()> {
-    let directory = file.parent().ok_or(io::ErrorKind::InvalidFilename)?;
-    fs::create_dir_all(directory)?;
-    let mut new = NamedTempFile::new_in(directory)?;
-    serde_json::to_writer_pretty(&mut new, &Document { version: VERSION, set: set.clone() })?;
-    new.write_all(b"\n")?;
-    new.as_file().sync_all()?;
-    new.persist(file)?;
-    // The new name is on the disk when the directory is.
-    fs::File::open(directory)?.sync_all()
+    let mut content = serde_json::to_vec_pretty(&Document { version: VERSION, set: set.clone() })?;
+    content.push(b'\n');
+    whole_file::write(file, &content)
 }
 
 impl State {

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{secret::Secret, state::State};
+use super::state::State;
 use crate::{
     config::{Config, Timing},
     core::{
@@ -20,8 +20,9 @@ use crate::{
         plan,
         publish::SelfState,
     },
-    dns::{self, AskError, Exchange, PeerKey},
+    dns::{self, AskError, Exchange, PeerKeys},
     probe::{self, Report},
+    secret::Secret,
 };
 
 /// What became of a question to a peer's daemon.
@@ -34,9 +35,9 @@ pub(super) struct Word {
     late: Duration,
 }
 
-/// What this node says, and the cluster's key.
+/// What this node says, and the cluster's keys.
 pub(super) struct OwnWord {
-    key: Option<PeerKey>,
+    keys: Option<PeerKeys>,
     word: watch::Sender<Arc<PeerWord>>,
 }
 
@@ -44,7 +45,7 @@ impl OwnWord {
     pub(super) fn new(secret: Option<&Secret>) -> OwnWord {
         let word =
             PeerWord { boot: rand::random(), key: secret.map_or(0, Secret::id), ..PeerWord::default() };
-        OwnWord { key: secret.map(Secret::peer_key), word: watch::channel(Arc::new(word)).0 }
+        OwnWord { keys: secret.map(Secret::peer_keys), word: watch::channel(Arc::new(word)).0 }
     }
 
     /// A random number that each start of the daemon chooses anew.
@@ -52,13 +53,13 @@ impl OwnWord {
         self.word.borrow().boot
     }
 
-    pub(super) fn key(&self) -> Option<&PeerKey> {
-        self.key.as_ref()
+    pub(super) fn keys(&self) -> Option<&PeerKeys> {
+        self.keys.as_ref()
     }
 
     /// For the DNS server.
     pub(super) fn exchange(&self) -> Option<Exchange> {
-        Some(Exchange { key: self.key.clone()?, word: self.word.subscribe() })
+        Some(Exchange { keys: self.keys.clone()?, word: self.word.subscribe() })
     }
 
     /// Says something else from now on, if it is something else.
@@ -93,18 +94,18 @@ pub(super) fn asked(config: &Config) -> Vec<PeerAddress> {
 }
 
 /// Asks the daemon at each address of each peer, again and again.
-pub(super) fn start(config: &Config, key: &PeerKey, words: &mpsc::Sender<Word>) -> Vec<AbortHandle> {
+pub(super) fn start(config: &Config, keys: &PeerKeys, words: &mpsc::Sender<Word>) -> Vec<AbortHandle> {
     let Some(dns) = &config.dns else { return Vec::new() };
     let start = |at: PeerAddress| {
         let port = config.peers.iter().find(|peer| peer.name == at.0).map_or(53, |peer| peer.dns_port);
-        let question = Question { key: key.clone(), port, zone: dns.zone.clone(), at };
+        let question = Question { keys: keys.clone(), port, zone: dns.zone.clone(), at };
         tokio::spawn(question.ask(config.peer_check.timing, words.clone())).abort_handle()
     };
     asked(config).into_iter().map(start).collect()
 }
 
 struct Question {
-    key: PeerKey,
+    keys: PeerKeys,
     zone: Arc<str>,
     port: u16,
     at: PeerAddress,
@@ -117,7 +118,7 @@ impl Question {
         loop {
             sleep_until(due).await;
             let (start, late) = (Instant::now(), due.elapsed());
-            let answer = dns::ask_peer(server, &self.key, &self.zone, timing.timeout).await;
+            let answer = dns::ask_peer(server, &self.keys, &self.zone, timing.timeout).await;
             let (result, said) = judge(answer, start.elapsed());
             if words.send(Word { at: self.at.clone(), result, said, late }).await.is_err() {
                 return;

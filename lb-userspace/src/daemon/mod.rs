@@ -48,7 +48,6 @@ mod passive;
 mod probes;
 mod publisher;
 mod reload;
-mod secret;
 mod snapshot;
 mod start;
 mod state;
@@ -173,8 +172,8 @@ impl Daemon {
         check_programs.follow(&config);
         let mut backend_probes = BackendProbes::default();
         backend_probes.follow(&config, check_programs.ways().as_ref(), &senders.backends);
-        let (steering, key) = (state.steering(), state.own_word.key());
-        let peer_probes = probes::start_peers(&config, &host, steering, key, &senders.peers);
+        let (steering, keys) = (state.steering(), state.own_word.keys());
+        let peer_probes = probes::start_peers(&config, &host, steering, keys, &senders.peers);
         let requests = senders.requests.clone();
         let manager = Manager::new();
         if let Some(sockets) = &dns {

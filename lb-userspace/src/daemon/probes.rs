@@ -31,7 +31,7 @@ use crate::{
         slots::Slots,
     },
     dataplane::Ways,
-    dns::PeerKey,
+    dns::PeerKeys,
     net::source,
     probe::{self, Probe, Report, Source, Through},
 };
@@ -187,7 +187,7 @@ pub(super) fn start_peers(
     config: &Config,
     host: &HostFacts,
     steering: &Steering,
-    key: Option<&PeerKey>,
+    keys: Option<&PeerKeys>,
     news: &PeerNews,
 ) -> Vec<Running> {
     let timing = config.peer_check.timing;
@@ -202,8 +202,8 @@ pub(super) fn start_peers(
             }
         }
     }
-    if let Some(key) = key {
-        running.extend(exchange::start(config, key, &news.words).into_iter().map(Running::Asking));
+    if let Some(keys) = keys {
+        running.extend(exchange::start(config, keys, &news.words).into_iter().map(Running::Asking));
     }
     running
 }

@@ -139,8 +139,8 @@ impl Daemon {
         self.events.forget_backends();
         if peers_differ(&old, &config) {
             let host = host.for_config(dataplane::kernel());
-            let (steering, key) = (self.state.steering(), self.state.own_word.key());
-            self.peer_probes = probes::start_peers(&config, &host, steering, key, &self.senders.peers);
+            let (steering, keys) = (self.state.steering(), self.state.own_word.keys());
+            self.peer_probes = probes::start_peers(&config, &host, steering, keys, &self.senders.peers);
         }
         self.follow_file();
         let not_kept = self.state.administration.set_edits(edits);

@@ -15,7 +15,6 @@ use super::{
     admin::Administration,
     basis::Basis,
     deny::{self, Deny},
-    secret::{self, Secret},
 };
 use crate::{
     config::{Config, Forward, Node, Service, XdpMode},
@@ -30,6 +29,7 @@ use crate::{
         facts::{HostFacts, Interface},
         sysctl,
     },
+    secret::Secret,
 };
 
 /// What the loop begins with.
@@ -71,7 +71,7 @@ pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
             key
         }
         (None, Some(known)) => known,
-        (None, None) => secret::random_key(),
+        (None, None) => Secret::random().hash_key(),
     };
     let denied = deny::read(config.defence.as_ref())?;
     let applied = left.as_ref().map(|left| left.image().clone()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What nodes tell each other: a question for a name that is in no zone, signed with the cluster's key (TSIG, RFC 8945),
 //! and an answer that is signed likewise. Others are told that there is no such name.
 
-use std::{fmt, net::SocketAddr, str::FromStr as _, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, net::SocketAddr, str::FromStr as _, sync::Arc, time::Duration};
 
 use domain::{
     base::{
@@ -28,34 +28,43 @@ const LABEL: &str = "_exchange";
 /// By how much clocks may differ, in seconds (RFC 8945 section 10).
 const FUDGE: u64 = 300;
 
-/// Name of the key; all clusters call theirs so.
-const KEY_NAME: &str = "usher-peer";
-
-/// The key with which nodes of a cluster sign what they tell each other.
+/// The keys with which nodes of a cluster sign what they tell each other: one, or two while one takes the other's place.
 #[derive(Clone)]
-pub struct PeerKey(Arc<Key>);
+pub struct PeerKeys {
+    /// Signs this node's questions.
+    own: Arc<Key>,
+    /// Those in which questions may be signed; the answer is signed likewise.
+    believed: Arc<HashMap<(KeyName, Algorithm), Arc<Key>>>,
+}
 
-/// Never shows the key.
-impl fmt::Debug for PeerKey {
+/// Never shows a key.
+impl fmt::Debug for PeerKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PeerKey(secret)")
+        f.write_str("PeerKeys(secret)")
     }
 }
 
-impl PeerKey {
-    /// The key of these secret bytes.
-    pub fn new(secret: &[u8; 32]) -> PeerKey {
-        let name = KeyName::from_str(KEY_NAME).expect("the name is a label");
-        let key = Key::new(Algorithm::Sha256, secret, name, None, None);
-        PeerKey(Arc::new(key.expect("the lengths are the algorithm's own")))
+impl PeerKeys {
+    /// The keys of these secret bytes, each with what tells it apart: the one in use, and another that is believed, too.
+    pub fn new(own: (u32, [u8; 32]), other: Option<(u32, [u8; 32])>) -> PeerKeys {
+        let own = key(own);
+        let all = [own.clone()].into_iter().chain(other.map(key));
+        let believed = all.map(|key| ((key.name().clone(), key.algorithm()), key)).collect();
+        PeerKeys { own, believed: Arc::new(believed) }
     }
+}
+
+fn key((id, secret): (u32, [u8; 32])) -> Arc<Key> {
+    let name = KeyName::from_str(&format!("usher-peer-{id:08x}")).expect("the name is a label");
+    let key = Key::new(Algorithm::Sha256, &secret, name, None, None);
+    Arc::new(key.expect("the lengths are the algorithm's own"))
 }
 
 /// This node's side of it.
 #[derive(Debug, Clone)]
 pub struct Exchange {
-    /// The cluster's key.
-    pub key: PeerKey,
+    /// The cluster's keys.
+    pub keys: PeerKeys,
     /// What this node says, as it changes.
     pub word: watch::Receiver<Arc<PeerWord>>,
 }
@@ -76,11 +85,11 @@ fn name(zone: &str) -> Result<Name<Vec<u8>>, AskError> {
 /// No answer, or none that a node of this cluster has signed.
 pub async fn ask_peer(
     address: SocketAddr,
-    key: &PeerKey,
+    keys: &PeerKeys,
     zone: &str,
     limit: Duration,
 ) -> Result<PeerWord, AskError> {
-    let (query, transaction) = query(&name(zone)?, key).map_err(|_| AskError::Zone(zone.to_owned()))?;
+    let (query, transaction) = query(&name(zone)?, keys).map_err(|_| AskError::Zone(zone.to_owned()))?;
     let mut answer = match timeout(limit, exchange(address, Way::ANY, &query)).await {
         Ok(answer) => answer?,
         Err(_) => return Err(AskError::Timeout { address, limit }),
@@ -104,7 +113,7 @@ pub async fn ask_peer(
 type Transaction = ClientTransaction<Arc<Key>>;
 
 /// A query with a random id; the kernel picks a random port.
-fn query(name: &Name<Vec<u8>>, key: &PeerKey) -> Result<(Message<Vec<u8>>, Transaction), PushError> {
+fn query(name: &Name<Vec<u8>>, keys: &PeerKeys) -> Result<(Message<Vec<u8>>, Transaction), PushError> {
     let mut builder = MessageBuilder::new_vec();
     builder.header_mut().set_id(rand::random());
     let mut builder = builder.question();
@@ -114,7 +123,7 @@ fn query(name: &Name<Vec<u8>>, key: &PeerKey) -> Result<(Message<Vec<u8>>, Trans
         opt.set_udp_payload_size(MAX_UDP);
         Ok(())
     })?;
-    let transaction = ClientTransaction::request(Arc::clone(&key.0), &mut builder, now())?;
+    let transaction = ClientTransaction::request(Arc::clone(&keys.own), &mut builder, now())?;
     Ok((builder.into_message(), transaction))
 }
 
@@ -147,7 +156,7 @@ impl Exchange {
             return None;
         }
         let mut message = Message::from_octets(query.to_vec()).ok()?;
-        match ServerTransaction::request(&self.key.0, &mut message, now()) {
+        match ServerTransaction::request(&*self.keys.believed, &mut message, now()) {
             Ok(None) => None,
             Ok(Some(transaction)) => self.answer(&message, transaction, transport).ok(),
             Err(error) => {

@@ -24,7 +24,7 @@ pub mod update;
 pub use answer::{Reply, Rotation, Transport, answer};
 pub use ask::{AskError, Way};
 pub use counters::{CounterValues, Counters};
-pub use exchange::{Exchange, PeerKey, ask_peer};
+pub use exchange::{Exchange, PeerKeys, ask_peer};
 pub use look_up::{Found, look_up};
 pub use server::{BindError, Protocol, Sockets, bind};
 

@@ -146,7 +146,7 @@ secret"#,
         r#"secret_file = "/etc/usher/secret"
 "#,
         "",
-        r#"usher.toml:2: node: secret_file: is missing, but there are peers: all nodes must choose the same backend for a flow; run `head -c 32 /dev/urandom | base64 > /etc/usher/secret; chmod 600 /etc/usher/secret`, copy the file to every node, and write secret_file = "/etc/usher/secret""#,
+        r#"usher.toml:2: node: secret_file: is missing, but there are peers: all nodes must choose the same backend for a flow; run `usher init` on one node and `usher init --join` on the others, and write secret_file = "/etc/usher/secret""#,
     ),
     (
         r#"name = "node1""#,

@@ -52,8 +52,8 @@ fn secret(config: &Config, findings: &mut Findings) {
         findings.refuse(
             &key,
             "is missing, but there are peers: all nodes must choose the same backend for a flow",
-            "run `head -c 32 /dev/urandom | base64 > /etc/usher/secret; chmod 600 /etc/usher/secret`, copy \
-             the file to every node, and write secret_file = \"/etc/usher/secret\"",
+            "run `usher init` on one node and `usher init --join` on the others, and write secret_file = \
+             \"/etc/usher/secret\"",
         );
     }
 }

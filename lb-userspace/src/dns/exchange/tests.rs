@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 const SECRET: [u8; 32] = [7; 32];
 
-fn key() -> PeerKey {
-    PeerKey::new(&SECRET)
+fn keys() -> PeerKeys {
+    PeerKeys::new((7, SECRET), None)
 }
 
 /// What a node with so many services says.
@@ -40,6 +40,10 @@ fn word(services: usize) -> PeerWord {
 
 /// A real server of a node that says this; it ends with the sender.
 fn serve(word: PeerWord) -> (SocketAddr, oneshot::Sender<()>) {
+    serve_with(keys(), word)
+}
+
+fn serve_with(keys: PeerKeys, word: PeerWord) -> (SocketAddr, oneshot::Sender<()>) {
     let config = config(AllDown::All);
     let nothing = publication(&config, &Default::default(), &PeerStates::new());
     let zone = Zone::new(&config, config.dns.as_ref().unwrap(), &nothing, 1);
@@ -48,14 +52,14 @@ fn serve(word: PeerWord) -> (SocketAddr, oneshot::Sender<()>) {
     let (_, zone) = watch::channel(Arc::new(zone));
     let (_, word) = watch::channel(Arc::new(word));
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(sockets.serve(zone, Some(Exchange { key: key(), word }), async {
+    tokio::spawn(sockets.serve(zone, Some(Exchange { keys, word }), async {
         let _ = stopped.await;
     }));
     (address, stop)
 }
 
 async fn ask(address: SocketAddr) -> Result<PeerWord, AskError> {
-    ask_peer(address, &key(), "example.test", PATIENCE).await
+    ask_peer(address, &keys(), "example.test", PATIENCE).await
 }
 
 #[tokio::test]
@@ -73,7 +77,8 @@ async fn a_long_word_comes_over_tcp() {
 #[tokio::test]
 async fn who_has_not_the_secret_is_told_nothing() {
     let (address, _stop) = serve(word(3));
-    let error = ask_peer(address, &PeerKey::new(&[8; 32]), "example.test", PATIENCE).await.unwrap_err();
+    let error =
+        ask_peer(address, &PeerKeys::new((8, [8; 32]), None), "example.test", PATIENCE).await.unwrap_err();
     assert!(matches!(error, AskError::Key { .. }), "{error:?}");
     assert!(error.to_string().contains("another secret"), "{error}");
 
@@ -85,9 +90,26 @@ async fn who_has_not_the_secret_is_told_nothing() {
 }
 
 #[tokio::test]
+async fn nodes_agree_at_every_step_from_one_secret_to_another() {
+    let [old, new] = [(1, [1; 32]), (2, [2; 32])];
+    let steps = [(old, None), (old, Some(new)), (new, Some(old)), (new, None)]
+        .map(|(own, other)| PeerKeys::new(own, other));
+    // Each node is one step ahead at most.
+    for pair in steps.windows(2) {
+        for (asks, answers) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
+            let (address, _stop) = serve_with(answers.clone(), word(1));
+            assert_eq!(ask_peer(address, asks, "example.test", PATIENCE).await.unwrap(), word(1));
+        }
+    }
+    let (address, _stop) = serve_with(steps[3].clone(), word(1));
+    let error = ask_peer(address, &steps[0], "example.test", PATIENCE).await.unwrap_err();
+    assert!(matches!(error, AskError::Key { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn another_name_or_type_is_no_question_to_a_peer() {
     let (address, _stop) = serve(word(3));
-    let error = ask_peer(address, &key(), "example.org", PATIENCE).await.unwrap_err();
+    let error = ask_peer(address, &keys(), "example.org", PATIENCE).await.unwrap_err();
     assert!(matches!(&error, AskError::Refused { rcode, .. } if rcode == "REFUSED"), "{error}");
 }
 
@@ -108,7 +130,7 @@ async fn answers(forge: impl FnOnce(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> 
 /// What a node with this key answers.
 fn answer_of(secret: &[u8; 32], query: &[u8]) -> Vec<u8> {
     let (_, word) = watch::channel(Arc::new(word(1)));
-    let exchange = Exchange { key: PeerKey::new(secret), word };
+    let exchange = Exchange { keys: PeerKeys::new((7, *secret), None), word };
     exchange.reply(query, "example.test", Transport::Udp).unwrap().octets
 }
 
@@ -149,7 +171,7 @@ async fn a_falsified_answer_is_none() {
 
 #[test]
 fn clocks_that_differ_are_named() {
-    let (query, transaction) = query(&name("example.test").unwrap(), &key()).unwrap();
+    let (query, transaction) = query(&name("example.test").unwrap(), &keys()).unwrap();
     let mut answer = Message::from_octets(answer_of(&SECRET, query.as_slice())).unwrap();
     let later = Time48::from_u64(unix_seconds() + 1_000);
     let why = transaction.answer(&mut answer, later).unwrap_err();
@@ -175,7 +197,7 @@ async fn silence_ends_with_the_limit() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let limit = Duration::from_millis(50);
     let address = silent.local_addr().unwrap();
-    let error = ask_peer(address, &key(), "example.test", limit).await.unwrap_err();
+    let error = ask_peer(address, &keys(), "example.test", limit).await.unwrap_err();
     assert!(matches!(error, AskError::Timeout { .. }), "{error}");
 }
 
