@@ -125,7 +125,8 @@ fn keep(ways: &[Way], shared: &Shared, index: usize) -> Result<()> {
             match result.and_then(|()| exchange.expect_answer()) {
                 Ok(()) => {
                     shared.answered.kept.fetch_add(1, Ordering::Relaxed);
-                    *place = Some((exchange, Instant::now()));
+                    // Its answer may have waited for that of another connection of this thread, and so may its end.
+                    *place = Some((exchange, began));
                 }
                 Err(error) => {
                     let connection = &exchange.connection;
