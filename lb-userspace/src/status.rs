@@ -268,7 +268,7 @@ pub struct PeerPool {
     pub service: String,
     /// The address's family.
     pub family: Family,
-    /// The peer's address that was checked: where packets reach it, whatever DNS names.
+    /// Where it was checked, whatever DNS names (`check_address`).
     pub address: IpAddr,
     /// Whether the peer can serve it, as seen from here.
     pub state: State,

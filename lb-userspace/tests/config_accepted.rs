@@ -42,6 +42,10 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+fn same(address: &str) -> NodeAddress {
+    NodeAddress { address: ip(address), publish: ip(address), check_address: ip(address) }
+}
+
 #[test]
 fn what_is_left_out_has_its_default() {
     let Loaded { config, warnings, .. } = load(MINIMAL);
@@ -49,7 +53,7 @@ fn what_is_left_out_has_its_default() {
 
     let node = &config.node;
     assert_eq!((node.xdp_mode, node.socket.to_str().unwrap()), (XdpMode::Auto, "/run/usher/usher.sock"));
-    assert_eq!(node.addresses, [NodeAddress { address: ip("192.0.2.11"), publish: ip("192.0.2.11") }]);
+    assert_eq!(node.addresses, [same("192.0.2.11")]);
     assert_eq!(node.secret_file, None);
     assert_eq!((&config.nat.ports, config.nat.reply), (&(1_024..=32_767), Reply::LastHop));
 
@@ -220,10 +224,17 @@ fn a_check_may_be_a_section_of_its_own() {
 
 #[test]
 fn an_address_may_be_published_as_another() {
-    let loaded = edit("[\"192.0.2.11\"]", "[{ address = \"10.0.0.11\", publish = \"192.0.2.11\" }]");
-    let node = &loaded.config.node;
-    assert_eq!(node.addresses, [NodeAddress { address: ip("10.0.0.11"), publish: ip("192.0.2.11") }]);
-    assert_eq!(loaded.config.services[0].addresses, [ip("10.0.0.11")], "packets carry the local one");
+    let written = |address: &str| {
+        let loaded = edit("[\"192.0.2.11\"]", &format!("[{{ address = \"10.0.0.11\", {address} }}]"));
+        assert_eq!(loaded.config.services[0].addresses, [ip("10.0.0.11")], "packets carry the local one");
+        loaded.config.node.addresses[0]
+    };
+    let found = |publish, check_address| NodeAddress { address: ip("10.0.0.11"), publish, check_address };
+    let (local, public, other) = (ip("10.0.0.11"), ip("192.0.2.11"), ip("10.1.0.11"));
+    assert_eq!(written("publish = \"192.0.2.11\""), found(public, public));
+    assert_eq!(written("check_address = \"10.1.0.11\""), found(local, other));
+    let both = "publish = \"192.0.2.11\", check_address = \"10.1.0.11\"";
+    assert_eq!(written(both), found(public, other));
 }
 
 #[test]

@@ -452,7 +452,7 @@ fn peer(n: u8) -> Peer {
 
 fn same(address: &str) -> NodeAddress {
     let address: IpAddr = address.parse().unwrap();
-    NodeAddress { address, publish: address }
+    NodeAddress { address, publish: address, check_address: address }
 }
 
 /// The zone while this node is as given and every peer serves.

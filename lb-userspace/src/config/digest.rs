@@ -26,7 +26,10 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use crate::{config::AllDown, core::publish::fixture::config};
+    use crate::{
+        config::AllDown,
+        core::publish::fixture::{config, ip},
+    };
 
     #[test]
     fn what_is_a_nodes_own_does_not_count_and_backends_do() {
@@ -34,6 +37,7 @@ mod tests {
         let mut other = config(AllDown::None);
         other.node.name = "node9".into();
         other.services[0].addresses.pop();
+        other.peers[0].addresses[0].check_address = ip("10.0.0.12");
         other.services.reverse();
         assert_eq!(one.digest(), other.digest());
         other.services[0].backends[0].weight = 2;

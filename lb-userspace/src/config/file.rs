@@ -67,6 +67,7 @@ pub(super) enum NodeAddress {
 pub(super) struct SplitAddress {
     pub address: Value<String>,
     pub publish: Value<String>,
+    pub check_address: Value<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -271,7 +272,7 @@ impl<'de> Deserialize<'de> for NodeAddress {
             type Value = NodeAddress;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address, or a table with `address` and `publish`")
+                f.write_str("an address, or a table with `address`, `publish` and `check_address`")
             }
 
             fn visit_str<E: de::Error>(self, address: &str) -> Result<NodeAddress, E> {

@@ -70,7 +70,7 @@ impl Config {
         let backends = self.services.iter().flat_map(|service| &service.backends);
         let backends = backends.flat_map(|backend| backend.addresses.iter().copied());
         let peers = self.peers.iter().flat_map(|peer| &peer.addresses);
-        backends.chain(peers.map(|peer| peer.address))
+        backends.chain(peers.map(|peer| peer.check_address))
     }
 
     /// The service whose backends a service uses when it has none.
@@ -108,6 +108,15 @@ pub struct Node {
     pub icmp_rate: u32,
 }
 
+impl Node {
+    /// As what a peer sees `source`, an address of this node, in packets to `at`: who is translated towards this node
+    /// sees it translated, too.
+    pub fn seen_as(&self, source: IpAddr, at: &NodeAddress) -> IpAddr {
+        let own = self.addresses.iter().find(|own| at.is_translated() && own.address == source);
+        own.map_or(source, |own| own.publish)
+    }
+}
+
 /// How the XDP program is attached to the interfaces: to all in the same way.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize,
@@ -140,6 +149,15 @@ pub struct NodeAddress {
     pub address: IpAddr,
     /// What DNS names; differs from `address` behind 1:1 NAT.
     pub publish: IpAddr,
+    /// Where peers check the node, and ask its daemon.
+    pub check_address: IpAddr,
+}
+
+impl NodeAddress {
+    /// Whether what peers send there is translated on its way (1:1 NAT).
+    pub fn is_translated(&self) -> bool {
+        self.check_address != self.address
+    }
 }
 
 /// Source addresses and ports for NAT.
@@ -288,7 +306,7 @@ pub struct PeerCheck {
 pub struct Peer {
     /// Unique among the nodes.
     pub name: Arc<str>,
-    /// Where its services answer (`address`), and what DNS names (`publish`).
+    /// Where its packets arrive (`address`), what DNS names (`publish`), and where this node checks it (`check_address`).
     pub addresses: Vec<NodeAddress>,
     /// Port of its embedded DNS server.
     pub dns_port: u16,

@@ -244,6 +244,7 @@ const FORMS: &[(&str, &str)] = &[
         "below [dns] `[[dns.publish]]`, in double brackets, above each zone's settings; of an address another one in \
          quotes, such as \"192.0.2.11\"",
     ),
+    ("check_address", "an address in quotes, such as \"203.0.113.21\""),
     ("primaries", "a list of addresses with ports, such as [\"192.0.2.53:53\"]"),
     ("key_file", "a path in quotes, such as \"/etc/usher/publish.key\""),
     ("lease", "a duration in quotes, such as \"60s\""),

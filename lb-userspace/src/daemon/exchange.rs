@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::state::State;
 use crate::{
-    config::{Config, Timing},
+    config::{Config, NodeAddress, Peer, Timing},
     core::{
         check::{CheckResult, Code},
         exchange::{PeerWord, Serving},
@@ -96,29 +96,30 @@ pub(super) fn asked(config: &Config) -> Vec<PeerAddress> {
 /// Asks the daemon at each address of each peer, again and again.
 pub(super) fn start(config: &Config, keys: &PeerKeys, words: &mpsc::Sender<Word>) -> Vec<AbortHandle> {
     let Some(dns) = &config.dns else { return Vec::new() };
-    let start = |at: PeerAddress| {
-        let port = config.peers.iter().find(|peer| peer.name == at.0).map_or(53, |peer| peer.dns_port);
-        let question = Question { keys: keys.clone(), port, zone: dns.zone.clone(), at };
+    let start = |peer: &Peer, have: &NodeAddress| {
+        let server = SocketAddr::new(have.check_address, peer.dns_port);
+        let at = (peer.name.clone(), have.address);
+        let question = Question { keys: keys.clone(), server, zone: dns.zone.clone(), at };
         tokio::spawn(question.ask(config.peer_check.timing, words.clone())).abort_handle()
     };
-    asked(config).into_iter().map(start).collect()
+    let peers = config.peers.iter();
+    peers.flat_map(|peer| peer.addresses.iter().map(move |have| start(peer, have))).collect()
 }
 
 struct Question {
     keys: PeerKeys,
     zone: Arc<str>,
-    port: u16,
+    server: SocketAddr,
     at: PeerAddress,
 }
 
 impl Question {
     async fn ask(self, timing: Timing, words: mpsc::Sender<Word>) {
-        let server = SocketAddr::new(self.at.1, self.port);
         let mut due = Instant::now() + health::first_check(&timing, rand::random());
         loop {
             sleep_until(due).await;
             let (start, late) = (Instant::now(), due.elapsed());
-            let answer = dns::ask_peer(server, &self.keys, &self.zone, timing.timeout).await;
+            let answer = dns::ask_peer(self.server, &self.keys, &self.zone, timing.timeout).await;
             let (result, said) = judge(answer, start.elapsed());
             if words.send(Word { at: self.at.clone(), result, said, late }).await.is_err() {
                 return;

@@ -19,7 +19,7 @@ use tracing::warn;
 use super::exchange::{self, Word};
 use crate::{
     config::{
-        Check, CheckKind, Config, Forward, HashInput, Peer, Protocol, Service,
+        Check, CheckKind, Config, Forward, HashInput, NodeAddress, Peer, Protocol, Service,
         host::{HostFacts, ProbeSources},
     },
     core::{
@@ -193,10 +193,10 @@ pub(super) fn start_peers(
     let timing = config.peer_check.timing;
     let mut running = Vec::new();
     for peer in &config.peers {
-        for address in peer.addresses.iter().map(|have| have.address) {
-            let there = ids_at(config, peer, address);
+        for have in &peer.addresses {
+            let there = ids_at(config, peer, have.address);
             for (service, id) in there.filter(|(service, _)| judge_of(service) == Judge::Probe) {
-                let probe = peer_probe(config, host, steering, service, &id);
+                let probe = peer_probe(config, host, steering, service, have, &id.pool);
                 let handle = probe::start(id, probe, timing, news.reports.clone());
                 running.push(Running::Probe(handle));
             }
@@ -213,15 +213,17 @@ fn peer_probe(
     host: &HostFacts,
     steering: &Steering,
     service: &Service,
-    id: &PeerId,
+    at: &NodeAddress,
+    pool: &PoolId,
 ) -> Probe {
-    let target = SocketAddr::new(id.address, service.port);
+    let target = SocketAddr::new(at.check_address, service.port);
     let mut probe = Probe::new(CheckKind::Tcp, target, config.peer_check.timing.timeout);
-    let sources = ProbeSources::new(config, service, id.address, host);
-    let mut port = steer(service, &id.pool, chooser(host), steering.clone());
+    let sources = ProbeSources::new(config, service, at.check_address, host);
+    let mut port = steer(service, pool, chooser(host), steering.clone());
+    let (node, at) = (config.node.clone(), *at);
     probe.source = Some(Source::new(move || {
         let address = sources.choose(source::kernels_choice(target), source::is_here);
-        (address, address.and_then(&mut port))
+        (address, address.and_then(|source| port(node.seen_as(source, &at))))
     }));
     probe
 }
@@ -315,6 +317,18 @@ mod tests {
         for (range, reserved, free) in cases {
             assert_eq!(longest_free(&range, reserved), free, "{range:?} without {reserved:?}");
         }
+    }
+
+    #[test]
+    fn a_node_is_seen_translated_where_its_peer_is() {
+        let mut config = config(AllDown::All);
+        let seen = |config: &Config, source: &str| {
+            config.node.seen_as(ip(source), &config.peers[0].addresses[0]).to_string()
+        };
+        assert_eq!(seen(&config, "10.0.0.11"), "10.0.0.11");
+        config.peers[0].addresses[0].address = ip("10.0.0.12");
+        assert_eq!(seen(&config, "10.0.0.11"), "192.0.2.11");
+        assert_eq!(seen(&config, "203.0.113.11"), "203.0.113.11", "nobody knows of what is not configured");
     }
 
     #[test]

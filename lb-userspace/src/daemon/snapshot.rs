@@ -1,6 +1,11 @@
 //! The state as `usher status` and `usher explain` show it.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use lb_common::{BackendCounters, Fate, Reason, Trace};
@@ -58,7 +63,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             .iter()
             .map(|peer| status::Peer {
                 name: peer.name.to_string(),
-                pools: peer_pools(state, &peer.name, now),
+                pools: peer_pools(state, peer, now),
                 answers: state.peers.answers(&peer.name),
                 drift: state.drift_of(&peer.name).map(str::to_owned),
             })
@@ -230,13 +235,17 @@ fn last_check(checked: &Checked, now: Instant) -> Option<LastCheck> {
     checked.last().map(|(result, at)| LastCheck::new(result, now.duration_since(at)))
 }
 
-fn peer_pools(state: &State, peer: &str, now: Instant) -> Vec<status::PeerPool> {
-    let of_peer = state.peers.iter().filter(|(id, ..)| &*id.peer == peer);
+fn peer_pools(state: &State, peer: &config::Peer, now: Instant) -> Vec<status::PeerPool> {
+    let of_peer = state.peers.iter().filter(|(id, ..)| id.peer == peer.name);
+    let checked_at = |address: &IpAddr| {
+        let found = peer.addresses.iter().find(|have| have.address == *address);
+        found.map_or(*address, |have| have.check_address)
+    };
     of_peer
         .map(|(PeerId { address, pool, .. }, _, checked)| status::PeerPool {
             service: pool.service.to_string(),
             family: pool.family,
-            address: *address,
+            address: checked_at(address),
             state: checked.health().into(),
             since_ms: since(Some(checked), state.started, now),
             last_check: last_check(checked, now),
@@ -281,7 +290,9 @@ fn dns(state: &State, now: Instant) -> Option<status::Dns> {
 fn servers(config: &config::Config, dns: &config::Dns) -> Vec<status::DnsServer> {
     let own = dns.listen.iter().map(|&address| (&config.node.name, address));
     let peers = config.peers.iter().flat_map(|peer| {
-        peer.addresses.iter().map(move |have| (&peer.name, SocketAddr::new(have.address, peer.dns_port)))
+        peer.addresses
+            .iter()
+            .map(move |have| (&peer.name, SocketAddr::new(have.check_address, peer.dns_port)))
     });
     let server = |(node, address): (&Arc<str>, _)| status::DnsServer { node: node.to_string(), address };
     own.chain(peers).map(server).collect()

@@ -118,6 +118,26 @@ secret"#,
         r#"usher.toml:17: peer "node2": addresses: 192.0.2.12: publishes 192.0.2.12, which node "node1" publishes too; publish an address that leads to this node only"#,
     ),
     (
+        r#""192.0.2.11", "#,
+        r#"{ address = "192.0.2.11", check_address = "2001:db8::1" }, "#,
+        "usher.toml:5: node: addresses: 192.0.2.11: check_address: 2001:db8::1 is of the other family; use an IPv4 address for an IPv4 address, an IPv6 address for an IPv6 address",
+    ),
+    (
+        r#""192.0.2.11", "#,
+        r#"{ address = "192.0.2.11", check_address = "192.0.2.0/24" }, "#,
+        "usher.toml:5: node: addresses: 192.0.2.11: check_address: is not an IP address; write the address alone, without a prefix length",
+    ),
+    (
+        r#""192.0.2.11", "#,
+        r#"{ address = "192.0.2.11", check_address = "192.0.2.12" }, "#,
+        r#"usher.toml:17: peer "node2": addresses: 192.0.2.12: is checked at 192.0.2.12, where node "node1" is checked, too; use a check_address that leads to this node only"#,
+    ),
+    (
+        r#""192.0.2.11", "#,
+        r#"{ address = "192.0.2.10", check_address = "192.0.2.11" }, "192.0.2.11", "#,
+        "usher.toml:5: node: addresses: 192.0.2.11: check_address: is given twice; remove one of the two",
+    ),
+    (
         r#"secret_file = "/etc/usher/secret""#,
         r#"secret_file = "secret""#,
         r#"usher.toml:6: node: secret_file: "secret" is not an absolute path; write the whole path, such as "/etc/usher/secret""#,

@@ -67,11 +67,12 @@ fn nodes(config: &Config, findings: &mut Findings) {
         .map(|peer| (format!("peer \"{}\"", peer.name), Key::peer(&peer.name), &peer.addresses));
     let mut held: HashMap<IpAddr, String> = HashMap::new();
     let mut published: HashMap<IpAddr, String> = HashMap::new();
+    let mut checked: HashMap<IpAddr, String> = HashMap::new();
     for &source in &config.nat.source {
         held.insert(source, "this node ([nat] source)".to_owned());
     }
     for (index, (owner, key, addresses)) in std::iter::once(own).chain(peers).enumerate() {
-        for &NodeAddress { address, publish } in addresses {
+        for &NodeAddress { address, publish, check_address } in addresses {
             let place = key.child("addresses").child(address);
             // A node with a single address uses it for NAT as well.
             let other = held.insert(address, owner.clone()).filter(|other| index > 0 && *other != owner);
@@ -83,6 +84,11 @@ fn nodes(config: &Config, findings: &mut Findings) {
             {
                 let what = format!("publishes {publish}, which {other} publishes too");
                 findings.refuse(&place, what, "publish an address that leads to this node only");
+            } else if let Some(other) =
+                checked.insert(check_address, owner.clone()).filter(|other| *other != owner)
+            {
+                let what = format!("is checked at {check_address}, where {other} is checked, too");
+                findings.refuse(&place, what, "use a check_address that leads to this node only");
             }
         }
     }

@@ -115,28 +115,31 @@ fn addresses(reader: &mut Reader<'_>, node: &Key, list: List<file::NodeAddress>)
             split.address.as_ref().map_or_else(|| "{ }".to_owned(), |address| address.get_ref().clone())
         }
     };
-    let (mut seen, mut published) = (Seen::default(), Seen::default());
+    let (mut seen, mut published, mut checked) = (Seen::default(), Seen::default(), Seen::default());
     let mut addresses = Vec::new();
     for entry in reader.required_list(node, "addresses", list, label) {
         let place = entry.with(());
-        if let Some((address, publish)) = address(reader, entry) {
-            if !reader.unique(&mut seen, &place, address) {
+        if let Some(found) = address(reader, entry) {
+            if !reader.unique(&mut seen, &place, found.address) {
                 continue;
             }
-            addresses.push(NodeAddress { address, publish });
-            reader.unique(&mut published, &Field { key: place.key.child("publish"), ..place }, publish);
+            addresses.push(found);
+            let named = |key: &str| Field { key: place.key.child(key), ..place.with(()) };
+            if reader.unique(&mut published, &named("publish"), found.publish) {
+                reader.unique(&mut checked, &named("check_address"), found.check_address);
+            }
         }
     }
     addresses
 }
 
-fn address(reader: &mut Reader<'_>, entry: Field<file::NodeAddress>) -> Option<(IpAddr, IpAddr)> {
+fn address(reader: &mut Reader<'_>, entry: Field<file::NodeAddress>) -> Option<NodeAddress> {
     let key = entry.key.clone();
     let place = entry.with(());
     let split = match entry.value {
         file::NodeAddress::Plain(address) => {
             let address = reader.address(&place.with(address))?;
-            return Some((address, address));
+            return Some(NodeAddress { address, publish: address, check_address: address });
         }
         file::NodeAddress::Split(split) => split,
     };
@@ -145,15 +148,25 @@ fn address(reader: &mut Reader<'_>, entry: Field<file::NodeAddress>) -> Option<(
         return None;
     };
     let address = reader.address(&place.with(written.into_inner()))?;
-    let Some(publish) = reader.optional(&key, "publish", split.publish) else {
-        return Some((address, address));
+    let publish = match reader.optional(&key, "publish", split.publish) {
+        Some(publish) => stand_in(reader, &publish, address, "publish")?,
+        None => address,
     };
-    let published = reader.address(&publish)?;
-    if published.is_ipv4() != address.is_ipv4() {
-        let mend = "publish an IPv4 address for an IPv4 address, an IPv6 address for an IPv6 address";
-        reader.refuse(&publish.key, format!("{published} is of the other family"), mend);
+    let check_address = match reader.optional(&key, "check_address", split.check_address) {
+        Some(check) => stand_in(reader, &check, address, "use")?,
+        None => publish,
+    };
+    Some(NodeAddress { address, publish, check_address })
+}
+
+/// An address that stands for `address` elsewhere, so of the same family.
+fn stand_in(reader: &mut Reader<'_>, field: &Field<String>, address: IpAddr, verb: &str) -> Option<IpAddr> {
+    let other = reader.address(field)?;
+    if other.is_ipv4() != address.is_ipv4() {
+        let mend = format!("{verb} an IPv4 address for an IPv4 address, an IPv6 address for an IPv6 address");
+        reader.refuse(&field.key, format!("{other} is of the other family"), mend);
     }
-    Some((address, published))
+    Some(other)
 }
 
 fn pin_dir(reader: &mut Reader<'_>, field: &Field<String>) -> Option<PathBuf> {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{HostFacts, kernel::sysctl_name};
 use crate::{
-    config::{Config, Protocol, Service, findings::Findings, key::Key},
+    config::{Config, NodeAddress, Protocol, Service, findings::Findings, key::Key},
     core::ids::Family,
 };
 
@@ -21,7 +21,7 @@ pub struct ProbeSources {
 }
 
 impl ProbeSources {
-    /// Those for a service at an address of a peer.
+    /// Those for a service at an address where a peer is checked.
     pub fn new(config: &Config, service: &Service, peer: IpAddr, facts: &HostFacts) -> ProbeSources {
         if !service.forward.is_direct() {
             return ProbeSources { held_by_backends: BTreeSet::new(), others: Vec::new() };
@@ -63,16 +63,16 @@ fn is_link_local(address: IpAddr) -> bool {
 
 pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings) {
     for peer in &config.peers {
-        for address in peer.addresses.iter().map(|node| node.address) {
+        for have in &peer.addresses {
             // Peers are asked about UDP services by DNS, which no backend answers.
             let mut probed = dsr_services(config).filter(|service| {
-                let offered = service.families().any(|family| family == Family::of(address));
+                let offered = service.families().any(|family| family == Family::of(have.address));
                 service.protocol == Protocol::Tcp && offered
             });
             let Some(service) = probed.next() else { continue };
-            source(config, service, (&peer.name, address), facts, findings);
-            if address.is_ipv4() {
-                way_back(config, service, address, facts, findings);
+            source(config, service, (&peer.name, have), facts, findings);
+            if have.address.is_ipv4() {
+                way_back(config, service, have.check_address, facts, findings);
             }
         }
     }
@@ -81,14 +81,14 @@ pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings)
 fn source(
     config: &Config,
     service: &Service,
-    (name, peer): (&str, IpAddr),
+    (name, peer): (&str, &NodeAddress),
     facts: &HostFacts,
     findings: &mut Findings,
 ) {
-    let Some(way) = facts.check_route.get(&peer) else { return };
-    let sources = ProbeSources::new(config, service, peer, facts);
+    let Some(way) = facts.check_route.get(&peer.check_address) else { return };
+    let sources = ProbeSources::new(config, service, peer.check_address, facts);
     if sources.choose(Some(way.source), |_| true).is_none() {
-        let family = Family::of(peer);
+        let family = Family::of(peer.address);
         let what = format!(
             "cannot be probed through the {} service \"{}\": that service's backends hold every \
              IP{family} address of this node's interfaces and would answer themselves",
@@ -98,7 +98,7 @@ fn source(
             "give one of the interfaces an IP{family} address that no {} service uses",
             service.forward
         );
-        findings.refuse(&Key::peer(name).child("addresses").child(peer), what, mend);
+        findings.refuse(&Key::peer(name).child("addresses").child(peer.address), what, mend);
     }
 }
 

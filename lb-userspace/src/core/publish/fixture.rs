@@ -63,7 +63,11 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             interfaces: vec!["front".to_owned()],
             xdp_mode: XdpMode::Auto,
             addresses: vec![
-                NodeAddress { address: ip("10.0.0.11"), publish: ip("192.0.2.11") },
+                NodeAddress {
+                    address: ip("10.0.0.11"),
+                    publish: ip("192.0.2.11"),
+                    check_address: ip("192.0.2.11"),
+                },
                 same("2001:db8:1::11"),
             ],
             socket: "/run/usher/usher.sock".into(),
@@ -125,7 +129,7 @@ pub(crate) fn peer(name: &str, addresses: &[&str]) -> Peer {
 }
 
 pub(crate) fn same(address: &str) -> NodeAddress {
-    NodeAddress { address: ip(address), publish: ip(address) }
+    NodeAddress { address: ip(address), publish: ip(address), check_address: ip(address) }
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {
