@@ -39,6 +39,9 @@ pub(crate) enum Verb {
         /// Who answers for the zone: embedded (the nodes), or bind, knot, powerdns on a host `dns`
         #[arg(long, default_value_t = Options::default().dns)]
         dns: DnsServer,
+        /// Let clients reach nodes by public addresses only, which the router translates one to one
+        #[arg(long)]
+        public: bool,
         /// Leave the nodes without usher
         #[arg(long)]
         bare: bool,
@@ -67,13 +70,14 @@ pub(crate) enum Verb {
 
 pub(crate) fn lab(verb: &Verb) -> Result<()> {
     match verb {
-        Verb::Up { nodes, backends, forward, xdp_mode, dns, bare } => up(&Options {
+        Verb::Up { nodes, backends, forward, xdp_mode, dns, public, bare } => up(&Options {
             nodes: *nodes,
             backends: *backends,
             forward: *forward,
             xdp_mode: *xdp_mode,
             run_usher: !bare,
             dns: *dns,
+            public: *public,
             ..Options::default()
         }),
         Verb::Status => status(&Lab::attach()?),

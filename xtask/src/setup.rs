@@ -19,6 +19,7 @@ use crate::{
 const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("ethtool", "ethtool"),
+    ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("unbound", "unbound"),
     ("named", "bind9"),

@@ -11,7 +11,7 @@ use crate::{
     host::Host,
     primary::key_file,
     quic::{self, QUIC_PORT},
-    topology::{Forward, Options, ZONE, address, back_address, tunnel_sources},
+    topology::{Forward, Options, ZONE, back_address, local_address, public_address, tunnel_sources},
 };
 
 /// How long resolvers may keep the nodes' answers.
@@ -127,7 +127,7 @@ pub(crate) fn unbound(options: &Options) -> String {
 "#,
         folder = folder.display()
     );
-    for address in address(Host::Resolver).into_iter().flat_map(|pair| pair.both()) {
+    for address in local_address(Host::Resolver).into_iter().flat_map(|pair| pair.both()) {
         let _ = writeln!(text, "    interface: {address}");
     }
     let _ = write!(text, "remote-control:\n    control-enable: no\nstub-zone:\n    name: \"{ZONE}.\"\n");
@@ -141,7 +141,7 @@ pub(crate) fn unbound(options: &Options) -> String {
 
 /// Files in the client's /etc: names come from the lab's resolver and nowhere else.
 pub(crate) fn client_etc() -> [(&'static str, String); 3] {
-    let resolver = address(Host::Resolver).map(|pair| pair.v4.to_string()).unwrap_or_default();
+    let resolver = local_address(Host::Resolver).map(|pair| pair.v4.to_string()).unwrap_or_default();
     [
         ("resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:2\n")),
         ("nsswitch.conf", "hosts: files dns\n".to_owned()),
@@ -176,7 +176,7 @@ negative_ttl = "{ttl}s"
         ttl = TTL.as_secs(),
         interfaces = if options.forward.has_tunnel() { r#"["front"]"# } else { r#"["front", "back"]"# },
         mode = options.xdp_mode,
-        addresses = list(addresses(node)),
+        addresses = node_addresses(node, options),
         listen = list(addresses(node).map(|address| SocketAddr::new(address, 53))),
         socket = socket.display(),
         secret = secret.display(),
@@ -207,7 +207,8 @@ negative_ttl = "{ttl}s"
         let _ = write!(text, "\n[flows]\nmax = {flows}\nudp_timeout = \"2s\"\n");
     }
     for peer in options.node_hosts().filter(|&peer| peer != node) {
-        let _ = write!(text, "\n[[peer]]\nname = \"{peer}\"\naddresses = {}\n", list(addresses(peer)));
+        let _ =
+            write!(text, "\n[[peer]]\nname = \"{peer}\"\naddresses = {}\n", node_addresses(peer, options));
     }
     let services = [&WEB, &ECHO].into_iter().chain(options.quic.then_some(&QUIC));
     text + &services.map(|one| service(one, options)).collect::<String>()
@@ -261,7 +262,15 @@ check = {{ kind = "http", path = "/healthz", port = {check_port}, interval = "20
 }
 
 pub(crate) fn addresses(host: Host) -> impl Iterator<Item = IpAddr> {
-    address(host).into_iter().flat_map(|pair| pair.both())
+    local_address(host).into_iter().flat_map(|pair| pair.both())
+}
+
+/// What a node has itself, and what DNS is to name instead.
+fn node_addresses(node: Host, options: &Options) -> String {
+    let Some(public) = public_address(node).filter(|_| options.public) else { return list(addresses(node)) };
+    let pairs = addresses(node).zip(public.both());
+    let tables = pairs.map(|(own, public)| format!("{{ address = \"{own}\", publish = \"{public}\" }}"));
+    format!("[{}]", tables.collect::<Vec<_>>().join(", "))
 }
 
 /// `["a", "b"]`
@@ -286,6 +295,16 @@ mod tests {
         assert_eq!(text.matches("address = [\"203.0.113.22\", \"2001:db8:2::22\"]").count(), 2);
         assert!(text.contains("port = 8080"));
         assert!(text.contains("xdp_mode = \"native\""));
+    }
+
+    #[test]
+    fn nodes_behind_the_router_publish_what_it_translates() {
+        let text = usher(Host::Node(1), &Options { public: true, ..Options::default() });
+        let written = |local: &str, public: &str| {
+            text.contains(&format!("{{ address = \"{local}\", publish = \"{public}\" }}"))
+        };
+        assert!(written("192.0.2.11", "198.51.100.71") && written("2001:db8:1::12", "2001:db8:100::72"));
+        assert!(text.contains("listen = [\"192.0.2.11:53\", \"[2001:db8:1::11]:53\"]"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::{
     host::Host,
     lab::Lab,
     namespace::{inside, link},
-    topology::{Net, Pair, SPOOFED, switch_port},
+    topology::{Net, Pair, SPOOFED, local_address, switch_port},
 };
 
 /// How long the node may take none of our packets.
@@ -58,7 +58,11 @@ impl Lab {
     pub fn flood(&self, node: u8, kind: Flood, packets: u32) -> Result<()> {
         let mac = |host| inside(host, || link(Net::Front.interface())?.addr().context("no MAC address"));
         let (router, node) = (mac(Host::Router)?, Host::Node(node));
-        let to = To { source_mac: router, mac: mac(node)?, vip: self.address(node)? };
+        let to = To {
+            source_mac: router,
+            mac: mac(node)?,
+            vip: local_address(node).context("a node has an address")?,
+        };
         inside(Host::Switch, || send(&switch_port(node, Net::Front), &to, kind, packets))
     }
 }

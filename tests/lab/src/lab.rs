@@ -151,12 +151,12 @@ impl Lab {
         finish(&mut self.command(host, command))
     }
 
-    /// The addresses of `host` in the network nearest to the client: a node's VIPs.
+    /// The addresses by which clients know `host`: a node's VIPs, or where the router translates, its public ones.
     ///
     /// # Errors
     /// For the switch, which has none.
     pub fn address(&self, host: Host) -> Result<Pair> {
-        address(host).with_context(|| format!("{host} has no address"))
+        address(host, &self.options).with_context(|| format!("{host} has no address"))
     }
 
     /// The addresses of `host` in the back network.

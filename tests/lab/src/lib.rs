@@ -9,6 +9,9 @@
 //!
 //! With [`Options::dns`] the zone is on a host `dns` in `front` (BIND, Knot, PowerDNS), on which nodes publish themselves.
 //!
+//! With [`Options::public`] the router translates a public address of each node, one to one; the nodes' own ones are out of
+//! the client's reach.
+//!
 //! With a tunnel (`dsr-ipip`, `dsr-gue`) the nodes are not in `back`: backends are behind the router. Backends
 //! that answer clients themselves are set up by `usher backend`.
 //!
@@ -17,7 +20,7 @@
 //! is what runs on real hosts: unbound, nginx and the built `usher`, found by [`binaries`]; and where
 //! [`Options::quic`] asks for it, a QUIC echo.
 //!
-//! Needs root, and `ip`, `ethtool`, `nginx`, `unbound`, `curl` and `dig`, for a host `dns` its server: `cargo xtask setup`.
+//! Needs root, and `ip`, `ethtool`, `nginx`, `unbound`, `curl` and `dig`, for a host `dns` its server, for public addresses `nft`: `cargo xtask setup`.
 //! One lab per machine; a [`Lab`] keeps other threads of the process waiting, and refuses while
 //! another process uses it.
 
@@ -46,6 +49,7 @@ mod status;
 mod topology;
 mod traffic;
 mod transfer;
+mod translation;
 mod wait;
 mod xdp;
 

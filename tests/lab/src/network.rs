@@ -21,9 +21,10 @@ use crate::{
     host::Host,
     process::end_all,
     topology::{
-        BACK, Net, Options, Port, SPOOFED, SPOOFED_BITS, address, checking_address, ports, switch_port,
-        tunnel_sources,
+        BACK, Net, Options, Pair, Port, SPOOFED, SPOOFED_BITS, checking_address, local_address, ports,
+        public_address, switch_port, tunnel_sources,
     },
+    translation,
     xdp::{self, Verdict},
 };
 
@@ -43,7 +44,13 @@ const HOST_SETTINGS: &[(&str, &str)] = &[
     ("ipv6/conf/default/accept_ra", "0"),
 ];
 
-const ROUTER_SETTINGS: &[(&str, &str)] = &[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")];
+/// It sends nobody another way: nodes that know each other by public addresses need it in between.
+const ROUTER_SETTINGS: &[(&str, &str)] = &[
+    ("ipv4/ip_forward", "1"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv6/conf/all/forwarding", "1"),
+];
 
 /// The switch carries frames and takes part in nothing.
 const SWITCH_SETTINGS: &[(&str, &str)] =
@@ -62,7 +69,7 @@ pub(crate) fn build(options: &Options) -> Result<()> {
     for &host in hosts.iter().filter(|&&host| host != Host::Switch) {
         ip_batch(Some(host), &host_lines(host, options))?;
     }
-    Ok(())
+    translation::begin(options)
 }
 
 /// Removes everything that any lab may have left, whatever made it.
@@ -253,11 +260,25 @@ fn host_lines(host: Host, options: &Options) -> Vec<String> {
         lines.push(format!("route add blackhole {}/{}", SPOOFED.v4, SPOOFED_BITS.0));
         lines.push(format!("route add blackhole {}/{}", SPOOFED.v6, SPOOFED_BITS.1));
     }
+    if host == Host::Router && options.public {
+        lines.extend(
+            options.node_hosts().filter_map(public_address).flat_map(|public| held(Net::Client, public)),
+        );
+    }
     lines.extend(default_routes(host));
     if options.forward.has_tunnel() {
         lines.extend(tunnel_lines(host, options));
     }
     lines
+}
+
+/// What makes a host answer for addresses in a network.
+fn held(net: Net, addresses: Pair) -> [String; 2] {
+    let name = net.interface();
+    [
+        format!("address add {}/32 dev {name}", addresses.v4),
+        format!("address add {}/128 dev {name} nodad", addresses.v6),
+    ]
 }
 
 /// With a tunnel, nodes are not in the backends' network, and reach it through the router.
@@ -286,7 +307,7 @@ fn tunnel_lines(host: Host, options: &Options) -> Vec<String> {
         Host::Router => options
             .node_hosts()
             .filter_map(|node| match node {
-                Host::Node(number) => Some((number, address(node)?.both())),
+                Host::Node(number) => Some((number, local_address(node)?.both())),
                 _ => None,
             })
             .flat_map(|(number, addresses)| tunnel_sources(number).into_iter().zip(addresses))

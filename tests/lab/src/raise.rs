@@ -23,7 +23,7 @@ use crate::{
     network, primary,
     process::spawn,
     quic::start_quic,
-    topology::{Family, Options, Pair, ZONE, address, tunnel_sources},
+    topology::{Family, Options, Pair, ZONE, local_address, tunnel_sources},
     wait::until,
 };
 
@@ -137,7 +137,7 @@ pub(crate) fn set_up(lab: &Lab, backend: Host) -> Result<()> {
     let options = lab.options();
     let mut words: Vec<String> = ["usher", "backend", "run", "--interface", "back"].map(str::to_owned).into();
     words.extend(["--forward".to_owned(), options.forward.to_string()]);
-    for vip in options.node_hosts().filter_map(address).flat_map(Pair::both) {
+    for vip in options.node_hosts().filter_map(local_address).flat_map(Pair::both) {
         words.extend(["--vip".to_owned(), vip.to_string()]);
     }
     if options.forward.has_tunnel() {
@@ -157,7 +157,7 @@ pub(crate) fn wait_set_up(lab: &Lab, backend: Host) -> Result<()> {
 fn start_echo(lab: &Lab, backend: Host) -> Result<()> {
     let mut addresses: Vec<IpAddr> = lab.address(backend)?.both().to_vec();
     if lab.options().forward.is_direct() {
-        addresses.extend(lab.options().node_hosts().filter_map(address).flat_map(Pair::both));
+        addresses.extend(lab.options().node_hosts().filter_map(local_address).flat_map(Pair::both));
     }
     let (udp, name) = (binaries::find(binaries::UDP)?, backend.to_string());
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();

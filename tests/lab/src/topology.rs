@@ -52,6 +52,8 @@ pub struct Options {
     pub nat_ports: Option<String>,
     /// Who answers for the zone.
     pub dns: DnsServer,
+    /// Whether clients reach nodes by public addresses only, which the router translates one to one.
+    pub public: bool,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             quic: false,
             nat_ports: None,
             dns: DnsServer::Embedded,
+            public: false,
         }
     }
 }
@@ -75,6 +78,7 @@ impl Options {
     pub(crate) fn check(&self) -> Result<()> {
         ensure!((1..=MAX_NODES).contains(&self.nodes), "a lab has 1 to {MAX_NODES} nodes");
         ensure!((1..=MAX_BACKENDS).contains(&self.backends), "a lab has 1 to {MAX_BACKENDS} backends");
+        ensure!(!self.public || self.forward == Forward::Nat, "public addresses are for forwarding by nat");
         Ok(())
     }
 
@@ -387,9 +391,22 @@ pub(crate) fn client_addresses() -> Vec<Pair> {
     ports(Host::Client).into_iter().flat_map(|port| port.addresses).collect()
 }
 
-/// The address of `host` that others know it by, in the network nearest to the client.
-pub(crate) fn address(host: Host) -> Option<Pair> {
+/// The address that `host` has itself in the network nearest to the client.
+pub(crate) fn local_address(host: Host) -> Option<Pair> {
     ports(host).first().and_then(|port| port.addresses.first().copied())
+}
+
+/// The address that clients know `host` by.
+pub(crate) fn address(host: Host, options: &Options) -> Option<Pair> {
+    if options.public { public_address(host).or_else(|| local_address(host)) } else { local_address(host) }
+}
+
+/// The public address of a node, where the router translates; beside the client's, and held by the router.
+pub(crate) fn public_address(host: Host) -> Option<Pair> {
+    match host {
+        Host::Node(number) => Some(Net::Client.pair(70 + number, 0x70 + u16::from(number))),
+        _ => None,
+    }
 }
 
 /// The address of `host` in the back network, if it is there.
@@ -425,13 +442,17 @@ mod tests {
     fn addresses_follow_the_plan() {
         let text = |pair: Option<Pair>| pair.map(|pair| pair.both().map(|address| address.to_string()));
         let expect = |v4: &str, v6: &str| Some([v4.to_owned(), v6.to_owned()]);
-        assert_eq!(text(address(Host::Client)), expect("198.51.100.7", "2001:db8:100::7"));
-        assert_eq!(text(address(Host::Resolver)), expect("192.0.2.53", "2001:db8:1::53"));
-        assert_eq!(text(address(Host::Dns)), expect("192.0.2.54", "2001:db8:1::54"));
-        assert_eq!(text(address(Host::Node(1))), expect("192.0.2.11", "2001:db8:1::11"));
+        assert_eq!(text(local_address(Host::Client)), expect("198.51.100.7", "2001:db8:100::7"));
+        assert_eq!(text(local_address(Host::Resolver)), expect("192.0.2.53", "2001:db8:1::53"));
+        assert_eq!(text(local_address(Host::Dns)), expect("192.0.2.54", "2001:db8:1::54"));
+        assert_eq!(text(local_address(Host::Node(1))), expect("192.0.2.11", "2001:db8:1::11"));
         assert_eq!(text(back_address(Host::Node(2))), expect("203.0.113.12", "2001:db8:2::12"));
-        assert_eq!(text(address(Host::Backend(3))), expect("203.0.113.23", "2001:db8:2::23"));
+        assert_eq!(text(local_address(Host::Backend(3))), expect("203.0.113.23", "2001:db8:2::23"));
         assert_eq!(text(back_address(Host::Client)), None);
+        let public = Options { public: true, ..Options::default() };
+        assert_eq!(text(address(Host::Node(1), &public)), expect("198.51.100.71", "2001:db8:100::71"));
+        assert_eq!(text(address(Host::Node(1), &Options::default())), expect("192.0.2.11", "2001:db8:1::11"));
+        assert_eq!(text(address(Host::Client, &public)), expect("198.51.100.7", "2001:db8:100::7"));
     }
 
     #[test]
@@ -450,6 +471,7 @@ mod tests {
         assert!(Options { nodes: 0, ..Options::default() }.check().is_err());
         assert!(Options { nodes: 10, ..Options::default() }.check().is_err());
         assert!(Options { backends: 201, ..Options::default() }.check().is_err());
+        assert!(Options { public: true, forward: Forward::DsrL2, ..Options::default() }.check().is_err());
         assert!(Options::default().check().is_ok());
     }
 }

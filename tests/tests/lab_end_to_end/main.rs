@@ -25,6 +25,7 @@ mod own_traffic;
 mod passive;
 mod path_mtu;
 mod policies;
+mod public;
 mod quic;
 mod reload;
 mod servers;
@@ -154,6 +155,14 @@ const NAT: &[(&str, Body)] = &checks![
     own_traffic::connections_from_the_node_work,
 ];
 
+/// Behind a router that translates public addresses.
+const PUBLIC: &[(&str, Body)] = &checks![
+    public::clients_are_given_public_addresses_and_reach_each_node_there,
+    public::nodes_that_cannot_reach_public_addresses_check_each_other_elsewhere,
+    nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
+    nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,
+];
+
 /// In a zone that BIND holds.
 const BIND: &[(&str, Body)] = &checks![
     shared_zone::nodes_publish_themselves_beside_what_is_the_operators,
@@ -209,6 +218,7 @@ fn run(arguments: &Arguments) -> Conclusion {
     let small =
         |options: &Options| Options { flows: Some(floods::SMALL_TABLE), quic: false, ..options.clone() };
     let few_ports = Options { nat_ports: Some(nat_ports::FEW.to_owned()), quic: false, ..nat.clone() };
+    let public = Options { public: true, ..Options::default() };
     let bare = Options { run_usher: false, ..Options::default() };
     let trials = [
         lab("nat", BOTH_WAYS, &nat),
@@ -232,6 +242,7 @@ fn run(arguments: &Arguments) -> Conclusion {
         lab("bind", BIND, &shared_zone::options(DnsServer::Bind)),
         lab("knot", OTHER_PRIMARY, &shared_zone::options(DnsServer::Knot)),
         lab("powerdns", OTHER_PRIMARY, &shared_zone::options(DnsServer::Powerdns)),
+        lab("translated", PUBLIC, &public),
         lab("bare", BARE, &bare),
         crash::trials(),
     ];

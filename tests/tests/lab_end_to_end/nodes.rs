@@ -24,10 +24,10 @@ use crate::{
 
 /// A node that fails is out of the others' answers by then, and so is one that is well back in them:
 /// three checks, 500 ms apart, each of which may take 500 ms.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// The node that suffers.
-const VICTIM: u8 = 2;
+pub(crate) const VICTIM: u8 = 2;
 
 pub(crate) fn f61_node_that_is_cut_off_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
     lose_and_regain(lab, Fault::LinkDown)
@@ -56,7 +56,7 @@ fn lose_and_regain(lab: &Lab, fault: Fault) -> Result<()> {
 }
 
 /// Waits until a node's DNS names another one in both families and for both services, or in none.
-fn wait_named(lab: &Lab, asked: u8, other: u8, named: bool) -> Result<()> {
+pub(crate) fn wait_named(lab: &Lab, asked: u8, other: u8, named: bool) -> Result<()> {
     let address = lab.address(Host::Node(other))?;
     let what = if named { "names" } else { "drops" };
     let start = Instant::now();
