@@ -272,6 +272,15 @@ const WARNINGS: &[(&str, &str, &[&str])] = &[
         &["usher.toml:7: nat: source: is used by no service; remove it, or use forward = \"nat\""],
     ),
     (
+        "[nat]\n",
+        "secret_file = \"/etc/usher/secret\"\n[peer_check]\npeer_probe_rate = 3\n[[peer]]\nname = \"node2\"\naddresses = \
+         [\"192.0.2.12\", \"192.0.2.22\"]\n[nat]\n",
+        &[
+            "usher.toml:8: peer_check: peer_probe_rate: is too low to connect to each of the 2 addresses of peers \
+           every 500ms: a dead one is found later; use 4 or more, or a longer interval",
+        ],
+    ),
+    (
         "\"tcp\"\nport = 80",
         "\"udp\"\nport = 80",
         &[

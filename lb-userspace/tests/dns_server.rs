@@ -400,7 +400,7 @@ fn config(peers: u8) -> Config {
             all_down: AllDown::All,
             publish: Vec::new(),
         }),
-        peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60) },
+        peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60), peer_probe_rate: 50 },
         peers: (1..=peers).map(peer).collect(),
         services: vec![Service {
             name: "web".into(),

@@ -141,6 +141,7 @@ pub(super) struct PeerCheck {
     pub fall: Value<i64>,
     pub jitter: Value<f64>,
     pub restart_grace: Value<String>,
+    pub peer_probe_rate: Value<i64>,
 }
 
 /// A part of `[peer_check]` and of a service's `check`. Not of serde's `flatten`, which would let unknown keys pass.

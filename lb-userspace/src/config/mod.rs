@@ -299,6 +299,8 @@ pub struct PeerCheck {
     pub timing: Timing,
     /// How long a peer whose daemon is silent stays in DNS while its data path serves.
     pub restart_grace: Duration,
+    /// Connections per second at most that this node opens through peers' data paths, on average; not 0.
+    pub peer_probe_rate: u32,
 }
 
 /// Another node of the cluster.

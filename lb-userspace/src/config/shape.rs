@@ -235,6 +235,7 @@ const FORMS: &[(&str, &str)] = &[
     ("record", "a type in quotes, such as \"A\" or \"SOA\""),
     ("reload_on_change", "true or false"),
     ("on_stop", "\"keep\" or \"detach\""),
+    ("peer_probe_rate", "a number without quotes, such as 50"),
     ("restart_grace", "a duration in quotes, such as \"60s\""),
     ("xdp_mode", "\"auto\", \"native\" or \"generic\""),
     ("addresses", "a list of addresses, such as [\"192.0.2.11\", \"2001:db8:1::11\"]"),

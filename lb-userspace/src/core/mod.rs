@@ -20,6 +20,7 @@ pub mod policy;
 pub mod publish;
 pub mod records;
 pub mod reload;
+pub mod rotation;
 pub mod shared;
 pub mod simulate;
 pub mod slots;

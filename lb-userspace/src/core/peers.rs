@@ -15,6 +15,7 @@ use crate::{
         exchange::{PeerWord, Sight},
         health::{Checked, Health, Transition},
         ids::PoolId,
+        rotation::{self, DataPath},
         slots::Slots,
     },
 };
@@ -29,6 +30,13 @@ pub struct PeerId {
     pub address: IpAddr,
     /// What it should serve.
     pub pool: PoolId,
+}
+
+impl PeerId {
+    /// The address, and whose it is.
+    pub fn at(&self) -> PeerAddress {
+        (self.peer.clone(), self.address)
+    }
 }
 
 impl fmt::Display for PeerId {
@@ -80,6 +88,8 @@ pub struct Peers {
     /// The questions to peers' daemons, one rhythm for each address.
     asked: BTreeMap<PeerAddress, Checked>,
     voices: BTreeMap<Arc<str>, Voice>,
+    /// What the probes of each address say together, where they are so many that they take turns; empty otherwise.
+    data_paths: BTreeMap<PeerAddress, DataPath>,
     /// How long a daemon may be silent.
     patience: Duration,
 }
@@ -110,6 +120,15 @@ struct Probed {
     /// when it has stopped; probes that failed do, and then passing ones alone bring the peer back. Where its word is
     /// the judge, nothing else than its word does.
     says_no: bool,
+}
+
+/// What is new after a probe.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The pool answers now, or no longer.
+    pub pool: Option<Transition>,
+    /// All that is probed at the address, or no longer: only where probes take turns.
+    pub data_path: Option<Transition>,
 }
 
 /// What is new after a question to a peer's daemon.
@@ -143,8 +162,13 @@ impl Peers {
         let asked: BTreeMap<PeerAddress, Checked> =
             asked.into_iter().map(|address| (address, Checked::new(&check.timing))).collect();
         let voice = Voice { heard: now, lost: false, word: None };
+        let probed: BTreeMap<PeerId, Probed> = ids.into_iter().map(|(id, judge)| (id, new(judge))).collect();
+        let connections = || probed.iter().filter(|(_, probed)| probed.judge == Judge::Probe);
+        let takes_turns = rotation::interval(check, connections().count()).is_some();
+        let addresses = connections().filter(|_| takes_turns).map(|(id, _)| id.at());
         Peers {
-            probed: ids.into_iter().map(|(id, judge)| (id, new(judge))).collect(),
+            data_paths: addresses.map(|at| (at, DataPath::new(&check.timing))).collect(),
+            probed,
             voices: asked.keys().map(|(peer, _)| (peer.clone(), voice.clone())).collect(),
             asked,
             patience: patience(check),
@@ -170,6 +194,12 @@ impl Peers {
             if let Some(known) = self.asked.get(address) {
                 *checked = known.clone();
                 checked.set_timing(&check.timing);
+            }
+        }
+        for (address, path) in &mut next.data_paths {
+            if let Some(known) = self.data_paths.get(address) {
+                *path = known.clone();
+                path.set_timing(&check.timing);
             }
         }
         for (peer, voice) in &mut next.voices {
@@ -234,10 +264,8 @@ impl Peers {
 
     /// Its daemon and its data path are two means; both must have failed for it to be silent.
     fn sight(&self, (peer, address): &PeerAddress, asked: &Checked) -> Sight {
-        let there = self.probed.iter().filter(|(id, _)| (&id.peer, &id.address) == (peer, address));
-        let connections = there.filter(|(_, probed)| probed.judge == Judge::Probe);
         let healths: Vec<_> =
-            connections.map(|(_, probed)| probed.checked.health()).chain([asked.health()]).collect();
+            self.connections(&(peer.clone(), *address)).into_iter().chain([asked.health()]).collect();
         if healths.contains(&Some(Health::Up)) {
             Sight::Answers
         } else if healths.contains(&None) {
@@ -261,18 +289,38 @@ impl Peers {
 
     /// Takes the result of a probe that ended at `now`, and says if the peer's health changed. One that could
     /// not be made here changes nothing ([`Checked::observe`]), nor does one that was cancelled meanwhile.
-    pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Option<Transition> {
-        let probed = self.probed.get_mut(id)?;
+    pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Observed {
+        let mut observed = Observed::default();
+        let Some(probed) = self.probed.get_mut(id) else { return observed };
+        let path = self.data_paths.get_mut(&id.at()).filter(|_| probed.judge == Judge::Probe);
+        if let Some(path) = path {
+            observed.data_path = path.observe(result, probed.checked.is_up(), now);
+            // While nothing works there, a failure says nothing of the pool: what was known of it holds when the rest works
+            // again, and need not be found anew in turn.
+            if path.health() == Some(Health::Down) && !result.code.passed() && result.code != Code::Sockerr {
+                if observed.data_path.is_some() {
+                    self.forget_noes(&id.at());
+                }
+                return observed;
+            }
+        }
         if !result.code.passed() && result.code != Code::Sockerr {
             probed.last_failure = Some(result.code);
         }
-        let transition = probed.checked.observe(result, now)?;
-        match transition.to {
-            Health::Up => probed.has_served = true,
-            Health::Down if probed.judge == Judge::Probe => probed.says_no = false,
-            Health::Down => {}
+        observed.pool = probed.checked.observe(result, now);
+        match observed.pool.as_ref().map(|transition| transition.to) {
+            Some(Health::Up) => probed.has_served = true,
+            Some(Health::Down) if probed.judge == Judge::Probe => probed.says_no = false,
+            Some(Health::Down) | None => {}
         }
-        Some(transition)
+        observed
+    }
+
+    /// Probes that failed take back what the peer said of pools that connections can tell of.
+    fn forget_noes(&mut self, at: &PeerAddress) {
+        let there =
+            self.probed.iter_mut().filter(|(id, probed)| id.at() == *at && probed.judge == Judge::Probe);
+        there.for_each(|(_, probed)| probed.says_no = false);
     }
 
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
@@ -284,7 +332,11 @@ impl Peers {
     /// knows whether its backends live.
     fn state_of(&self, id: &PeerId, probed: &Probed) -> PeerState {
         let lost = self.voices.get(&id.peer).is_some_and(|voice| voice.lost);
-        match probed.state() {
+        let state = match self.data_paths.get(&id.at()).filter(|_| probed.judge == Judge::Probe) {
+            Some(path) => self.state_in_turn(id, probed, path),
+            None => probed.state(),
+        };
+        match state {
             PeerState::Serves if lost => PeerState::Silent,
             PeerState::Unreachable(_)
                 if !lost && probed.judge == Judge::Word && probed.has_served && self.connects(id) =>
@@ -295,13 +347,36 @@ impl Peers {
         }
     }
 
+    /// What is known of a pool whose probes come rarely. Until its first one, it is judged as where no connection can tell:
+    /// by the peer's word, while other connections to the address work.
+    fn state_in_turn(&self, id: &PeerId, probed: &Probed, path: &DataPath) -> PeerState {
+        let last = path.checked().last().map(|(result, _)| result.code);
+        match (path.health(), probed.state()) {
+            (Some(Health::Down), PeerState::Serves) => PeerState::Unreachable(last.unwrap_or(Code::L4Tout)),
+            (Some(Health::Up), PeerState::Unknown) if self.says_yes(id) => PeerState::Serves,
+            (_, state) => state,
+        }
+    }
+
+    fn says_yes(&self, id: &PeerId) -> bool {
+        let answers = self.asked.get(&id.at()).is_some_and(Checked::is_up);
+        let word = self.voices.get(&id.peer).and_then(|voice| voice.word.as_ref());
+        answers && word.and_then(|word| word.serves.get(&id.pool)).is_some_and(|serving| serving.serves)
+    }
+
     /// Whether connections through the same address of the peer work.
     fn connects(&self, id: &PeerId) -> bool {
-        self.probed.iter().any(|(other, probed)| {
-            (&other.peer, other.address) == (&id.peer, id.address)
-                && probed.judge == Judge::Probe
-                && probed.checked.is_up()
-        })
+        self.connections(&id.at()).contains(&Some(Health::Up))
+    }
+
+    /// What probes say of an address: each pool's, or where they take turns, all of them together.
+    fn connections(&self, at: &PeerAddress) -> Vec<Option<Health>> {
+        if let Some(path) = self.data_paths.get(at) {
+            return vec![path.health()];
+        }
+        let there = self.probed.iter().filter(|(id, _)| (&id.peer, id.address) == (&at.0, at.1));
+        let probed = there.filter(|(_, probed)| probed.judge == Judge::Probe);
+        probed.map(|(_, probed)| probed.checked.health()).collect()
     }
 
     /// What the probes found; `None` for what is not probed.
@@ -309,9 +384,14 @@ impl Peers {
         self.probed.get(id).map(|probed| &probed.checked)
     }
 
-    /// All that is probed, in order.
+    /// All that is probed, in order, with the probes that tell: the pool's own, or while nothing works at its address, those
+    /// that found that out.
     pub fn iter(&self) -> impl Iterator<Item = (&PeerId, PeerState, &Checked)> {
-        self.probed.iter().map(|(id, probed)| (id, self.state_of(id, probed), &probed.checked))
+        self.probed.iter().map(|(id, probed)| {
+            let path = self.data_paths.get(&id.at()).filter(|_| probed.judge == Judge::Probe);
+            let dead = path.filter(|path| path.health() == Some(Health::Down));
+            (id, self.state_of(id, probed), dead.map_or(&probed.checked, DataPath::checked))
+        })
     }
 }
 
@@ -407,7 +487,7 @@ mod tests {
         let half = Duration::from_millis(500);
         let timing =
             Timing { interval: half, fast_interval: half, timeout: half, rise: 2, fall: 3, jitter: 0.1 };
-        PeerCheck { timing, restart_grace: Duration::from_secs(60) }
+        PeerCheck { timing, restart_grace: Duration::from_secs(60), peer_probe_rate: 50 }
     }
 
     fn peers(names: &[&str]) -> Peers {
@@ -584,6 +664,88 @@ mod tests {
         );
     }
 
+    /// 300 pools on one address of each of two peers: at 50 a second each has its turn every 12 s.
+    fn in_turn(start: Instant) -> (Peers, Vec<PeerId>) {
+        let service = |number: u32| PoolId { service: format!("s{number}").into(), family: Family::V4 };
+        let of = |peer| move |number| PeerId { pool: service(number), ..id(peer) };
+        let ids: Vec<_> = (0..300).flat_map(|number| [of("node2")(number), of("node3")(number)]).collect();
+        let probed = ids.iter().cloned().map(|id| (id, Judge::Probe));
+        let mut peers = Peers::new(probed, asked(&["node2", "node3"]), &check(), start);
+        for id in &ids {
+            peers.observe(id, &result(Code::L4Ok), start);
+        }
+        (peers, ids)
+    }
+
+    /// Lets probes take their turns for a while, each answered as its pool is; when a peer's pools were first all given up.
+    fn take_turns(
+        peers: &mut Peers,
+        ids: &[PeerId],
+        (start, time): (Instant, Duration),
+        answers: impl Fn(&PeerId) -> bool,
+        given_up: &str,
+    ) -> Option<Duration> {
+        let turn = Duration::from_millis(20);
+        let mut found = None;
+        for (number, id) in (0..).zip(ids.iter().cycle()).take((time.as_millis() / turn.as_millis()) as usize)
+        {
+            let at = turn * number;
+            let code = if answers(id) { Code::L4Ok } else { Code::L4Tout };
+            peers.observe(id, &result(code), start + at);
+            let serves =
+                peers.iter().any(|(id, state, _)| &*id.peer == given_up && state == PeerState::Serves);
+            if !serves {
+                found.get_or_insert(at);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_dead_peer_is_found_in_time_however_many_services_take_turns() {
+        let start = Instant::now();
+        let (mut peers, ids) = in_turn(start);
+        let minute = Duration::from_secs(60);
+        let dead = take_turns(&mut peers, &ids, (start, minute), |id| &*id.peer != "node2", "node2");
+        let found = dead.expect("node2 is given up");
+        assert!(found < check().timing.interval * check().timing.fall, "{found:?}");
+        assert!(peers.iter().all(|(id, state, _)| (&*id.peer == "node3") == (state == PeerState::Serves)));
+        let seen = peers.iter().find(|(id, ..)| &*id.peer == "node2").map(|(.., checked)| checked.is_up());
+        assert_eq!(seen, Some(false), "status tells what was found");
+
+        // All of it is back at once.
+        let later = start + minute;
+        take_turns(&mut peers, &ids, (later, Duration::from_secs(1)), |_| true, "node2");
+        assert!(peers.iter().all(|(_, state, _)| state == PeerState::Serves));
+    }
+
+    #[test]
+    fn a_dead_service_is_given_up_alone() {
+        let start = Instant::now();
+        let (mut peers, ids) = in_turn(start);
+        let is_dead = |id: &PeerId| &*id.peer == "node2" && id.pool.service.ends_with('7');
+        let minute = Duration::from_secs(60);
+        assert_eq!(take_turns(&mut peers, &ids, (start, minute), |id| !is_dead(id), "node2"), None);
+        for (id, state, _) in peers.iter() {
+            assert_eq!(state == PeerState::Serves, !is_dead(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn what_had_no_turn_yet_is_judged_by_the_peers_word() {
+        let start = Instant::now();
+        let (_, ids) = in_turn(start);
+        let probed = ids.iter().cloned().map(|id| (id, Judge::Probe));
+        let mut peers = Peers::new(probed, asked(&["node2", "node3"]), &check(), start);
+        says(&mut peers, &ids[2], true);
+        assert_eq!(peers.state(&ids[2]), PeerState::Unknown, "no connection has worked");
+        peers.observe(&ids[0], &result(Code::L4Ok), start);
+        assert_eq!(peers.state(&ids[2]), PeerState::Serves);
+        assert_eq!(peers.state(&ids[4]), PeerState::Unknown, "it has said nothing of it");
+        peers.observe(&ids[2], &result(Code::L4Con), start);
+        assert_eq!(peers.state(&ids[2]), PeerState::Unreachable(Code::L4Con), "it is not offered there");
+    }
+
     #[test]
     fn a_peer_is_silent_when_neither_daemon_nor_data_path_answers() {
         use Code::{L4Ok, L4Tout, L7Ok, L7Tout};
@@ -630,7 +792,7 @@ mod tests {
     #[test]
     fn a_result_for_nobody_is_left_out() {
         let mut peers = peers(&["node2"]);
-        assert_eq!(peers.observe(&id("node9"), &result(Code::L4Ok), Instant::now()), None);
+        assert_eq!(peers.observe(&id("node9"), &result(Code::L4Ok), Instant::now()), Observed::default());
         assert_eq!(peers.state(&id("node9")), PeerState::Unknown);
         assert_eq!(peers.iter().count(), 1);
     }

@@ -24,10 +24,10 @@ use crate::{
     },
     core::{
         check_path,
-        health::Pace,
+        health::{self, Pace},
         ids::{BackendId, Family, PoolId},
         peers::{Judge, PeerId, PortChooser},
-        plan,
+        plan, rotation,
         slots::Slots,
     },
     dataplane::Ways,
@@ -190,22 +190,43 @@ pub(super) fn start_peers(
     keys: Option<&PeerKeys>,
     news: &PeerNews,
 ) -> Vec<Running> {
-    let timing = config.peer_check.timing;
+    let connections = connections(config);
+    let mut timing = config.peer_check.timing;
+    let turns = rotation::interval(&config.peer_check, connections.len());
+    if let Some(interval) = turns {
+        (timing.interval, timing.fast_interval) = (interval, interval);
+    }
     let mut running = Vec::new();
-    for peer in &config.peers {
-        for have in &peer.addresses {
-            let there = ids_at(config, peer, have.address);
-            for (service, id) in there.filter(|(service, _)| judge_of(service) == Judge::Probe) {
-                let probe = peer_probe(config, host, steering, service, have, &id.pool);
-                let handle = probe::start(id, probe, timing, news.reports.clone());
-                running.push(Running::Probe(handle));
-            }
-        }
+    for (turn, (service, have, id)) in connections.iter().enumerate() {
+        let probe = peer_probe(config, host, steering, service, have, &id.pool);
+        let first = match turns {
+            Some(interval) => interval.mul_f64(turn as f64 / connections.len() as f64),
+            None => health::first_check(&timing, rand::random()),
+        };
+        let handle = probe::start_after(first, id.clone(), probe, timing, news.reports.clone());
+        running.push(Running::Probe(handle));
     }
     if let Some(keys) = keys {
         running.extend(exchange::start(config, keys, &news.words).into_iter().map(Running::Asking));
     }
     running
+}
+
+/// All connections that probe peers, in the order in which they take turns: every address has its turn before the next
+/// service has.
+fn connections(config: &Config) -> Vec<(&Service, &NodeAddress, PeerId)> {
+    let addresses =
+        || config.peers.iter().flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have)));
+    let tcp = config.services.iter().filter(|service| judge_of(service) == Judge::Probe);
+    tcp.flat_map(|service| {
+        addresses().filter_map(move |(peer, have)| {
+            let family = Family::of(have.address);
+            service.families().find(|offered| *offered == family)?;
+            let pool = PoolId { service: service.name.clone(), family };
+            Some((service, have, PeerId { peer: peer.name.clone(), address: have.address, pool }))
+        })
+    })
+    .collect()
 }
 
 fn peer_probe(

@@ -35,7 +35,7 @@ use crate::{
         image::{self, Image},
         lateness::Lateness,
         nat_ports::NatPorts,
-        peers::{PeerId, Peers},
+        peers::{Observed, PeerId, Peers},
         plan::{self, KnownHop, Planner, Situation},
         policy::Mode,
         publish::{self, PeerStates, Publication, SelfState},
@@ -241,11 +241,16 @@ impl State {
         self.lateness.note(report.late, now);
         let trouble = |peers: &Peers| peers.checked(&report.id).and_then(Checked::trouble).cloned();
         let was_in_trouble = trouble(&self.peers).is_some();
-        let transition = self.peers.observe(&report.id, &report.result, now);
+        let observed = self.peers.observe(&report.id, &report.result, now);
         log_trouble("peer", &report.id, was_in_trouble, trouble(&self.peers).as_ref());
-        let Some(transition) = transition else { return false };
-        log(transition.to, "peer", &report.id, &transition);
-        true
+        if let Some(transition) = &observed.pool {
+            log(transition.to, "peer", &report.id, transition);
+        }
+        if let Some(transition) = &observed.data_path {
+            let PeerId { peer, address, .. } = &report.id;
+            log(transition.to, "peer", &format_args!("{peer}: connections to {address}"), transition);
+        }
+        observed != Observed::default()
     }
 
     /// Takes out peers whose daemons have been silent for too long.

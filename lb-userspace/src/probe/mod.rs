@@ -25,7 +25,7 @@ use nix::errno::Errno;
 use tokio::time::Instant;
 
 pub use self::{
-    runner::{Handle, Report, start},
+    runner::{Handle, Report, start, start_after},
     through::Through,
     tls::Client as TlsClient,
 };

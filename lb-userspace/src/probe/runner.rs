@@ -83,14 +83,28 @@ impl Wishes {
 /// reports any more. The first run comes after [`health::first_check`], the others
 /// [`health::next_check`] after the start of the one before, or at once where that took longer.
 /// Must be called inside a tokio runtime.
-pub fn start<Id>(id: Id, mut probe: Probe, timing: Timing, reports: mpsc::Sender<Report<Id>>) -> Handle
+pub fn start<Id>(id: Id, probe: Probe, timing: Timing, reports: mpsc::Sender<Report<Id>>) -> Handle
+where
+    Id: Clone + Send + 'static,
+{
+    start_after(health::first_check(&timing, rand::random()), id, probe, timing, reports)
+}
+
+/// The same, with the first run after `first`.
+pub fn start_after<Id>(
+    first: Duration,
+    id: Id,
+    mut probe: Probe,
+    timing: Timing,
+    reports: mpsc::Sender<Report<Id>>,
+) -> Handle
 where
     Id: Clone + Send + 'static,
 {
     let wishes = Arc::new(Wishes::default());
     let told = wishes.clone();
     let task = tokio::spawn(async move {
-        let mut due = Instant::now() + health::first_check(&timing, rand::random());
+        let mut due = Instant::now() + first;
         loop {
             sleep_until(due).await;
             let late = due.elapsed();

@@ -435,6 +435,11 @@ dns_port = 0"#,
         r#"usher.toml:14: peer_check: interval: "5ms" is less than 10ms; use 10ms to 1day"#,
     ),
     (
+        r#"interval = "500ms""#,
+        "peer_probe_rate = 0",
+        "usher.toml:14: peer_check: peer_probe_rate: 0 is less than 1; use 1 to 100000; 50 suits most",
+    ),
+    (
         r#""192.0.2.12""#,
         r#""203.0.113.11""#,
         r#"usher.toml:17: peer "node2": addresses: 203.0.113.11: is also an address of this node ([nat] source); give every node addresses of its own"#,

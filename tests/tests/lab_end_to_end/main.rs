@@ -140,6 +140,7 @@ const NAT: &[(&str, Body)] = &checks![
     nodes::stopped_node_withdraws_serves_on_and_leaves_nothing_attached,
     nodes::service_manager_is_told_when_the_node_serves_lives_and_stops,
     nodes::dns_query_during_a_restart_is_answered,
+    nodes::f61_node_that_falls_silent_leaves_dns_though_services_take_turns,
     nodes::d46_drained_node_leaves_dns_and_serves_on,
     nodes::running_daemon_keeps_four_capabilities,
     lifecycle::d47_restart_follows_the_file,

@@ -19,7 +19,7 @@ use usher_lab::{Connections, Family, Fault, Host, Lab, until};
 
 use crate::{
     reload::Written,
-    support::{Background, RECOVERY, Traffic, config, expect_equal, sum, vip},
+    support::{Background, RECOVERY, Traffic, config, expect_equal, status, sum, vip},
 };
 
 /// A node that fails is out of the others' answers by then, and so is one that is well back in them:
@@ -34,6 +34,30 @@ pub(crate) fn f61_node_that_is_cut_off_leaves_dns_and_comes_back(lab: &Lab) -> R
 }
 
 pub(crate) fn f61_node_that_falls_silent_leaves_dns_and_comes_back(lab: &Lab) -> Result<()> {
+    lose_and_regain(lab, Fault::Drop)
+}
+
+/// Each service alone would be found dead after three turns, eight seconds here.
+pub(crate) fn f61_node_that_falls_silent_leaves_dns_though_services_take_turns(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    for written in &written {
+        let service = |port: u16| {
+            format!(
+                "\n[[service]]\nname = \"many{port}\"\nprotocol = \"tcp\"\nport = {port}\n\
+                 [[service.backend]]\nname = \"backend1\"\naddress = [\"203.0.113.21\", \"2001:db8:2::21\"]\n\
+                 port = 8080\n"
+            )
+        };
+        let services: String = (9_000..9_010).map(service).collect();
+        let check = "\n[peer_check]\npeer_probe_rate = 8\n";
+        written.reload(&format!("{}{check}{services}", written.ordinary))?;
+    }
+    until("all services have had their turn", RECOVERY, || {
+        let pools = status(lab, 1)?.peers.remove(0).pools;
+        let missing = pools.iter().filter(|pool| pool.last_check.is_none()).count();
+        ensure!(pools.len() > 20 && missing == 0, "{missing} of {} have not", pools.len());
+        Ok(())
+    })?;
     lose_and_regain(lab, Fault::Drop)
 }
 

@@ -9,6 +9,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use humantime::format_duration;
+
 use crate::{
     config::{
         Backend, Config, Forward, NoBackend, NodeAddress, Protocol, Service,
@@ -44,6 +46,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         }
     }
     sizes(config, findings);
+    peer_probes(config, findings);
 }
 
 fn secret(config: &Config, findings: &mut Findings) {
@@ -387,6 +390,29 @@ fn ports_of_the_node(config: &Config, service: &Service, findings: &mut Findings
             &key,
             format!("22 takes ssh to {own} away from the node itself"),
             "keep another way in",
+        );
+    }
+}
+
+/// Each address of a peer needs a probe as often as it would have without a cap.
+fn peer_probes(config: &Config, findings: &mut Findings) {
+    let connects = |family| {
+        let tcp = config.services.iter().filter(|service| service.protocol == Protocol::Tcp);
+        tcp.flat_map(Service::families).any(|offered| offered == family)
+    };
+    let addresses = config.peers.iter().flat_map(|peer| &peer.addresses);
+    let probed = addresses.filter(|have| connects(Family::of(have.address))).count();
+    let interval = config.peer_check.timing.interval;
+    let needed = (probed as f64 / interval.as_secs_f64()).ceil();
+    if f64::from(config.peer_check.peer_probe_rate) < needed && findings.sound(&Key::root()) {
+        let what = format!(
+            "is too low to connect to each of the {probed} addresses of peers every {}: a dead one is found later",
+            format_duration(interval)
+        );
+        findings.warn(
+            &Key::section("peer_check").child("peer_probe_rate"),
+            what,
+            format!("use {needed} or more, or a longer interval"),
         );
     }
 }

@@ -24,6 +24,8 @@ const BACKENDS: Timing = Timing {
 };
 /// Long enough for an upgrade, short enough that a backend that dies meanwhile is not trusted for long.
 const RESTART_GRACE: Duration = Duration::from_secs(60);
+/// 25 services on addresses of peers are checked at the usual interval; what a peer's backends hardly notice.
+const PROBE_RATE: u32 = 50;
 /// Quicker than backends: 3 × 500 ms, and a dead node has left every peer's answers.
 const PEERS: Timing = Timing {
     interval: Duration::from_millis(500),
@@ -34,7 +36,7 @@ const PEERS: Timing = Timing {
 
 pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<file::PeerCheck>) -> PeerCheck {
     let Some(Field { key, value: section, .. }) = reader.optional(root, "peer_check", section) else {
-        return PeerCheck { timing: PEERS, restart_grace: RESTART_GRACE };
+        return PeerCheck { timing: PEERS, restart_grace: RESTART_GRACE, peer_probe_rate: PROBE_RATE };
     };
     let rhythm = file::Timing {
         interval: section.interval,
@@ -45,7 +47,12 @@ pub(super) fn peer_check(reader: &mut Reader<'_>, root: &Key, section: Value<fil
         jitter: section.jitter,
     };
     let grace = section.restart_grace;
+    let rate = reader.optional(&key, "peer_probe_rate", section.peer_probe_rate);
+    let whole = |reader: &mut Reader<'_>, rate: Field<i64>| {
+        reader.whole(&rate, 1..=100_000, "use 1 to 100000; 50 suits most")
+    };
     PeerCheck {
+        peer_probe_rate: rate.and_then(|rate| whole(reader, rate)).unwrap_or(PROBE_RATE),
         timing: timing(reader, &key, rhythm, PEERS),
         restart_grace: reader.duration_or(&key, "restart_grace", grace, RESTART_GRACE, Duration::ZERO..=DAY),
     }

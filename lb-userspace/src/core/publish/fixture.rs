@@ -99,7 +99,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             all_down,
             publish: Vec::new(),
         }),
-        peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60) },
+        peer_check: PeerCheck { timing, restart_grace: Duration::from_secs(60), peer_probe_rate: 50 },
         peers: vec![peer("node2", &["192.0.2.12", "2001:db8:1::12"]), peer("node3", &["192.0.2.13"])],
         services: vec![
             service("web", Some("www.example.test"), Protocol::Tcp, 80, both),
