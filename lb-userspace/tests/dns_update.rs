@@ -7,10 +7,13 @@ mod name_server;
 use std::{
     fs,
     io::Read as _,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -19,10 +22,18 @@ use lb_userspace::{
         ids::Family,
         records::{AddressSet, Change, Contents, Outcome, Prerequisite, Update},
     },
-    dns::update::{Keys, Primary, UpdateError},
+    dns::{
+        Way, look_up, look_up_over_tcp,
+        update::{Keys, Primary, UpdateError},
+    },
 };
 use name_server::{NameServer, Place, can_run};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+};
 
 /// For answers that come.
 const LONG: Duration = Duration::from_secs(20);
@@ -326,27 +337,37 @@ async fn clocks_are_compared(address: SocketAddr, differences: &Differences) {
     {
         let late = primary(address, APEX, &usher_key()).with_clock(clock);
         let outcome = update(&late, [], [set_text("not at this time")]).await;
-        if let Err(UpdateError::Time { ahead, .. }) = outcome {
-            assert!((ahead.unwrap() - off).abs() <= 5, "{ahead:?}");
+        if let Err(UpdateError::Time { here, there, .. }) = outcome {
+            let ahead = here.cast_signed() - there.unwrap().cast_signed();
+            assert!((ahead - off).abs() <= 5, "{ahead:?}");
         }
         assert_said(outcome, differences.wrong_time);
     }
 }
 
 /// `dist/dns/named.conf` as it stands, but for the paths.
+async fn bind(zone: &str) -> NameServer {
+    bind_with(zone, None).await
+}
+
+/// The same with a clock that is off by so many seconds.
+async fn bind_with(zone: &str, clock: Option<&str>) -> NameServer {
+    let place = Place::new();
+    let (zone_file, key_file) = (place.path().join("zone"), place.path().join("usher.key"));
+    place.write("zone", zone);
+    write_secret(&key_file, &usher_key());
+    let config = include_str!("../../dist/dns/named.conf")
+        .replace("/var/lib/bind/example.test.zone", &zone_file.to_string_lossy())
+        .replace("/etc/bind/usher.key", &key_file.to_string_lossy());
+    name_server::bind_with_clock(place, &(config + &key("other-key", OTHER_SECRET)), clock).await
+}
+
 #[tokio::test]
 async fn bind_is_a_primary() {
     if !can_run("named", "bind9") {
         return;
     }
-    let place = Place::new();
-    let (zone, key_file) = (place.path().join("zone"), place.path().join("usher.key"));
-    place.write("zone", ZONE);
-    write_secret(&key_file, &usher_key());
-    let config = include_str!("../../dist/dns/named.conf")
-        .replace("/var/lib/bind/example.test.zone", &zone.to_string_lossy())
-        .replace("/etc/bind/usher.key", &key_file.to_string_lossy());
-    let server = name_server::bind(place, &(config + &key("other-key", OTHER_SECRET))).await;
+    let server = bind(ZONE).await;
     let differences = Differences {
         forbidden: "(REFUSED): its update-policy or ACL does not allow the key \"usher-key\"",
         no_grant: "(REFUSED): its update-policy or ACL does not allow the key \"other-key\"",
@@ -355,7 +376,7 @@ async fn bind_is_a_primary() {
         alias: "Applied",
         wrong_secret: "(BADSIG)",
         unknown_key: "(BADKEY)",
-        wrong_time: "(BADTIME): this host's clock is ",
+        wrong_time: "(BADTIME): this host's clock says ",
     };
     behaves(&server, &differences).await;
 }
@@ -382,7 +403,7 @@ async fn knot_is_a_primary() {
         alias: "Applied",
         wrong_secret: "(BADSIG)",
         unknown_key: "(BADKEY)",
-        wrong_time: "(BADTIME): this host's clock is ",
+        wrong_time: "(BADTIME): this host's clock says ",
     };
     behaves(&server, &differences).await;
 }
@@ -454,4 +475,134 @@ async fn names_that_are_none() {
     let own = primary(address, APEX, &usher_key());
     let error = own.read(&["a..b".into()], &[], SHORT).await.unwrap_err();
     assert_eq!(error.to_string(), "\"a..b\" is not a DNS name");
+}
+
+/// As many as BIND lets a set have by default (`max-records-per-type`).
+const MOST: usize = 100;
+
+#[tokio::test]
+async fn one_record_more_than_a_set_may_have() {
+    if !can_run("named", "bind9") {
+        return;
+    }
+    let others: String = (0..MOST - 1).map(|host| format!("www 60 IN A 203.0.113.{host}\n")).collect();
+    let server = bind(&(ZONE.to_owned() + &others)).await;
+    let own = primary(server.address(), APEX, &usher_key());
+    assert_eq!(update(&own, [], [add(WWW, "192.0.2.11")]).await.unwrap(), Outcome::Applied);
+    let full = read(&own).await;
+    assert_eq!(full.names[WWW].sets[&Family::V4].addresses.len(), MOST);
+    let refused = update(&own, [], [add(WWW, "192.0.2.12"), set_text("lease 1")]).await;
+    assert_said(refused, "max-records-per-type");
+    assert_eq!(read(&own).await, full);
+    // As soon as there is room.
+    let room = [remove(WWW, "203.0.113.0"), add(WWW, "192.0.2.12"), set_text("lease 1")];
+    assert_eq!(update(&own, [], room).await.unwrap(), Outcome::Applied);
+    assert_eq!(read(&own).await.names[WWW].sets[&Family::V4].addresses.len(), MOST);
+}
+
+/// Something between that takes TCP connections only, and holds back every answer.
+struct Relay {
+    address: SocketAddr,
+    delay: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Relay {
+    async fn to(server: SocketAddr) -> Relay {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, delay) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+        let waits = delay.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(there) = TcpStream::connect(server).await else { continue };
+                tokio::spawn(relay(client, there, waits.clone()));
+            }
+        });
+        Relay { address, delay, task }
+    }
+
+    /// Answers take so many milliseconds more from now on.
+    fn hold_back(&self, delay: u64) {
+        self.delay.store(delay, Ordering::Relaxed);
+    }
+}
+
+async fn relay(client: TcpStream, server: TcpStream, delay: Arc<AtomicU64>) {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let questions = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+        tokio::time::sleep(Duration::from_millis(delay.load(Ordering::Relaxed))).await;
+        if to_client.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    questions.abort();
+}
+
+/// An update whose answer comes too late was made all the same: that is why a zone is read before it is changed again.
+#[tokio::test]
+async fn a_slow_primary_is_named_and_helps_itself() {
+    if !can_run("named", "bind9") {
+        return;
+    }
+    let server = bind(ZONE).await;
+    let relay = Relay::to(server.address()).await;
+    let slow = primary(relay.address, APEX, &usher_key());
+    relay.hold_back(3_000);
+    let late = format!("no answer from {} within 300ms", relay.address);
+    assert_eq!(slow.serial(SHORT).await.unwrap_err().to_string(), late);
+    let write = Update { prerequisites: vec![], changes: vec![add(WWW, "192.0.2.11"), set_text("lease 1")] };
+    assert_eq!(slow.update(&write, SHORT).await.unwrap_err().to_string(), late);
+    assert_eq!(read(&slow).await.texts[LEASE], ["lease 1"], "as slow as it is");
+    relay.hold_back(0);
+    assert_eq!(update(&slow, [text_is("lease 1")], [set_text("lease 2")]).await.unwrap(), Outcome::Applied);
+    assert_eq!(read(&slow).await.texts[LEASE], ["lease 2"]);
+}
+
+/// Where datagrams are refused, and where they are lost.
+#[tokio::test]
+async fn a_primary_that_takes_tcp_only() {
+    if !can_run("named", "bind9") {
+        return;
+    }
+    let server = bind(ZONE).await;
+    let relay = Relay::to(server.address()).await;
+    let own = primary(relay.address, APEX, &usher_key());
+    assert_eq!(update(&own, [], [add(WWW, "192.0.2.11")]).await.unwrap(), Outcome::Applied);
+    assert_eq!(sets(&read(&own).await, WWW), [(Family::V4, set(30, ["192.0.2.11"]))]);
+    for loses in [false, true] {
+        let hole = loses.then(|| UdpSocket::bind(relay.address).unwrap());
+        look_up(relay.address, Way::ANY, WWW, "A", SHORT).await.unwrap_err();
+        let found = look_up_over_tcp(relay.address, WWW, "A", LONG).await.unwrap();
+        assert_eq!(found.records, ["192.0.2.11"]);
+        drop(hole);
+    }
+}
+
+/// The primary's clock, not this host's.
+#[tokio::test]
+async fn a_primary_whose_clock_is_an_hour_off() {
+    if !can_run("named", "bind9") || !can_run("faketime", "faketime") {
+        return;
+    }
+    for (offset, way) in [("+3600", "behind"), ("-3600", "ahead of")] {
+        let server = bind_with(ZONE, Some(offset)).await;
+        let own = primary(server.address(), APEX, &usher_key());
+        let error = own.serial(LONG).await.unwrap_err();
+        let UpdateError::Time { here, there: Some(there), .. } = error else { panic!("{error}") };
+        assert!((3_595..=3_605).contains(&here.abs_diff(there)), "{here} {there}");
+        let said = error.to_string();
+        assert!(
+            said.contains("(BADTIME)") && said.contains(&format!(" s {way} its, which says 20")),
+            "{said}"
+        );
+    }
 }

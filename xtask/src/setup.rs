@@ -23,7 +23,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nginx", "nginx-light"),
     ("unbound", "unbound"),
     ("named", "bind9"),
+    // `nsupdate` comes with it.
     ("dig", "bind9-dnsutils"),
+    ("faketime", "faketime"),
+    ("nft", "nftables"),
     ("knotd", "knot"),
     // It loads where its records are from another package.
     ("pdns_server", "pdns-server pdns-backend-lmdb"),

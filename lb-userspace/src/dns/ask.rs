@@ -117,6 +117,16 @@ pub(super) async fn exchange(
     if !answer.header().tc() {
         return Ok(answer);
     }
+    exchange_over_tcp(address, way, query).await
+}
+
+/// Over TCP alone.
+pub(super) async fn exchange_over_tcp(
+    address: SocketAddr,
+    way: Way<'_>,
+    query: &Message<Vec<u8>>,
+) -> Result<Message<Vec<u8>>, AskError> {
+    let failed = |source| AskError::Io { address, source };
     let octets = exchange_tcp(address, way, query).await.map_err(failed)?;
     match Message::from_octets(octets) {
         Ok(answer) if answer.is_answer(query) && !answer.header().tc() => Ok(answer),

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{
     AskError,
-    ask::{Way, build_query, exchange},
+    ask::{Way, build_query, exchange, exchange_over_tcp},
 };
 
 /// What a server answered.
@@ -39,13 +39,33 @@ pub async fn look_up(
     record: &str,
     limit: Duration,
 ) -> Result<Found, AskError> {
-    let bad = || AskError::Question(format!("{name} {record}"));
-    let wanted = Rtype::from_str(record).map_err(|_| bad())?;
-    let name = Name::<Vec<u8>>::from_str(name).map_err(|_| bad())?;
-    let query = build_query(&name, wanted, true).map_err(|_| bad())?;
+    let (query, wanted) = query(name, record)?;
     let answer = timeout(limit, exchange(address, way, &query));
     let answer = answer.await.map_err(|_| AskError::Timeout { address, limit })??;
     read(&answer, wanted).map_err(|_| AskError::Malformed(address))
+}
+
+/// The same over TCP alone: what a server has that gives no answer over UDP.
+///
+/// # Errors
+/// As [`look_up`].
+pub async fn look_up_over_tcp(
+    address: SocketAddr,
+    name: &str,
+    record: &str,
+    limit: Duration,
+) -> Result<Found, AskError> {
+    let (query, wanted) = query(name, record)?;
+    let answer = timeout(limit, exchange_over_tcp(address, Way::ANY, &query));
+    let answer = answer.await.map_err(|_| AskError::Timeout { address, limit })??;
+    read(&answer, wanted).map_err(|_| AskError::Malformed(address))
+}
+
+fn query(name: &str, record: &str) -> Result<(Message<Vec<u8>>, Rtype), AskError> {
+    let bad = || AskError::Question(format!("{name} {record}"));
+    let wanted = Rtype::from_str(record).map_err(|_| bad())?;
+    let name = Name::<Vec<u8>>::from_str(name).map_err(|_| bad())?;
+    Ok((build_query(&name, wanted, true).map_err(|_| bad())?, wanted))
 }
 
 fn read(answer: &Message<Vec<u8>>, wanted: Rtype) -> Result<Found, domain::base::wire::ParseError> {

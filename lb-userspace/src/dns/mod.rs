@@ -7,7 +7,7 @@
 //!   answer nothing before its first checks have finished.
 //! - [`answer`] is the whole protocol as a function from message to message, without sockets.
 //! - [`ask_peer`] asks a peer what it says of itself; [`Exchange`] is the other side.
-//! - [`look_up`] asks a backend that is a DNS server.
+//! - [`look_up`] asks any other DNS server: a backend, the primary of a zone.
 //! - [`update`] reads and changes records of a zone that another server holds.
 
 mod answer;
@@ -25,7 +25,7 @@ pub use answer::{Reply, Rotation, Transport, answer};
 pub use ask::{AskError, Way};
 pub use counters::{CounterValues, Counters};
 pub use exchange::{Exchange, PeerKeys, ask_peer};
-pub use look_up::{Found, look_up};
+pub use look_up::{Found, look_up, look_up_over_tcp};
 pub use server::{BindError, Protocol, Sockets, bind};
 
 /// Largest UDP message we send, and announce to receive: fits any IPv6 path unfragmented (1280 octets less headers).

@@ -17,6 +17,10 @@ use tempfile::TempDir;
 /// How long a server may take to answer after its start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// As `faketime` has it, which would stay between us and the server. The C library comes before jemalloc, which asks for
+/// the time while the other one looks for its functions.
+const FAKETIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1:libc.so.6";
+
 /// Whether `program` is there; without it, the test says that it is skipped.
 pub fn can_run(program: &str, package: &str) -> bool {
     let found =
@@ -92,6 +96,11 @@ impl NameServer {
 
 /// BIND; `zones` are its zones and keys.
 pub async fn bind(place: Place, zones: &str) -> NameServer {
+    bind_with_clock(place, zones, None).await
+}
+
+/// The same; its clock is right, or off by so many seconds (`"+3600"`).
+pub async fn bind_with_clock(place: Place, zones: &str, clock: Option<&str>) -> NameServer {
     let (path, port) = (place.path().display(), place.address.port());
     let config = format!(
         r#"options {{
@@ -109,7 +118,12 @@ controls {{}};
     );
     place.write("named.conf", &config);
     let config = place.path().join("named.conf");
-    NameServer::start(place, Command::new("named").args(["-g", "-n", "1", "-c"]).arg(config)).await
+    let mut command = Command::new("named");
+    if let Some(clock) = clock {
+        // Its time of day; timers go on as ever.
+        command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
+    NameServer::start(place, command.args(["-g", "-n", "1", "-c"]).arg(config)).await
 }
 
 /// Knot; `config` has its keys, access and zones.

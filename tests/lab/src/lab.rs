@@ -19,7 +19,7 @@ use crate::{
     host::Host,
     network,
     owner::{self, Turn},
-    primary::key_file,
+    primary::{self, key_file},
     process::{Signal, end, named},
     raise::{
         clear, log, log_tail, programs, raise, set_up, start_nginx, start_usher, start_usher_from,
@@ -354,6 +354,39 @@ impl Lab {
     /// When there is no such host, or it is not at the switch.
     pub fn fault(&self, host: Host, fault: Fault) -> Result<()> {
         befall(host, fault)
+    }
+
+    /// The network loses without a sign what a host and some others send each other; what others were parted before are so
+    /// no longer. With no others nobody is parted.
+    ///
+    /// # Errors
+    /// When one of them is not at the switch.
+    pub fn part(&self, host: Host, others: &[Host]) -> Result<()> {
+        network::part(host, others)
+    }
+
+    /// Stops the zone's primary, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When there is none, or it does not stop within ten seconds.
+    pub fn stop_primary(&self) -> Result<()> {
+        end(Host::Dns, primary::program(&self.options).context("there is no primary")?, Signal::Term)
+    }
+
+    /// Starts the zone's primary with what it had; its clock is off by so many seconds (`"+3600"`), or right.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start_primary(&self, clock: Option<&str>) -> Result<()> {
+        primary::start(self, clock)
+    }
+
+    /// Changes the zone on BIND as its operator does, by lines of `nsupdate`.
+    ///
+    /// # Errors
+    /// When the primary does not make the changes.
+    pub fn change_zone(&self, lines: &[&str]) -> Result<()> {
+        primary::change(self, lines)
     }
 
     /// Takes a node's interfaces away and gives it new ones, with the same names and addresses.

@@ -143,6 +143,26 @@ pub(crate) fn accept(host: Host, accepted: bool) -> Result<()> {
     attach(host, matches!(host, Host::Node(_)).then_some(Verdict::Pass))
 }
 
+/// Loses without a sign what a host and some others send each other, or no longer what any do.
+pub(crate) fn part(host: Host, others: &[Host]) -> Result<()> {
+    // Of all that filters at the switch, nothing else knows both ends of a frame's way.
+    let mut lines = vec![
+        "add table bridge parted".to_owned(),
+        "delete table bridge parted".to_owned(),
+        "add table bridge parted".to_owned(),
+        "add chain bridge parted forward { type filter hook forward priority 0; }".to_owned(),
+    ];
+    for (one, other) in others.iter().map(|&other| (host, other)) {
+        for (from, to) in [(one, other), (other, one)] {
+            for (port, end) in at_switch(from)?.iter().zip(at_switch(to)?) {
+                let (port, end) = (port.switch_port(), end.switch_port());
+                lines.push(format!("add rule bridge parted forward iifname {port:?} oifname {end:?} drop"));
+            }
+        }
+    }
+    check(&mut on(Host::Switch, &["nft", &lines.join("\n")]), "switch").map(drop)
+}
+
 /// Gives the switch's ends of a host's cables an XDP program, in place of one they have.
 fn attach(host: Host, verdict: Option<Verdict>) -> Result<()> {
     change_switch(host, |port| format!("link set {} xdpdrv off", port.switch_port()))?;

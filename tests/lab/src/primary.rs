@@ -42,6 +42,8 @@ pub(crate) fn write_files(options: &Options) -> Result<()> {
     for host in options.node_hosts().chain([Host::Dns]) {
         write_readable_by_root(&key_file(host), &key)?;
     }
+    let operators = key.replace("usher-key", "operator-key").replace(&secret, &random_hex()?);
+    write_readable_by_root(&ours(OPERATOR), &operators)?;
     write(&ours(ZONE_FILE), &zone())?;
     match options.dns {
         DnsServer::Embedded => Ok(()),
@@ -59,8 +61,12 @@ pub(crate) fn write_files(options: &Options) -> Result<()> {
     }
 }
 
-/// Starts the server, if there is one.
-pub(crate) fn start(lab: &Lab) -> Result<()> {
+/// As `faketime` has it, which would stay between us and the server. The C library comes before jemalloc, which asks for
+/// the time while the other one looks for its functions.
+const FAKETIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1:libc.so.6";
+
+/// Starts the server, if there is one, with the right time of day or one that is off by so many seconds.
+pub(crate) fn start(lab: &Lab, clock: Option<&str>) -> Result<()> {
     let config = |name: &str| ours(name).to_string_lossy().into_owned();
     let words: Vec<String> = match lab.options().dns {
         DnsServer::Embedded => return Ok(()),
@@ -82,10 +88,27 @@ pub(crate) fn start(lab: &Lab) -> Result<()> {
         }
     };
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    spawn(lab.command(Host::Dns, &words), &log(Host::Dns, words[0]))
+    let mut command = lab.command(Host::Dns, &words);
+    if let Some(clock) = clock {
+        // Timers go on as ever.
+        command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
+    spawn(command, &log(Host::Dns, words[0]))
+}
+
+/// Makes an operator's changes on BIND.
+pub(crate) fn change(lab: &Lab, lines: &[&str]) -> Result<()> {
+    let script = ours("changes");
+    let server = lab.address(Host::Dns)?.v4;
+    write(&script, &format!("server {server}\nzone {ZONE}\n{}\nsend\n", lines.join("\n")))?;
+    let key = ours(OPERATOR).to_string_lossy().into_owned();
+    lab.run(Host::Dns, &["nsupdate", "-k", &key, &script.to_string_lossy()]).map(drop)
 }
 
 const ZONE_FILE: &str = "example.test.zone";
+
+/// The key of the zone's operator, who may change everything.
+const OPERATOR: &str = "operator.key";
 
 /// A file of the host `dns`.
 fn ours(name: &str) -> PathBuf {
@@ -116,9 +139,12 @@ fn named_conf() -> String {
     let folder = folder.display();
     let own = include_str!("../../../dist/dns/named.conf")
         .replace("/var/lib/bind", &folder.to_string())
-        .replace("/etc/bind/usher.key", &key_file(Host::Dns).to_string_lossy());
+        .replace("/etc/bind/usher.key", &key_file(Host::Dns).to_string_lossy())
+        .replace("update-policy {", "update-policy {\n        grant operator-key zonesub ANY;");
+    let operator = ours(OPERATOR);
     format!(
-        r#"options {{
+        r#"include {operator:?};
+options {{
     directory "{folder}";
     listen-on {{ {v4}}};
     listen-on-v6 {{ {v6}}};

@@ -111,7 +111,7 @@ pub(crate) fn log(host: Host, program: &str) -> PathBuf {
 
 fn start_all(lab: &Lab) -> Result<()> {
     let options = lab.options();
-    primary::start(lab)?;
+    primary::start(lab, None)?;
     let config = file(Host::Resolver, "unbound.conf");
     let unbound = lab.command(Host::Resolver, &["unbound", "-d", "-c", &config.to_string_lossy()]);
     spawn(unbound, &log(Host::Resolver, "unbound"))?;

@@ -175,6 +175,10 @@ const BIND: &[(&str, Body)] = &checks![
     shared_zone::node_that_stops_for_good_leaves_nothing_in_the_zone,
     shared_zone::primary_that_stands_still_takes_nobody_away,
     shared_zone::node_alone_takes_nobody_away,
+    shared_zone::node_cut_off_from_its_peers_alone_is_taken_away_and_takes_nobody_away,
+    shared_zone::primary_whose_clock_is_an_hour_off_takes_nobody_away,
+    shared_zone::records_of_the_operator_at_a_name_are_named_and_left_alone,
+    shared_zone::primary_that_takes_tcp_only_is_written_and_named,
     shared_zone::wrong_key_is_named_and_mended_without_a_restart,
     shared_zone::plan_and_simulation_tell_what_comes,
 ];

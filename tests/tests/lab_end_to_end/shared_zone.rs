@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use usher_lab::{DnsServer, Family, Fault, Host, Lab, Options, until};
+use usher_lab::{DnsServer, Family, Fault, Host, Lab, Options, TTL, until};
 
-use crate::support::{Kept, RECOVERY, expect_equal};
+use crate::support::{Kept, RECOVERY, SLACK, expect_equal};
 
 /// A dead node has left the primary and every answer by then: three checks, 500 ms apart, each of which may take 500 ms, and
 /// a look at the primary.
@@ -59,6 +59,27 @@ fn wait_held(lab: &Lab, nodes: &[u8], limit: Duration) -> Result<Duration> {
     })?;
     ensure!(start.elapsed() <= limit, "it took {:?} until the primary had nodes {nodes:?}", start.elapsed());
     Ok(start.elapsed())
+}
+
+/// What `usher dns why` and `usher dns plan` say on a node is what the primary answers.
+fn expect_told(lab: &Lab, node: u8) -> Result<()> {
+    let (held, own) = (held(lab)?, of_nodes(lab, &[node])?);
+    let why = lab.run(Host::Node(node), &["usher", "dns", "why", "www.example.test"])?;
+    let answer = why.lines().find_map(|line| line.trim_start().strip_prefix("primary of example.test "));
+    let (_, answer) = answer.and_then(|line| line.split_once(": ")).context("no answer of the primary")?;
+    let told = answer.split(' ').map(str::parse).collect::<Result<BTreeSet<IpAddr>, _>>();
+    expect_equal("what `why` says", &told.with_context(|| why.clone())?, &held)?;
+    let plan = lab.run(Host::Node(node), &["usher", "dns", "plan"])?;
+    let added = plan.lines().filter(|line| line.trim_start().starts_with("add www.example.test. "));
+    let added = added.filter_map(|line| line.rsplit(' ').next()).map(str::parse);
+    let missing: BTreeSet<IpAddr> = own.difference(&held).copied().collect();
+    expect_equal("what `plan` adds", &added.collect::<Result<_, _>>()?, &missing)
+}
+
+/// Why a node cannot publish.
+fn failing(lab: &Lab, node: u8) -> Result<String> {
+    let failing = publishers(lab, node)?["failing"].take();
+    Ok(failing["why"].as_str().with_context(|| format!("node{node} can publish"))?.to_owned())
 }
 
 /// What is the operator's in the zone.
@@ -145,6 +166,7 @@ fn die(lab: &Lab, fault: Fault) -> Result<()> {
     for said in ["node1: silent", "node3: silent", ": removed-by node", "not named by this node"] {
         ensure!(why.contains(said), "no `{said}` in {why}");
     }
+    expect_told(lab, 1)?;
     lab.fault(Host::Node(VICTIM), Fault::Heal)?;
     // A majority sees it: no hold-down.
     wait_held(lab, &[1, 2, 3], RECOVERY)?;
@@ -263,7 +285,7 @@ pub(crate) fn primary_that_stands_still_takes_nobody_away(lab: &Lab) -> Result<(
 /// As the lab's nodes have it.
 const LEASE: Duration = Duration::from_secs(9);
 
-/// One node cannot see the others, nor they it; the primary sees all. The two are of one mind, the one is not.
+/// One node sees nobody, and the primary not either. The two others are of one mind.
 pub(crate) fn node_alone_takes_nobody_away(lab: &Lab) -> Result<()> {
     wait_held(lab, &[1, 2, 3], RECOVERY)?;
     let all = of_nodes(lab, &[2, 3])?;
@@ -274,7 +296,174 @@ pub(crate) fn node_alone_takes_nobody_away(lab: &Lab) -> Result<()> {
         ensure!(held.is_superset(&all), "only {held:?} are left");
     }
     wait_held(lab, &[2, 3], LIMIT)?;
+    expect_told(lab, 2)?;
+    let why = lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"])?;
+    ensure!(why.contains(": FAILING for ") && why.contains(&failing(lab, 1)?), "{why}");
+    let plan = lab.output(Host::Node(1), &["usher", "dns", "plan"])?;
+    ensure!(plan.code != Some(0) && plan.stderr.contains(":53"), "{plan:?}");
     lab.fault(Host::Node(1), Fault::Heal)?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// The same, but all see the primary: only votes tell who is cut off.
+pub(crate) fn node_cut_off_from_its_peers_alone_is_taken_away_and_takes_nobody_away(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.part(Host::Node(1), &[Host::Node(2), Host::Node(3)])?;
+    wait_held(lab, &[2, 3], LIMIT)?;
+    until("node1 knows", LIMIT, || {
+        let states = standing(lab, 1, 1)?;
+        ensure!(states.iter().all(|state| state.starts_with("removed-by node")), "{states:?}");
+        expect_equal("its own answers", &lab.dig(1, "www", Family::V4)?.len(), &1)
+    })?;
+    let why = lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"])?;
+    for said in ["node1: silent", " away (silent)", ": removed-by node"] {
+        ensure!(why.contains(said), "no `{said}` in {why}");
+    }
+    expect_told(lab, 1)?;
+    expect_told(lab, 3)?;
+    let (start, others) = (Instant::now(), of_nodes(lab, &[2, 3])?);
+    while start.elapsed() < LEASE {
+        expect_equal("addresses", &held(lab)?, &others)?;
+    }
+    lab.part(Host::Node(1), &[])?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    expect_told(lab, 1)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// It takes no signatures then, and what nodes do not read removes nobody; nor does what they read for the first time again.
+pub(crate) fn primary_whose_clock_is_an_hour_off_takes_nobody_away(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.stop_primary()?;
+    lab.start_primary(Some("-3600"))?;
+    until("status names both clocks", RECOVERY, || {
+        for node in [1, 3] {
+            let why = failing(lab, node)?;
+            ensure!(why.contains("(BADTIME): this host's clock says 20"), "{why}");
+            ensure!(why.contains(" s ahead of its, which says 20"), "{why}");
+        }
+        Ok(())
+    })?;
+    let why = lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"])?;
+    ensure!(why.contains(": FAILING for ") && why.contains("(BADTIME)"), "{why}");
+    let plan = lab.output(Host::Node(1), &["usher", "dns", "plan"])?;
+    ensure!(plan.code != Some(0) && plan.stderr.contains("(BADTIME)"), "{plan:?}");
+    lab.fault(Host::Node(VICTIM), Fault::Drop)?;
+    let own = of_nodes(lab, &[VICTIM])?;
+    until("its peers name it no more", LIMIT, || {
+        for node in [1, 3] {
+            let named = lab.dig(node, "www", Family::V4)?;
+            ensure!(!own.iter().any(|address| named.contains(&address.to_string())), "node{node}: {named:?}");
+        }
+        Ok(())
+    })?;
+    lab.stop_primary()?;
+    lab.start_primary(None)?;
+    until("a node can publish", RECOVERY * 2, || {
+        ensure!([1, 3].iter().any(|&node| failing(lab, node).is_err()), "not yet");
+        Ok(())
+    })?;
+    let (start, all) = (Instant::now(), of_nodes(lab, &[1, 2, 3])?);
+    // It could a little before that was seen.
+    while start.elapsed() < LEASE - SLACK {
+        expect_equal("addresses", &held(lab)?, &all)?;
+    }
+    wait_held(lab, &[1, 3], RECOVERY)?;
+    expect_told(lab, 1)?;
+    lab.fault(Host::Node(VICTIM), Fault::Heal)?;
+    wait_held(lab, &[1, 2, 3], RECOVERY * 2)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// What the primary's operator has at our names: an alias, and addresses with a TTL of theirs.
+pub(crate) fn records_of_the_operator_at_a_name_are_named_and_left_alone(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let told = |name: &str, said: &str| {
+        until(&format!("`{said}` is said"), RECOVERY, || {
+            for words in [&["why", name][..], &["plan"]] {
+                let text = lab.run(Host::Node(VICTIM), &[&["usher", "dns"], words].concat())?;
+                ensure!(text.contains(said), "no `{said}` in {text}");
+            }
+            Ok(())
+        })
+    };
+    let echo = "echo.example.test";
+    let addresses = primary(lab, echo, "A")?;
+    lab.change_zone(&[
+        "update delete echo.example.test. A",
+        "update delete echo.example.test. AAAA",
+        "update add echo.example.test. 60 CNAME static.example.test.",
+    ])?;
+    told(echo, "echo.example.test is an alias of static.example.test, and an alias can have no addresses")?;
+    expect_equal("alias", &primary(lab, echo, "CNAME")?, &["static.example.test.".to_owned()].into())?;
+    lab.change_zone(&["update delete echo.example.test. CNAME"])?;
+    until("addresses are there again", RECOVERY, || {
+        expect_equal("addresses", &primary(lab, echo, "A")?, &addresses)
+    })?;
+
+    let ttls = || -> Result<BTreeSet<String>> {
+        let server = format!("@{}", lab.address(Host::Dns)?.v4);
+        let words = ["dig", &server, "+norecurse", "+noall", "+answer", "www.example.test", "A"];
+        let answer = lab.run(Host::Client, &words)?;
+        Ok(answer.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect())
+    };
+    lab.run(Host::Node(VICTIM), &["usher", "node", "drain"])?;
+    wait_held(lab, &[1, 3], GOODBYE * 2)?;
+    lab.change_zone(&["update add www.example.test. 77 A 203.0.113.7"])?;
+    lab.run(Host::Node(VICTIM), &["usher", "node", "ready"])?;
+    told(
+        "www.example.test",
+        "www.example.test has addresses of others: 203.0.113.7; remove them, or set share",
+    )?;
+    let foreign: IpAddr = "203.0.113.7".parse()?;
+    let with = |nodes: &[u8]| -> Result<BTreeSet<IpAddr>> {
+        Ok(of_nodes(lab, nodes)?.into_iter().chain([foreign]).collect())
+    };
+    expect_equal("addresses", &held(lab)?, &with(&[1, 3])?)?;
+
+    let file = Kept::of(&lab.node_config(VICTIM))?;
+    file.write(&file.text().replacen("[[dns.publish]]\n", "[[dns.publish]]\nshare_rrset = true\n", 1))?;
+    lab.run(Host::Node(VICTIM), &["usher", "reload"])?;
+    until("the node is there, too", RECOVERY, || {
+        expect_equal("addresses", &held(lab)?, &with(&[1, 2, 3])?)?;
+        expect_equal("TTLs", &ttls()?, &["77".to_owned()].into())
+    })?;
+    drop(file);
+    lab.run(Host::Node(VICTIM), &["usher", "reload"])?;
+    // The set has the TTL of what is added last.
+    let first =
+        format!("update add www.example.test. {} A {}", TTL.as_secs(), lab.address(Host::Node(1))?.v4);
+    lab.change_zone(&["update delete www.example.test. A 203.0.113.7", &first])?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    expect_equal("TTLs", &ttls()?, &[TTL.as_secs().to_string()].into())?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// Datagrams to it are lost.
+pub(crate) fn primary_that_takes_tcp_only_is_written_and_named(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let on_dns = |line: &str| lab.run(Host::Dns, &["sh", "-ec", line]);
+    on_dns(
+        "nft 'add table inet lost; add chain inet lost in { type filter hook input priority 0; }
+         add rule inet lost in udp dport 53 drop'",
+    )?;
+    let why = || lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"]);
+    let answer = |why: &str| {
+        let answer = why.lines().find(|line| line.trim_start().starts_with("primary of example.test "));
+        answer.map(str::to_owned).with_context(|| why.to_owned())
+    };
+    let own = lab.address(Host::Node(VICTIM))?.v4.to_string();
+    for (verb, is_there) in [("drain", false), ("ready", true)] {
+        lab.run(Host::Node(VICTIM), &["usher", "node", verb])?;
+        until("it is written all the same", RECOVERY, || {
+            let answer = answer(&why()?)?;
+            ensure!(answer.contains(&own) == is_there && answer.contains(" (over TCP only; "), "{answer}");
+            Ok(())
+        })?;
+    }
+    on_dns("nft delete table inet lost")?;
+    ensure!(!answer(&why()?)?.contains("TCP"), "{}", why()?);
     wait_held(lab, &[1, 2, 3], RECOVERY)?;
     lab.wait_all_well(RECOVERY)
 }

@@ -12,7 +12,7 @@ use crate::{
         advise, print,
         text::{age, printable},
     },
-    dns::{Way, look_up},
+    dns::{AskError, Found, Way, look_up, look_up_over_tcp},
     status::{Dns, DnsAddress, DnsName, Publisher, Sighting},
 };
 
@@ -50,6 +50,8 @@ struct Answer {
     address: SocketAddr,
     /// Addresses, or what went wrong.
     answer: Result<Vec<String>, String>,
+    /// It gives answers over TCP, and none over UDP, by which resolvers ask.
+    tcp_only: bool,
 }
 
 impl Why {
@@ -81,7 +83,7 @@ impl Known {
         let primaries = publishers.iter().map(|one| (format!("primary of {}", one.zone), one.primary));
         let mut answers = Vec::new();
         for (server, address) in own.chain(primaries).collect::<Vec<_>>() {
-            answers.push(Answer { server, address, answer: ask(address, wanted).await });
+            answers.push(Answer::of(server, address, wanted).await);
         }
         Ok(Known { name, ttl_s: dns.ttl_s, sights: dns.sights, publishers, answers })
     }
@@ -117,13 +119,14 @@ impl Known {
             }
         }
         out += "answers now\n";
-        for Answer { server, address, answer } in &self.answers {
+        for Answer { server, address, answer, tcp_only } in &self.answers {
             let answer = match answer {
                 Ok(addresses) if addresses.is_empty() => "no address".to_owned(),
                 Ok(addresses) => addresses.join(" "),
                 Err(why) => printable(why).to_string(),
             };
-            let _ = writeln!(out, "  {} {address}: {answer}", printable(server));
+            let over = if *tcp_only { " (over TCP only; resolvers ask over UDP first)" } else { "" };
+            let _ = writeln!(out, "  {} {address}: {answer}{over}", printable(server));
         }
         out
     }
@@ -162,19 +165,32 @@ impl Known {
     }
 }
 
-/// The addresses of both families, as the server has them.
-async fn ask(server: SocketAddr, name: &str) -> Result<Vec<String>, String> {
-    let mut addresses = Vec::new();
-    for record in ["A", "AAAA"] {
-        let found = look_up(server, Way::ANY, name, record, PATIENCE).await;
-        let found = found.map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
-        match found.rcode.as_str() {
-            "NOERROR" => addresses.extend(found.records),
-            rcode => return Err(rcode.to_owned()),
+impl Answer {
+    /// The addresses of both families, as the server has them.
+    async fn of(server: String, address: SocketAddr, name: &str) -> Answer {
+        let mut this = Answer { server, address, answer: Ok(Vec::new()), tcp_only: false };
+        let mut addresses = Vec::new();
+        for record in ["A", "AAAA"] {
+            match this.ask(name, record).await {
+                Ok(found) if found.is_noerror => addresses.extend(found.records),
+                Ok(found) => return Answer { answer: Err(found.rcode), ..this },
+                Err(error) => {
+                    return Answer { answer: Err(format!("{:#}", anyhow::Error::new(error))), ..this };
+                }
+            }
         }
+        addresses.sort();
+        Answer { answer: Ok(addresses), ..this }
     }
-    addresses.sort();
-    Ok(addresses)
+
+    async fn ask(&mut self, name: &str, record: &str) -> Result<Found, AskError> {
+        let over_udp = look_up(self.address, Way::ANY, name, record, PATIENCE).await;
+        let Err(error) = over_udp else { return over_udp };
+        // What went wrong over UDP says more about a server that does not answer at all.
+        let found = look_up_over_tcp(self.address, name, record, PATIENCE).await.map_err(|_| error)?;
+        self.tcp_only = true;
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -196,11 +212,19 @@ mod tests {
                     server: "node1".to_owned(),
                     address: "192.0.2.11:53".parse().unwrap(),
                     answer: Ok(vec!["192.0.2.11".to_owned()]),
+                    tcp_only: false,
                 },
                 Answer {
                     server: "node2".to_owned(),
                     address: "192.0.2.12:53".parse().unwrap(),
                     answer: Err("no answer from 192.0.2.12:53 within 1s".to_owned()),
+                    tcp_only: false,
+                },
+                Answer {
+                    server: "primary of example.test".to_owned(),
+                    address: "192.0.2.53:53".parse().unwrap(),
+                    answer: Ok(vec!["192.0.2.11".to_owned()]),
+                    tcp_only: true,
                 },
             ],
         };
@@ -219,6 +243,7 @@ zone example.test at 192.0.2.53:53: last change, 7.0 s ago: wrote this node's re
 answers now
   node1 192.0.2.11:53: 192.0.2.11
   node2 192.0.2.12:53: no answer from 192.0.2.12:53 within 1s
+  primary of example.test 192.0.2.53:53: 192.0.2.11 (over TCP only; resolvers ask over UDP first)
 ";
         assert_eq!(known.text(), expected);
     }

@@ -1,8 +1,16 @@
 //! Why a primary's records were not read or changed.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use domain::tsig::ValidationError;
+use humantime::format_rfc3339_seconds;
+
+/// 9999-12-31T23:59:59Z.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Why a primary's records were not read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +55,14 @@ pub enum UpdateError {
         code: &'static str,
     },
     /// The clocks differ by more than a signature allows.
-    #[error("{address} does not take signatures of this time (BADTIME): {}; set the clocks with NTP", clocks(*ahead))]
+    #[error("{address} does not take signatures of this time (BADTIME): {}; set the clocks with NTP", clocks(*here, *there))]
     Time {
         /// Who was asked.
         address: SocketAddr,
-        /// By how many seconds this host's clock is ahead of the primary's, if that tells its time.
-        ahead: Option<i64>,
+        /// This host's clock, in seconds since 1970.
+        here: u64,
+        /// The primary's, if that tells its time.
+        there: Option<u64>,
     },
     /// It does not let this key do that.
     #[error("{address} refuses (REFUSED): {}", allows(*doing, key, zone))]
@@ -87,7 +97,8 @@ pub enum UpdateError {
     },
     /// It cannot at the moment.
     #[error(
-        "{0} failed (SERVFAIL): its log says why; is the zone loaded, and can it write the zone's journal?"
+        "{0} failed (SERVFAIL): its log says why; is the zone loaded, can it write the zone's journal, and has a name \
+         as many addresses as it lets one have (BIND: max-records-per-type, 100 by default)?"
     )]
     ServFail(SocketAddr),
     /// It does not understand.
@@ -156,12 +167,21 @@ pub enum Doing {
     Updating,
 }
 
-fn clocks(ahead: Option<i64>) -> String {
-    match ahead {
-        Some(ahead) if ahead >= 0 => format!("this host's clock is {ahead} s ahead of its"),
-        Some(ahead) => format!("this host's clock is {} s behind its", ahead.unsigned_abs()),
-        None => "this host's clock and its differ".to_owned(),
-    }
+fn clocks(here: u64, there: Option<u64>) -> String {
+    let Some(there) = there else { return format!("this host's clock says {}, its differs", time(here)) };
+    let way = if here >= there { "ahead of" } else { "behind" };
+    format!(
+        "this host's clock says {}, {} s {way} its, which says {}",
+        time(here),
+        here.abs_diff(there),
+        time(there)
+    )
+}
+
+fn time(seconds: u64) -> String {
+    // Later years than the format has are none that a clock was meant to show.
+    let shown = UNIX_EPOCH.checked_add(Duration::from_secs(seconds.min(LAST_SECOND))).unwrap_or(UNIX_EPOCH);
+    format_rfc3339_seconds(shown).to_string()
 }
 
 fn allows(doing: Doing, key: &str, zone: &str) -> String {

@@ -117,10 +117,7 @@ impl Peer<'_> {
             return Err(match error {
                 TsigError::Key(code) => Failure::Key(code),
                 TsigError::Time(there) => {
-                    // 48 bits each.
-                    let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
-                    let ahead = there.map(|there| seconds(self.now().into()) - seconds(there));
-                    UpdateError::Time { address: self.address, ahead }.into()
+                    UpdateError::Time { address: self.address, here: self.now().into(), there }.into()
                 }
             });
         }
