@@ -16,10 +16,10 @@ use crate::{
     config::{Config, Dns, Publish},
     core::{
         lease::owner,
-        records::{Contents, Outcome},
+        records::Outcome,
         shared::{self, Others, Planned, SharedZone, Situation, Trouble},
     },
-    dns::update::{Keys, KeysError, Primary, UpdateError},
+    dns::update::{Primaries, UpdateError},
 };
 
 /// How long the primary may take for one question or change.
@@ -40,8 +40,6 @@ const MOST_CHANGES: usize = 8;
 /// Why nothing could be published.
 #[derive(Debug, thiserror::Error)]
 enum PublishError {
-    #[error(transparent)]
-    Keys(#[from] KeysError),
     #[error(transparent)]
     Primary(#[from] UpdateError),
     #[error(
@@ -110,7 +108,7 @@ impl Publisher {
             zone: SharedZone::new(config.node.name.clone(), boot, settings),
             publish: publish.clone(),
             nodes: nodes.clone(),
-            primaries: Vec::new(),
+            primaries: None,
             progress,
         };
         let task = tokio::spawn(work.run(situations)).abort_handle();
@@ -187,8 +185,8 @@ struct Work {
     publish: Publish,
     nodes: Vec<Arc<str>>,
     zone: SharedZone,
-    /// Empty until the key file could be read.
-    primaries: Vec<Primary>,
+    /// Only after a round without an error: a key that was changed is read anew.
+    primaries: Option<Primaries>,
     progress: watch::Sender<Progress>,
 }
 
@@ -225,19 +223,30 @@ impl Work {
 
     /// Reads the zone and changes it until nothing is left to do.
     async fn round(&mut self, situation: &Situation) -> Result<(), PublishError> {
-        if self.primaries.is_empty() {
-            self.primaries = primaries(&self.publish)?;
-        }
+        let primaries = match self.primaries.take() {
+            Some(primaries) => primaries,
+            None => {
+                let Publish { primaries, zone, key_file, .. } = &self.publish;
+                Primaries::open(primaries, zone, key_file)?
+            }
+        };
+        self.change(&primaries, situation).await?;
+        self.primaries = Some(primaries);
+        Ok(())
+    }
+
+    async fn change(&mut self, primaries: &Primaries, situation: &Situation) -> Result<(), PublishError> {
         let mut made = true;
         for _ in 0..MOST_CHANGES {
-            let (at, contents) = self.read(situation).await?;
+            let (names, records) = self.asked(situation);
+            let (primary, contents) = primaries.read(&names, &records, PATIENCE).await?;
             let now = Instant::now();
             self.zone.observe(&contents, &self.nodes, now);
             let mut troubles = Vec::new();
             let planned = self.zone.decide(situation, now, &mut troubles);
-            self.show(situation, troubles, self.primaries[at].address(), now);
+            self.show(situation, troubles, primary.address(), now);
             let Some(planned) = planned else { return Ok(()) };
-            let outcome = self.primaries[at].update(&planned.update, PATIENCE).await?;
+            let outcome = primary.update(&planned.update, PATIENCE).await?;
             self.zone.note(&planned, outcome, Instant::now());
             made = outcome == Outcome::Applied;
             let change = (Instant::now(), describe(&planned), outcome == Outcome::Applied);
@@ -248,21 +257,14 @@ impl Work {
         if made { Err(PublishError::NotMade) } else { Ok(()) }
     }
 
-    /// From the first of the primary's addresses that answers; which one it was.
-    async fn read(&self, situation: &Situation) -> Result<(usize, Contents), UpdateError> {
+    /// Names whose addresses are read, and those of the records beside them.
+    fn asked(&self, situation: &Situation) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
         let mut names: Vec<Arc<str>> = situation.names.keys().chain(self.zone.written()).cloned().collect();
         names.sort();
         names.dedup();
         let records = names.iter().flat_map(|name| self.nodes.iter().map(|node| owner(node, name)));
-        let records: Vec<Arc<str>> = records.collect();
-        let mut failed = None;
-        for (at, primary) in self.primaries.iter().enumerate() {
-            match primary.read(&names, &records, PATIENCE).await {
-                Ok(contents) => return Ok((at, contents)),
-                Err(error) => drop(failed.get_or_insert(error)),
-            }
-        }
-        Err(failed.unwrap_or(UpdateError::Name(self.publish.zone.to_string())))
+        let records = records.collect();
+        (names, records)
     }
 
     fn show(&self, situation: &Situation, troubles: Vec<Trouble>, primary: SocketAddr, now: Instant) {
@@ -301,8 +303,6 @@ impl Work {
 
     fn fail(&mut self, error: PublishError, again: Instant) {
         self.zone.unreadable(Instant::now());
-        // A key that was changed is read anew.
-        self.primaries.clear();
         let why = format!("{:#}", anyhow::Error::new(error));
         let zone = &self.publish.zone;
         self.progress.send_modify(|progress| {
@@ -316,12 +316,6 @@ impl Work {
             progress.failing = Some((since, why, again));
         });
     }
-}
-
-fn primaries(publish: &Publish) -> Result<Vec<Primary>, PublishError> {
-    let keys = Arc::new(Keys::read(&publish.key_file)?);
-    let primary = |&address: &SocketAddr| Ok(Primary::new(address, &publish.zone, keys.clone())?);
-    publish.primaries.iter().map(primary).collect()
 }
 
 fn describe(planned: &Planned) -> String {

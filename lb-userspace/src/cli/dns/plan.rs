@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use clap::Args;
 
 use crate::{
@@ -23,7 +22,7 @@ use crate::{
         records::{Change, Contents, Prerequisite, Update},
         shared::{Others, SharedZone, Situation, Trouble, situation},
     },
-    dns::update::{Keys, Primary},
+    dns::update::Primaries,
 };
 
 /// How long a primary may take.
@@ -47,7 +46,10 @@ impl Plan {
         let mut out = String::new();
         for (dns, publish) in publish {
             let wanted = wanted(&config, dns, publish);
-            let (primary, contents) = read(&config, publish, &wanted).await?;
+            let names: Vec<Arc<str>> = wanted.names.keys().cloned().collect();
+            let records: Vec<Arc<str>> = names.iter().map(|name| owner(&config.node.name, name)).collect();
+            let primaries = Primaries::open(&publish.primaries, &publish.zone, &publish.key_file)?;
+            let (primary, contents) = primaries.read(&names, &records, PATIENCE).await?;
             out += &format!("zone {} at {}\n", publish.zone, primary.address());
             out += &text(&config, dns, publish, &wanted, &contents);
         }
@@ -74,21 +76,6 @@ fn wanted(config: &Config, dns: &Dns, publish: &Publish) -> Situation {
     }
     let others = Others { sights: &sights, words: BTreeMap::new() };
     situation(config, dns, publish, &publication(config, &own, &peers), &others)
-}
-
-async fn read(config: &Config, publish: &Publish, wanted: &Situation) -> anyhow::Result<(Primary, Contents)> {
-    let keys = Arc::new(Keys::read(&publish.key_file)?);
-    let names: Vec<Arc<str>> = wanted.names.keys().cloned().collect();
-    let records: Vec<Arc<str>> = names.iter().map(|name| owner(&config.node.name, name)).collect();
-    let mut failed = None;
-    for &address in &publish.primaries {
-        let primary = Primary::new(address, &publish.zone, keys.clone())?;
-        match primary.read(&names, &records, PATIENCE).await {
-            Ok(contents) => return Ok((primary, contents)),
-            Err(error) => drop(failed.get_or_insert(error)),
-        }
-    }
-    Err(failed.context("there is no primary to ask")?.into())
 }
 
 fn text(config: &Config, dns: &Dns, publish: &Publish, wanted: &Situation, contents: &Contents) -> String {

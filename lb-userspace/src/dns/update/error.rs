@@ -9,12 +9,20 @@ use std::{
 use domain::tsig::ValidationError;
 use humantime::format_rfc3339_seconds;
 
+use super::KeysError;
+
 /// 9999-12-31T23:59:59Z.
 const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Why a primary's records were not read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpdateError {
+    /// There is nothing to sign with.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// Nobody to ask.
+    #[error("no primary of the zone {0} is configured")]
+    NoPrimary(String),
     /// What should be a name is none.
     #[error("\"{0}\" is not a DNS name")]
     Name(String),
