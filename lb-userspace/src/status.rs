@@ -317,7 +317,7 @@ pub struct Sighting {
     pub node: String,
     /// What DNS names.
     pub address: IpAddr,
-    /// `answers`, `silent` or `unknown`.
+    /// `answers`, `declines`, `silent` or `unknown`.
     pub sight: String,
 }
 

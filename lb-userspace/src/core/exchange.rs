@@ -55,8 +55,17 @@ pub enum Sight {
     Unknown,
     /// The peer's daemon answers there, or connections through its data path work.
     Answers,
+    /// Its daemon answers, and says that it cannot serve there.
+    Declines,
     /// Neither answers.
     Silent,
+}
+
+impl Sight {
+    /// Whether anything there answers.
+    pub fn is_alive(self) -> bool {
+        matches!(self, Sight::Answers | Sight::Declines)
+    }
 }
 
 impl fmt::Display for Sight {
@@ -64,6 +73,7 @@ impl fmt::Display for Sight {
         f.write_str(match self {
             Sight::Unknown => "unknown",
             Sight::Answers => "answers",
+            Sight::Declines => "declines",
             Sight::Silent => "silent",
         })
     }
@@ -118,7 +128,7 @@ impl PeerWord {
             }
             Some(("sees", address)) => {
                 let (peer, address) = address.rsplit_once('/')?;
-                let sights = [Sight::Unknown, Sight::Answers, Sight::Silent];
+                let sights = [Sight::Unknown, Sight::Answers, Sight::Declines, Sight::Silent];
                 let sight = sights.into_iter().find(|sight| sight.to_string() == value)?;
                 self.sees.insert((peer.into(), address.parse().ok()?), sight);
             }
@@ -163,6 +173,7 @@ mod tests {
                 (("node3".into(), ip("192.0.2.13")), Sight::Silent),
                 (("node3".into(), ip("2001:db8:1::13")), Sight::Answers),
                 (("node4".into(), ip("192.0.2.14")), Sight::Unknown),
+                (("node4".into(), ip("192.0.2.24")), Sight::Declines),
             ]),
         }
     }

@@ -262,8 +262,13 @@ impl Peers {
         self.asked.iter().map(|(address, checked)| (address.clone(), self.sight(address, checked))).collect()
     }
 
-    /// Its daemon and its data path are two means; both must have failed for it to be silent.
+    /// Its daemon and its data path are two means; both must have failed for it to be silent. Its daemon's own "no" counts
+    /// while it is heard.
     fn sight(&self, (peer, address): &PeerAddress, asked: &Checked) -> Sight {
+        let mut there = self.probed.iter().filter(|(id, _)| (&id.peer, &id.address) == (peer, address));
+        if asked.is_up() && there.any(|(_, probed)| probed.says_no) {
+            return Sight::Declines;
+        }
         let healths: Vec<_> =
             self.connections(&(peer.clone(), *address)).into_iter().chain([asked.health()]).collect();
         if healths.contains(&Some(Health::Up)) {
@@ -526,6 +531,23 @@ mod tests {
         assert_eq!(states, [("node2", PeerState::SaysNo), ("node4", PeerState::Unknown)]);
         next.observe(&id("node2"), &result(Code::L4Tout), now);
         assert_eq!(next.state(&id("node2")), PeerState::Unreachable(Code::L4Tout), "by the new `fall`");
+    }
+
+    #[test]
+    fn a_no_is_seen_while_its_daemon_is_heard() {
+        let now = Instant::now();
+        let mut peers = peers(&["node2"]);
+        peers.observe(&id("node2"), &result(Code::L4Ok), now);
+        let sight = |peers: &Peers| peers.sights()[&asked(&["node2"])[0]];
+        for (serves, seen) in [(true, Sight::Answers), (false, Sight::Declines), (true, Sight::Answers)] {
+            says(&mut peers, &id("node2"), serves);
+            assert_eq!(sight(&peers), seen);
+        }
+        says(&mut peers, &id("node2"), false);
+        for _ in 0..3 {
+            peers.hear(&asked(&["node2"])[0], &result(Code::L4Tout), None, now);
+        }
+        assert_eq!(sight(&peers), Sight::Answers, "connections work");
     }
 
     #[test]

@@ -70,7 +70,14 @@ pub fn situation(wish: Wish) -> Situation {
 
 pub fn without(mut wish: Wish, dead: usize, agreeing: usize) -> Situation {
     wish.serving.remove(&address(dead));
-    wish.gone.insert(address(dead), Gone { agreeing, why: "silent" });
+    wish.gone.insert(address(dead), Gone { agreeing, why: "silent", can_act: false });
+    situation(wish)
+}
+
+/// A peer says that it cannot serve.
+pub fn declining(mut wish: Wish, peer: usize, agreeing: usize) -> Situation {
+    wish.serving.remove(&address(peer));
+    wish.gone.insert(address(peer), Gone { agreeing, why: "declines", can_act: true });
     situation(wish)
 }
 

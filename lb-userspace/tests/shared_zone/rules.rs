@@ -12,7 +12,9 @@ use lb_userspace::core::{
 };
 
 use crate::{
-    cluster::{NAME, Node, address, cluster, ip, ips, seconds, settings, situation, wish, without},
+    cluster::{
+        NAME, Node, address, cluster, declining, ip, ips, seconds, settings, situation, wish, without,
+    },
     simulated::addresses,
 };
 
@@ -41,6 +43,48 @@ fn a_majority_removes_a_silent_node_and_a_minority_does_not() {
     one.act(&mut primary, &without(wish(0), 2, 2), now + seconds(1));
     assert_eq!(addresses(&primary), ips(&[0, 1]));
     assert_eq!(one.state(2), State::RemovedBy(Some("node1".into())));
+}
+
+/// Its own "I cannot serve" is no veto, and it is given the time to take itself away.
+#[test]
+fn a_node_that_cannot_serve_and_does_not_reach_the_primary_is_removed_by_a_majority() {
+    let start = Instant::now();
+    for (agreeing, left) in [(1, &[0, 1, 2][..]), (2, &[0, 1])] {
+        let mut primary = InMemory::default();
+        let [mut one, mut two, _] = cluster(&mut primary, start);
+        for time in [0, 20, 40, 59] {
+            let now = start + seconds(time);
+            one.act(&mut primary, &declining(wish(0), 2, agreeing), now);
+            two.act(&mut primary, &declining(wish(1), 2, agreeing), now);
+            assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "after {time} s");
+        }
+        one.act(&mut primary, &declining(wish(0), 2, agreeing), start + seconds(60));
+        assert_eq!(addresses(&primary), ips(left), "{agreeing} of three");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_serve_takes_itself_away() {
+    let start = Instant::now();
+    let mut primary = InMemory::default();
+    let [mut one, _, mut three] = cluster(&mut primary, start);
+    one.act(&mut primary, &declining(wish(0), 2, 3), start + seconds(20));
+    let nothing = situation(Wish { wanted: BTreeSet::new(), ..wish(2) });
+    three.act(&mut primary, &nothing, start + seconds(21));
+    one.act(&mut primary, &declining(wish(0), 2, 3), start + seconds(21));
+    assert_eq!((addresses(&primary), one.state(2)), (ips(&[0, 1]), State::Withdrawn));
+}
+
+/// All of them, say: then `all_down` applies.
+#[test]
+fn nobody_is_removed_for_what_the_remover_cannot_do_either() {
+    let start = Instant::now();
+    let mut primary = InMemory::default();
+    let [mut one, ..] = cluster(&mut primary, start);
+    let mut all = declining(wish(0), 2, 3);
+    all.names.get_mut(NAME).unwrap().serving.clear();
+    one.act(&mut primary, &all, start + seconds(60));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
 }
 
 #[test]
@@ -143,7 +187,7 @@ fn nobody_is_removed_where_nobody_else_serves() {
     let mut shared_cause = without(wish(0), 2, 3);
     let wish = shared_cause.names.get_mut(NAME).unwrap();
     wish.serving.clear();
-    wish.gone.insert(address(1), Gone { agreeing: 3, why: "silent" });
+    wish.gone.insert(address(1), Gone { agreeing: 3, why: "silent", can_act: false });
     one.act(&mut primary, &shared_cause, now);
     assert_eq!(addresses(&primary), ips(&[0, 1, 2]));
 }

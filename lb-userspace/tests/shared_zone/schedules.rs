@@ -79,7 +79,12 @@ impl<P: Primary> World<P> {
         }
         for dead in (0..3).filter(|&other| !self.sees(node, other)) {
             let agreeing = seen.clone().filter(|&voter| !self.sees(voter, dead)).count();
-            wish.gone.insert(address(dead), Gone { agreeing, why: "silent" });
+            wish.gone.insert(address(dead), Gone { agreeing, why: "silent", can_act: false });
+        }
+        for peer in seen.clone().filter(|&other| other != node && !self.serves[other]) {
+            // Itself, and all who hear it.
+            let agreeing = seen.clone().filter(|&voter| self.sees(voter, peer)).count();
+            wish.gone.insert(address(peer), Gone { agreeing, why: "declines", can_act: true });
         }
         let seen_by = (0..3).filter(|&other| self.alive[other] && self.sees(other, node)).count();
         Situation { seen_by, ..situation(wish) }

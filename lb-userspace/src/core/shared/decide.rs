@@ -4,7 +4,8 @@
 //! 2. It withdraws itself when it should not be named. Under `all_down = "all"` the whole set must be as it was read, and
 //!    something must remain.
 //! 3. It removes a peer only if a strict majority of the configured nodes and witnesses finds it silent, or, of two nodes,
-//!    when its lease has run out as well; only while its own lease stands and the peer's is as it was read; and not if
+//!    when its lease has run out as well; or if it says itself that it cannot serve, a majority with it hears that, and its
+//!    lease has run out, so that it does not reach the primary; only while its own lease stands and the peer's is as it was read; and not if
 //!    nobody who serves would remain.
 //! 4. A removal leaves a mark. A renewal never puts back what was removed: the node comes back after a hold-down, or at
 //!    once when a majority sees it.
@@ -59,6 +60,8 @@ pub struct Gone {
     pub agreeing: usize,
     /// In one word.
     pub why: &'static str,
+    /// It lives, and takes itself away as long as it reaches the primary: its lease must have run out, too.
+    pub can_act: bool,
 }
 
 /// A change, and what it is for.
@@ -229,15 +232,15 @@ impl SharedZone {
         situation: &Situation,
         now: Instant,
     ) -> bool {
-        if gone.agreeing * 2 > situation.voters {
-            return true;
-        }
         let lease = match seen.claim.as_ref().map(|claim| &claim.kind) {
             Some(Kind::Lease { seconds, .. }) => Duration::from_secs((*seconds).into()),
             _ => self.settings.lease,
         };
         let rested = known.last_removal.is_none_or(|last| now.saturating_duration_since(last) >= lease);
         let expired = now.saturating_duration_since(seen.changed) >= lease;
+        if gone.agreeing * 2 > situation.voters && (expired || !gone.can_act) {
+            return true;
+        }
         let two = situation.voters == 2 && self.settings.two_nodes == TwoNodes::RemoveAfterLease;
         two && rested && expired
     }

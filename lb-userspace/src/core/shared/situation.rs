@@ -11,8 +11,8 @@ use crate::{
     config::{AllDown, Config, Dns, Publish, is_within},
     core::{
         exchange::{PeerWord, Sight},
-        peers::PeerAddress,
-        publish::{NameView, Publication},
+        peers::{PeerAddress, PeerState},
+        publish::{NameView, Publication, Why},
     },
 };
 
@@ -37,7 +37,7 @@ pub fn situation(
     let own: BTreeSet<IpAddr> = config.node.addresses.iter().map(|have| have.address).collect();
     let sees_us = |word: &&Arc<PeerWord>| {
         let of_us = word.sees.iter().filter(|((peer, _), _)| *peer == config.node.name);
-        of_us.filter(|((_, address), _)| own.contains(address)).any(|(_, sight)| *sight == Sight::Answers)
+        of_us.filter(|((_, address), _)| own.contains(address)).any(|(_, sight)| sight.is_alive())
     };
     Situation {
         names: names
@@ -66,20 +66,38 @@ fn wish(config: &Config, all_down: AllDown, view: &NameView, others: &Others<'_>
     for peer in &config.peers {
         for have in &peer.addresses {
             let at = (peer.name.clone(), have.address);
-            if others.sights.get(&at) == Some(&Sight::Silent) {
-                let agreeing = 1 + witness + others.agreeing(&at);
-                wish.gone.insert(have.publish, Gone { agreeing, why: "silent" });
+            let found = |sights: &[Sight]| 1 + witness + others.agreeing(&at, sights);
+            match others.sights.get(&at) {
+                Some(Sight::Silent) => {
+                    let agreeing = found(&[Sight::Silent]);
+                    wish.gone.insert(have.publish, Gone { agreeing, why: "silent", can_act: false });
+                }
+                Some(Sight::Declines) if view.declines(&peer.name, have.publish) => {
+                    // It is of the same mind.
+                    let agreeing = found(&[Sight::Silent, Sight::Declines]) + 1;
+                    wish.gone.insert(have.publish, Gone { agreeing, why: "declines", can_act: true });
+                }
+                _ => {}
             }
         }
     }
     wish
 }
 
+impl NameView {
+    /// Whether a node says of itself that it cannot serve the name at an address.
+    fn declines(&self, node: &Arc<str>, address: IpAddr) -> bool {
+        let mut entries =
+            self.addresses.iter().filter(|entry| (&entry.node, entry.address) == (node, address));
+        entries.any(|entry| matches!(entry.why, Why::Peer(_, PeerState::SaysNo)))
+    }
+}
+
 impl Others<'_> {
-    /// How many of the others find an address silent, too.
-    fn agreeing(&self, at: &PeerAddress) -> usize {
+    /// How many of the others, the one that it is about left out, see an address so, too.
+    fn agreeing(&self, at: &PeerAddress, sights: &[Sight]) -> usize {
         let others = self.words.iter().filter(|(peer, _)| **peer != at.0);
-        others.filter(|(_, word)| word.sees.get(at) == Some(&Sight::Silent)).count()
+        others.filter(|(_, word)| word.sees.get(at).is_some_and(|sight| sights.contains(sight))).count()
     }
 }
 
@@ -102,16 +120,25 @@ mod tests {
 
     /// node1 finds node3 silent, and node2 says what it sees.
     fn seen(witness: bool, word_of_node2: Option<Arc<PeerWord>>) -> Situation {
+        let dead = PeerState::Unreachable(crate::core::check::Code::L4Tout);
+        seen_so(Sight::Silent, dead, witness, word_of_node2)
+    }
+
+    fn seen_so(
+        sight: Sight,
+        state: PeerState,
+        witness: bool,
+        word_of_node2: Option<Arc<PeerWord>>,
+    ) -> Situation {
         let mut config = config(AllDown::All);
         config.peers[1].addresses[0].address = ip("10.0.0.13");
         config.peers[0].addresses.push(same("192.0.2.22"));
-        let dead = PeerState::Unreachable(crate::core::check::Code::L4Tout);
         let mut peers = peer_states(&config, "node2", &all(PeerState::Serves));
-        peers.extend(peer_states(&config, "node3", &all(dead)));
+        peers.extend(peer_states(&config, "node3", &all(state)));
         let publication = publication(&config, &all(SelfState::Serves), &peers);
         let sights = BTreeMap::from([
             (("node2".into(), ip("192.0.2.12")), Sight::Answers),
-            (("node3".into(), ip("10.0.0.13")), Sight::Silent),
+            (("node3".into(), ip("10.0.0.13")), sight),
         ]);
         let words = word_of_node2.into_iter().map(|word| ("node2".into(), word)).collect();
         let others = Others { sights: &sights, words };
@@ -136,9 +163,25 @@ mod tests {
         ] {
             let situation = seen(witness, word);
             let wish = &situation.names["www.example.test"];
-            assert_eq!(wish.gone, BTreeMap::from([(ip("192.0.2.13"), Gone { agreeing, why: "silent" })]));
+            let gone = Gone { agreeing, why: "silent", can_act: false };
+            assert_eq!(wish.gone, BTreeMap::from([(ip("192.0.2.13"), gone)]));
             assert_eq!((situation.seen_by, situation.voters), (seen_by, voters));
         }
+    }
+
+    /// It votes against itself, and those who hear it vote so, too.
+    #[test]
+    fn a_node_that_says_that_it_cannot_serve_is_gone_as_soon_as_it_cannot_act() {
+        let hears = word(&[("node3", "10.0.0.13", Sight::Declines)]);
+        let differs = word(&[("node3", "10.0.0.13", Sight::Answers)]);
+        for (word, agreeing) in [(None, 2), (Some(hears), 3), (Some(differs), 2)] {
+            let situation = seen_so(Sight::Declines, PeerState::SaysNo, false, word);
+            let gone = Gone { agreeing, why: "declines", can_act: true };
+            let wish = &situation.names["www.example.test"];
+            assert_eq!(wish.gone, BTreeMap::from([(ip("192.0.2.13"), gone)]));
+        }
+        let other_name = seen_so(Sight::Declines, PeerState::Serves, false, None);
+        assert_eq!(other_name.names["www.example.test"].gone, BTreeMap::new());
     }
 
     #[test]
