@@ -28,6 +28,7 @@ mod policies;
 mod public;
 mod quic;
 mod reload;
+mod secret;
 mod servers;
 mod shared_zone;
 mod support;
@@ -151,6 +152,7 @@ const NAT: &[(&str, Body)] = &checks![
     lifecycle::what_is_pinned_and_not_whole_goes_on_and_is_not_touched,
     lifecycle::without_a_bpf_file_system_the_data_path_ends_with_the_daemon,
     nodes::second_usher_on_the_same_socket_is_refused,
+    secret::another_secret_takes_its_place_while_nodes_hear_each_other,
     own_traffic::ping_reaches_the_node,
     own_traffic::server_on_the_node_works_inside_the_nat_ports_too,
     own_traffic::connections_from_the_node_work,
