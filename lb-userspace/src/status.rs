@@ -16,7 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{AllDown, Forward, Protocol},
+    config::{AllDown, Forward, Protocol, Require},
     core::{
         admin::Admin,
         check::{CheckResult, Code},
@@ -382,6 +382,8 @@ pub struct PublishedAddress {
 pub struct DnsName {
     /// Without the final dot.
     pub name: String,
+    /// How many of its services a node must serve to be named.
+    pub require: Require,
     /// Set while no node can serve the name: the `all_down` policy that then decides the answer.
     pub policy_in_force: Option<AllDown>,
     /// Every address of every node for this name, published or not.

@@ -5,7 +5,7 @@ use std::{fmt::Display, net::IpAddr, path::Path, time::Duration};
 use lb_userspace::{
     config::{
         AllDown, CheckKind, Config, ConfigError, Forward, Http, Loaded, NodeAddress, Passive, Protocol,
-        Reply, Timing, Tls, XdpMode,
+        Reply, Require, Timing, Tls, XdpMode,
     },
     core::ids::Family,
 };
@@ -220,6 +220,26 @@ fn a_check_may_be_a_section_of_its_own() {
     let line = edit("port = 80\n", "port = 80\ncheck = { fall = 5 }\n");
     let section = edit("port = 80\n", "port = 80\n[service.check]\nfall = 5\n");
     assert_eq!(line.config, section.config);
+}
+
+#[test]
+fn what_a_name_requires_is_written_in_any_of_its_services() {
+    let tls =
+        "[[service]]\nname = \"tls\"\ndns_name = \"WWW.example.test.\"\nprotocol = \"tcp\"\nport = 443\n";
+    let backend = "[[service.backend]]\nname = \"b1\"\naddress = \"203.0.113.21\"\n";
+    let other =
+        "[[service]]\nname = \"other\"\ndns_name = \"other.example.test\"\nprotocol = \"tcp\"\nport = 81\n";
+    let text = format!("{MINIMAL}{tls}require = \"any\"\n{backend}{other}{backend}");
+    let requires: Vec<_> = load(&text).config.services.iter().map(|service| service.require).collect();
+    assert_eq!(requires, [Require::Any, Require::Any, Require::All]);
+
+    let both = text.replacen("port = 80\n", "port = 80\nrequire = \"all\"\n", 1);
+    let refused = Config::parse(&both, Path::new("usher.toml")).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "usher.toml:24: service \"tls\": require: is another one for www.example.test than in service \"web\"; write it in \
+         one of the name's services, or the same in all"
+    );
 }
 
 #[test]

@@ -16,8 +16,8 @@ use std::{
 use lb_userspace::{
     config::{
         Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend,
-        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Reply, Service, Timing, Tunnel,
-        XdpMode,
+        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Reply, Require, Service, Timing,
+        Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -405,6 +405,7 @@ fn config(peers: u8) -> Config {
         services: vec![Service {
             name: "web".into(),
             dns_name: Some("www.example.test".into()),
+            require: Require::All,
             protocol: Protocol::Tcp,
             port: 80,
             addresses: addresses.iter().map(|address| address.address).collect(),

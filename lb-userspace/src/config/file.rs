@@ -168,6 +168,7 @@ pub(super) struct Peer {
 pub(super) struct Service {
     pub name: Value<String>,
     pub dns_name: Value<String>,
+    pub require: Value<String>,
     pub protocol: Value<String>,
     pub port: Value<i64>,
     pub addresses: List<String>,

@@ -282,6 +282,17 @@ pub fn is_within(name: &str, zone: &str) -> bool {
     name.strip_suffix(zone).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
+/// How many of a name's services a node must serve to be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Require {
+    /// All that exist in the address's family.
+    #[default]
+    All,
+    /// One of them is enough.
+    Any,
+}
+
 /// What DNS answers for a name that no node can serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -321,6 +332,8 @@ pub struct Service {
     pub name: Arc<str>,
     /// The DNS name under which nodes that serve it are published; absolute, lower case, without the final dot, inside the zone.
     pub dns_name: Option<Arc<str>>,
+    /// How many of the name's services a node must serve to be named; the same in all of them.
+    pub require: Require,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The port clients use.

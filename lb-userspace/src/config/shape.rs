@@ -280,6 +280,7 @@ const FORMS: &[(&str, &str)] = &[
         "in [dns] \"all\" or \"none\", in a service \"reset\", \"drop\" or a table such as { service = \"sorry\" }",
     ),
     ("dns_port", "a port without quotes, such as 53"),
+    ("require", "\"all\" or \"any\""),
     ("dns_name", "a DNS name in quotes, such as \"www.example.test\""),
     ("protocol", "\"tcp\" or \"udp\""),
     ("port", "a port without quotes, such as 80"),

@@ -4,7 +4,8 @@
 //! decide nothing themselves.
 //!
 //! - A name may belong to several services (`http` and `https`, say). A node's address is published only
-//!   while the node serves **all** services of the name that exist in that address's family.
+//!   while the node serves **all** services of the name that exist in that address's family, or with
+//!   `require = "any"` at least one of them: [`Name::judge`].
 //! - IPv4 and IPv6 are judged apart: a node without an IPv6 backend keeps its A record.
 //! - When no node is known to serve the name in either family, `all_down` decides for the whole name. So
 //!   "the last address" is the last of both families together.
@@ -19,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    config::{AllDown, Config, NodeAddress, Service},
+    config::{AllDown, Config, NodeAddress, Peer, Require, Service},
     core::{
         health::Health,
         ids::{Family, PoolId},
@@ -76,7 +77,7 @@ pub type PeerStates = BTreeMap<PeerId, PeerState>;
 /// Why an address is published, or the first pool that keeps it from being so.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// The node serves all of the name's services in this family.
+    /// The node serves what the name requires of its services in this family.
     Serves,
     /// This node cannot serve the pool.
     Own(PoolId, SelfState),
@@ -127,6 +128,8 @@ pub struct NameView {
     pub addresses: Vec<Entry>,
     /// Set while no node can serve the name: the policy that then decides what is published.
     pub policy_in_force: Option<AllDown>,
+    /// How many of the name's services a node must serve.
+    pub require: Require,
 }
 
 /// What this node's DNS shows.
@@ -174,20 +177,51 @@ pub fn publication(config: &Config, own: &BTreeMap<PoolId, SelfState>, peers: &P
         })
         .collect();
     let names = match &config.dns {
-        Some(dns) => services_by_name(config)
+        Some(dns) => names(config)
             .into_iter()
-            .map(|(name, services)| (name, view(config, &services, dns.all_down, &own, peers)))
+            .map(|(label, name)| (label, view(config, &name, dns.all_down, &own, peers)))
             .collect(),
         None => BTreeMap::new(),
     };
     Publication { names, own }
 }
 
-fn services_by_name(config: &Config) -> BTreeMap<Arc<str>, Vec<&Service>> {
-    let mut names: BTreeMap<Arc<str>, Vec<&Service>> = BTreeMap::new();
+/// A DNS name: its services, and how many of them it requires.
+struct Name<'a> {
+    services: Vec<&'a Service>,
+    require: Require,
+}
+
+impl<'a> Name<'a> {
+    fn in_family(&self, family: Family) -> impl Iterator<Item = &'a Service> {
+        self.services.iter().copied().filter(move |service| service.families().any(|have| have == family))
+    }
+
+    /// Whether a node can serve the name at an address, by what is known of each service there: `None` of one that is not
+    /// offered. `None` for an address that is not for the name.
+    fn judge(&self, services: impl Iterator<Item = Option<Why>>) -> Option<Why> {
+        let services: Vec<Option<Why>> = services.collect();
+        let offered: Vec<&Why> = services.iter().flatten().collect();
+        let is_enough = self.require == Require::Any || offered.len() == services.len();
+        if offered.is_empty() || !is_enough {
+            return None;
+        }
+        let first = |is_it: fn(&Why) -> bool| offered.iter().copied().find(|why| is_it(why));
+        let why = match self.require {
+            Require::All => first(|why| !why.serves()),
+            // What nobody knows yet may still be what serves.
+            Require::Any => first(Why::serves).or(first(|why| !why.judged())).or(offered.first().copied()),
+        };
+        Some(why.cloned().unwrap_or(Why::Serves))
+    }
+}
+
+fn names(config: &Config) -> BTreeMap<Arc<str>, Name<'_>> {
+    let mut names: BTreeMap<Arc<str>, Name<'_>> = BTreeMap::new();
     for service in &config.services {
-        if let Some(name) = &service.dns_name {
-            names.entry(Arc::clone(name)).or_default().push(service);
+        if let Some(label) = &service.dns_name {
+            let new = || Name { services: Vec::new(), require: service.require };
+            names.entry(Arc::clone(label)).or_insert_with(new).services.push(service);
         }
     }
     names
@@ -195,70 +229,66 @@ fn services_by_name(config: &Config) -> BTreeMap<Arc<str>, Vec<&Service>> {
 
 fn view(
     config: &Config,
-    services: &[&Service],
+    name: &Name<'_>,
     all_down: AllDown,
     own: &BTreeMap<PoolId, SelfState>,
     peers: &PeerStates,
 ) -> NameView {
-    let mut addresses = own_entries(config, services, own);
-    addresses.extend(peer_entries(config, services, peers));
+    let require = name.require;
+    let mut addresses = own_entries(config, name, own);
+    addresses.extend(peer_entries(config, name, peers));
     if addresses.iter().any(|entry| entry.published) {
-        return NameView { addresses, policy_in_force: None };
+        return NameView { addresses, policy_in_force: None, require };
     }
     for entry in &mut addresses {
         entry.published = all_down == AllDown::All;
     }
-    NameView { addresses, policy_in_force: Some(all_down) }
+    NameView { addresses, policy_in_force: Some(all_down), require }
 }
 
-/// This node's addresses: those on which every service of the name (in that family) is offered.
-fn own_entries(config: &Config, services: &[&Service], own: &BTreeMap<PoolId, SelfState>) -> Vec<Entry> {
-    let judge = |_, pool: PoolId| match own.get(&pool).copied().unwrap_or(SelfState::NotChecked) {
-        SelfState::Serves => Why::Serves,
-        state => Why::Own(pool, state),
+/// This node's addresses, each judged by the services that are offered on it.
+fn own_entries(config: &Config, name: &Name<'_>, own: &BTreeMap<PoolId, SelfState>) -> Vec<Entry> {
+    let judge = |address: IpAddr, service: &Service| {
+        let pool = pool(service, Family::of(address));
+        service.addresses.contains(&address).then(|| match own.get(&pool).copied() {
+            Some(SelfState::Serves) => Why::Serves,
+            state => Why::Own(pool, state.unwrap_or(SelfState::NotChecked)),
+        })
     };
-    let offered = |address: &NodeAddress| {
-        in_family(services, Family::of(address.address))
-            .all(|service| service.addresses.contains(&address.address))
-    };
-    let addresses = config.node.addresses.iter().copied().filter(offered);
-    entries(&config.node.name, addresses, services, judge)
+    entries(&config.node.name, &config.node.addresses, name, judge)
 }
 
 /// The peers' addresses: on which of them a service is offered shows only in what the probes find there.
-fn peer_entries(config: &Config, services: &[&Service], peers: &PeerStates) -> Vec<Entry> {
-    let judge = |peer: &Arc<str>, address: IpAddr, pool: PoolId| {
+fn peer_entries(config: &Config, name: &Name<'_>, peers: &PeerStates) -> Vec<Entry> {
+    let judge = |peer: &Arc<str>, address: IpAddr, service: &Service| {
+        let pool = pool(service, Family::of(address));
         let id = PeerId { peer: Arc::clone(peer), address, pool };
         match peers.get(&id).copied().unwrap_or(PeerState::Unknown) {
             PeerState::Serves => Why::Serves,
             state => Why::Peer(id.pool, state),
         }
     };
-    config
-        .peers
-        .iter()
-        .flat_map(|peer| {
-            let addresses = peer.addresses.iter().copied();
-            entries(&peer.name, addresses, services, |address, pool| judge(&peer.name, address, pool))
+    let of_peer = |peer: &Peer| {
+        entries(&peer.name, &peer.addresses, name, |address, service| {
+            Some(judge(&peer.name, address, service))
         })
-        .collect()
+    };
+    config.peers.iter().flat_map(of_peer).collect()
 }
 
-/// The entries of one node, in families that the name has.
+/// The entries of one node, in families that the name has. `judge` says what is known of a service on an address, and `None`
+/// where it is not offered.
 fn entries(
     node: &Arc<str>,
-    addresses: impl Iterator<Item = NodeAddress>,
-    services: &[&Service],
-    judge: impl Fn(IpAddr, PoolId) -> Why,
+    addresses: &[NodeAddress],
+    name: &Name<'_>,
+    judge: impl Fn(IpAddr, &Service) -> Option<Why>,
 ) -> Vec<Entry> {
     addresses
+        .iter()
         .filter_map(|address| {
             let family = Family::of(address.address);
-            let mut verdicts = in_family(services, family)
-                .map(|service| judge(address.address, pool(service, family)))
-                .peekable();
-            verdicts.peek()?;
-            let why = verdicts.find(|why| !why.serves()).unwrap_or(Why::Serves);
+            let why = name.judge(name.in_family(family).map(|service| judge(address.address, service)))?;
             Some(Entry {
                 node: Arc::clone(node),
                 address: address.publish,
@@ -268,10 +298,6 @@ fn entries(
             })
         })
         .collect()
-}
-
-fn in_family<'a>(services: &'a [&'a Service], family: Family) -> impl Iterator<Item = &'a Service> {
-    services.iter().copied().filter(move |service| service.families().any(|have| have == family))
 }
 
 fn pool(service: &Service, family: Family) -> PoolId {

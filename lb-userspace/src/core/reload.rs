@@ -118,6 +118,7 @@ fn service(old: &Service, new: &Service, title: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = |what: Option<String>| lines.extend(what.map(|what| format!("{title}: {what}")));
     line(values("dns_name", &old.dns_name, &new.dns_name));
+    line(values("require", &old.require, &new.require));
     line(values("protocol", &old.protocol, &new.protocol));
     line(values("port", &old.port, &new.port));
     line(values("addresses", &old.addresses, &new.addresses));

@@ -296,7 +296,7 @@ impl fmt::Display for Outlook {
 mod tests {
     use super::*;
     use crate::{
-        config::AllDown,
+        config::{AllDown, Require},
         core::publish::fixture::{config as fixture, publish},
         core::shared::TwoNodes,
     };
@@ -344,6 +344,27 @@ mod tests {
             (&["node1 down", "node2 down"], "node3: 13", "11 12 13"),
         ] {
             assert_eq!(outlook(&three, texts), (answers.to_owned(), zone.to_owned()), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_requires_any_of_its_services_is_foretold_as_it_will_be() {
+        let mut config = fixture(AllDown::All);
+        config.services.truncate(2);
+        config.services.iter_mut().for_each(|service| service.addresses.truncate(1));
+        config.dns.as_mut().unwrap().publish.push(publish());
+        let one: &[_] = &["web down on node3"];
+        let both: &[_] = &["web down on node3", "tls down on node3"];
+        let with = "node1: 11 12 13, node2: 11 12 13, node3: 11 12 13";
+        let without = "node1: 11 12, node2: 11 12, node3: 11 12";
+        for (require, texts, answers, zone) in [
+            (Require::All, one, without, "11 12"),
+            (Require::Any, one, with, "11 12 13"),
+            (Require::Any, both, without, "11 12"),
+        ] {
+            config.services.iter_mut().for_each(|service| service.require = require);
+            let found = outlook(&config, texts);
+            assert_eq!(found, (answers.to_owned(), zone.to_owned()), "{require:?}, {texts:?}");
         }
     }
 

@@ -258,6 +258,7 @@ fn dns(state: &State, now: Instant) -> Option<status::Dns> {
     let queries = state.dns_counters.as_ref().map(|counters| counters.values());
     let names = state.publication.names.iter().map(|(name, view)| status::DnsName {
         name: name.to_string(),
+        require: view.require,
         policy_in_force: view.policy_in_force,
         addresses: view
             .addresses

@@ -4,6 +4,11 @@ use super::Case;
 
 pub(super) const CASES: &[Case] = &[
     (
+        "port = 25\n",
+        "port = 25\nrequire = \"any\"\n",
+        r#"usher.toml:38: service "mail": require: needs a dns_name; add the dns_name that the services share, or remove it"#,
+    ),
+    (
         r#"[[service]]
 name = "web"
 dns_name = "www.example.test"

@@ -12,6 +12,7 @@ use crate::{
         advise, print,
         text::{age, printable},
     },
+    config::Require,
     dns::{AskError, Found, Way, look_up, look_up_over_tcp},
     status::{Dns, DnsAddress, DnsName, Publisher, Sighting},
 };
@@ -89,7 +90,11 @@ impl Known {
     }
 
     fn text(&self) -> String {
-        let mut out = format!("{}\n", printable(&self.name.name));
+        let enough = match self.name.require {
+            Require::All => "",
+            Require::Any => ": any of its services is enough",
+        };
+        let mut out = format!("{}{enough}\n", printable(&self.name.name));
         for address in &self.name.addresses {
             self.address(address, &mut out);
         }

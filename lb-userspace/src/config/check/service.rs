@@ -1,6 +1,6 @@
 //! `[[service]]` and its backends.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
@@ -11,7 +11,7 @@ use super::{
     reader::{Field, Reader, Seen},
 };
 use crate::config::{
-    Backend, Flows, Forward, NoBackend, NodeAddress, Protocol, Quic, Service,
+    Backend, Flows, Forward, NoBackend, NodeAddress, Protocol, Quic, Require, Service,
     file::{self, AddressPerFamily, List, Value},
     key::Key,
     shape::{form, list},
@@ -32,11 +32,43 @@ pub(super) fn services(
         );
     }
     let mut names = Seen::default();
+    let mut required = Required::new();
     let services = services.into_iter().enumerate().filter_map(|(index, service)| {
         let field = reader.element(root, "service", index, service, |service| &service.name);
-        service_of(reader, field, &mut names, node, flows)
+        service_of(reader, field, &mut names, &mut required, node, flows)
     });
-    services.collect()
+    let mut services: Vec<Service> = services.collect();
+    for service in &mut services {
+        let written = service.dns_name.as_ref().and_then(|name| required.get(name));
+        service.require = written.map_or(Require::All, |(require, _)| *require);
+    }
+    services
+}
+
+/// What DNS names require, and the service where that is written.
+type Required = HashMap<Arc<str>, (Require, Key)>;
+
+/// It belongs to the name, so one of its services is enough to write it in.
+fn require(
+    reader: &mut Reader<'_>,
+    service: &Key,
+    written: Value<String>,
+    dns_name: Option<&Arc<str>>,
+    required: &mut Required,
+) {
+    let Some(field) = reader.optional(service, "require", written) else { return };
+    let Some(require) = reader.choice(&field, &[("all", Require::All), ("any", Require::Any)]) else {
+        return;
+    };
+    let Some(name) = dns_name else {
+        let mend = "add the dns_name that the services share, or remove it";
+        return reader.refuse(&field.key, "needs a dns_name", mend);
+    };
+    let (known, by) = required.entry(name.clone()).or_insert_with(|| (require, service.clone()));
+    if *known != require {
+        let what = format!("is another one for {name} than in {by}");
+        reader.refuse(&field.key, what, "write it in one of the name's services, or the same in all");
+    }
 }
 
 /// `None` when a value is refused that other services are compared with.
@@ -44,6 +76,7 @@ fn service_of(
     reader: &mut Reader<'_>,
     Field { key, value: service, .. }: Field<file::Service>,
     names: &mut Seen<String>,
+    required: &mut Required,
     node: &[NodeAddress],
     limits: &Flows,
 ) -> Option<Service> {
@@ -54,6 +87,7 @@ fn service_of(
     let dns_name = reader
         .optional(&key, "dns_name", service.dns_name)
         .and_then(|name| reader.dns_name(&name, "www.example.test"));
+    require(reader, &key, service.require, dns_name.as_ref(), required);
     let protocol = reader
         .required(&key, "protocol", service.protocol)
         .and_then(|protocol| reader.choice(&protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]));
@@ -94,6 +128,7 @@ fn service_of(
     Some(Service {
         name: name?,
         dns_name,
+        require: Require::All,
         protocol: protocol?,
         port: port?,
         addresses,

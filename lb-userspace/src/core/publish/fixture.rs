@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use crate::{
     config::{
         Aim, AllDown, Backend, Check, CheckKind, Config, Dns, FlowOptions, Flows, Forward, Nat, NoBackend,
-        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Publish, Reply, Service, Timing,
-        Tunnel, XdpMode,
+        Node, NodeAddress, OnStop, Passive, Peer, PeerCheck, Protocol, Publish, Reply, Require, Service,
+        Timing, Tunnel, XdpMode,
     },
     core::{
         ids::{Family, PoolId},
@@ -31,6 +31,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
     let service = |name: &str, dns_name: Option<&str>, protocol, port, families: &[&str]| Service {
         name: name.into(),
         dns_name: dns_name.map(Arc::from),
+        require: Require::All,
         protocol,
         port,
         addresses: vips.map(ip).to_vec(),

@@ -65,6 +65,62 @@ fn one_service_of_a_shared_name_takes_its_family_out() {
     );
 }
 
+/// The fixture, in which any service of a name is enough.
+fn any_is_enough() -> Config {
+    let mut config = config(AllDown::All);
+    config.services.iter_mut().for_each(|service| service.require = Require::Any);
+    config
+}
+
+#[test]
+fn where_any_service_is_enough_the_last_one_takes_the_address_out() {
+    let (mut own, mut peers) = everyone_serves();
+    own.insert(pool("tls/v4"), SelfState::NoBackend);
+    own.insert(pool("web/v6"), SelfState::NoBackend);
+    let dead = |name: &str| PeerId { peer: "node2".into(), address: ip("192.0.2.12"), pool: pool(name) };
+    peers.insert(dead("web/v4"), PeerState::Unreachable(Code::L4Tout));
+    let first = publication(&any_is_enough(), &own, &peers);
+    // IPv6 has one service only, and is judged apart.
+    assert_eq!(
+        shown(&first, WWW),
+        ["192.0.2.11", "(2001:db8:1::11)", "192.0.2.12", "2001:db8:1::12", "192.0.2.13"]
+    );
+    own.insert(pool("web/v4"), SelfState::NoBackend);
+    peers.insert(dead("tls/v4"), PeerState::SaysNo);
+    let second = publication(&any_is_enough(), &own, &peers);
+    assert_eq!(
+        shown(&second, WWW),
+        ["(192.0.2.11)", "(2001:db8:1::11)", "(192.0.2.12)", "2001:db8:1::12", "192.0.2.13"]
+    );
+    assert_eq!(second.names[WWW].require, Require::Any);
+}
+
+#[test]
+fn where_any_service_is_enough_nothing_is_settled_before_one_serves_or_all_are_judged() {
+    let peers = peers(&[("node2", PeerState::Serves), ("node3", PeerState::Serves)]);
+    let entry = |web, tls| {
+        let own = BTreeMap::from([(pool("web/v4"), web), (pool("tls/v4"), tls)]);
+        publication(&any_is_enough(), &own, &peers).names[WWW].addresses[0].why.clone()
+    };
+    use SelfState::*;
+    assert_eq!(entry(NotChecked, Serves), Why::Serves);
+    assert_eq!(entry(NoBackend, NotChecked), Why::Own(pool("tls/v4"), NotChecked));
+    assert_eq!(entry(NoBackend, Drained), Why::Own(pool("web/v4"), NoBackend));
+}
+
+#[test]
+fn where_any_service_is_enough_an_address_needs_to_offer_one() {
+    let (own, peers) = everyone_serves();
+    for (require, expected) in [(Require::All, None), (Require::Any, Some("192.0.2.11"))] {
+        let mut config = any_is_enough();
+        config.services[0].addresses = vec![ip("10.0.0.12")];
+        config.services.iter_mut().for_each(|service| service.require = require);
+        let publication = publication(&config, &own, &peers);
+        let first = publication.names[WWW].addresses.iter().find(|entry| &*entry.node == "node1");
+        assert_eq!(first.map(|entry| entry.address.to_string()).as_deref(), expected, "{require:?}");
+    }
+}
+
 #[test]
 fn a_peer_is_shown_only_after_it_was_seen() {
     let own = all(SelfState::Serves);
@@ -286,9 +342,13 @@ proptest! {
         node2 in states(peer_state()),
         node3 in states(peer_state()),
         none in any::<bool>(),
+        any_is_enough in any::<bool>(),
     ) {
         let policy = if none { AllDown::None } else { AllDown::All };
-        let config = config(policy);
+        let mut config = config(policy);
+        if any_is_enough {
+            config.services.iter_mut().for_each(|service| service.require = Require::Any);
+        }
         let mut peers = peer_states(&config, "node2", &node2);
         peers.extend(peer_states(&config, "node3", &node3));
         let publication = publication(&config, &own, &peers);
