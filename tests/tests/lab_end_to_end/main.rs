@@ -178,6 +178,7 @@ const BIND: &[(&str, Body)] = &checks![
     shared_zone::primary_that_stands_still_takes_nobody_away,
     shared_zone::node_alone_takes_nobody_away,
     shared_zone::node_cut_off_from_its_peers_alone_is_taken_away_and_takes_nobody_away,
+    shared_zone::node_that_is_drained_and_has_lost_the_primary_is_taken_away_after_its_lease,
     shared_zone::primary_whose_clock_is_an_hour_off_takes_nobody_away,
     shared_zone::records_of_the_operator_at_a_name_are_named_and_left_alone,
     shared_zone::primary_that_takes_tcp_only_is_written_and_named,

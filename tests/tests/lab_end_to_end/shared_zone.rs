@@ -284,6 +284,7 @@ pub(crate) fn primary_that_stands_still_takes_nobody_away(lab: &Lab) -> Result<(
 
 /// As the lab's nodes have it.
 const LEASE: Duration = Duration::from_secs(9);
+const RENEWAL: Duration = Duration::from_secs(3);
 
 /// One node sees nobody, and the primary not either. The two others are of one mind.
 pub(crate) fn node_alone_takes_nobody_away(lab: &Lab) -> Result<()> {
@@ -329,6 +330,30 @@ pub(crate) fn node_cut_off_from_its_peers_alone_is_taken_away_and_takes_nobody_a
     lab.part(Host::Node(1), &[])?;
     wait_held(lab, &[1, 2, 3], RECOVERY)?;
     expect_told(lab, 1)?;
+    lab.wait_all_well(RECOVERY)
+}
+
+/// It says itself that it cannot serve, to whoever still hears it.
+pub(crate) fn node_that_is_drained_and_has_lost_the_primary_is_taken_away_after_its_lease(
+    lab: &Lab,
+) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.part(Host::Node(VICTIM), &[Host::Dns])?;
+    lab.run(Host::Node(VICTIM), &["usher", "node", "drain"])?;
+    // Its last renewal was a whole period before that at the most.
+    let (start, all) = (Instant::now(), of_nodes(lab, &[1, 2, 3])?);
+    while start.elapsed() < LEASE - RENEWAL - SLACK {
+        expect_equal("addresses", &held(lab)?, &all)?;
+    }
+    wait_held(lab, &[1, 3], RECOVERY)?;
+    let why = lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"])?;
+    for said in ["node1: declines", "node3: declines", ": removed-by node"] {
+        ensure!(why.contains(said), "no `{said}` in {why}");
+    }
+    expect_told(lab, 1)?;
+    lab.part(Host::Node(VICTIM), &[])?;
+    lab.run(Host::Node(VICTIM), &["usher", "node", "ready"])?;
+    wait_held(lab, &[1, 2, 3], RECOVERY * 2)?;
     lab.wait_all_well(RECOVERY)
 }
 
