@@ -64,7 +64,8 @@ fn what_is_left_out_has_its_default() {
     let dns = config.dns.as_ref().unwrap();
     assert_eq!(dns.listen, ["192.0.2.11:53".parse().unwrap()]);
     assert_eq!((&*dns.zone, &*dns.contact), ("example.test", "hostmaster.example.test"));
-    assert_eq!((dns.ttl.as_secs(), dns.negative_ttl.as_secs(), dns.all_down), (30, 5, AllDown::All));
+    let ttls = [dns.ttl, dns.ttl_in_doubt, dns.negative_ttl].map(|ttl| ttl.as_secs());
+    assert_eq!((ttls, dns.all_down), ([30, 5, 5], AllDown::All));
 
     let quick = Duration::from_millis(500);
     let peers =

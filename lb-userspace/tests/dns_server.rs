@@ -169,7 +169,7 @@ fn the_zone_introduces_itself() {
         return;
     }
     let server = Server::start(zone(&config(1), SelfState::Serves));
-    assert_eq!(server.dig("example.test SOA").answers(), [format!("example.test. 300 IN {SOA}")]);
+    assert_eq!(server.dig("example.test SOA").answers(), [format!("example.test. 5 IN {SOA}")]);
     let ns = server.dig("example.test NS");
     assert_eq!(
         ns.answers(),
@@ -395,6 +395,7 @@ fn config(peers: u8) -> Config {
             listen: Vec::new(),
             zone: "example.test".into(),
             ttl: Duration::from_secs(30),
+            ttl_in_doubt: Duration::from_secs(5),
             negative_ttl: Duration::from_secs(5),
             contact: "hostmaster.example.test".into(),
             all_down: AllDown::All,

@@ -110,6 +110,7 @@ pub(super) struct Dns {
     pub listen: List<String>,
     pub zone: Value<String>,
     pub ttl: Value<String>,
+    pub ttl_in_doubt: Value<String>,
     pub negative_ttl: Value<String>,
     pub contact: Value<String>,
     pub all_down: Value<String>,

@@ -226,7 +226,9 @@ pub struct Dns {
     pub zone: Arc<str>,
     /// TTL of the nodes' addresses.
     pub ttl: Duration,
-    /// TTL of negative answers (the SOA's minimum).
+    /// The same while they are likely to change; at most `ttl`.
+    pub ttl_in_doubt: Duration,
+    /// TTL of negative answers (the SOA's minimum), and of the SOA itself.
     pub negative_ttl: Duration,
     /// The SOA's responsible mailbox, as a name without the final dot: `hostmaster.example.test`.
     pub contact: Arc<str>,

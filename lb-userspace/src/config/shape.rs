@@ -273,6 +273,7 @@ const FORMS: &[(&str, &str)] = &[
     ("listen", "a list of addresses with ports, such as [\"192.0.2.11:53\"]"),
     ("zone", "a DNS name in quotes, such as \"example.test\""),
     ("ttl", "a duration in quotes, such as \"30s\""),
+    ("ttl_in_doubt", "a duration in quotes, such as \"5s\""),
     ("negative_ttl", "a duration in quotes, such as \"5s\""),
     ("contact", "a DNS name in quotes, such as \"hostmaster.example.test\""),
     (

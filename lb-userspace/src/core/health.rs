@@ -193,6 +193,19 @@ impl Checked {
         self.seen.as_ref().map(|seen| seen.health).or(presumed)
     }
 
+    /// The health that the latest results lead to if more of them are alike: another one while they contradict its state.
+    pub fn expected(&self) -> Option<Health> {
+        match &self.seen {
+            Some(seen) if self.contradicts(seen) && seen.last.code.passed() => Some(Health::Up),
+            Some(seen) if self.contradicts(seen) => Some(Health::Down),
+            _ => self.health(),
+        }
+    }
+
+    fn contradicts(&self, seen: &Seen) -> bool {
+        seen.last.code.passed() != (seen.health == Health::Up) && self.held(seen.last_at).is_none()
+    }
+
     /// Whether it may take flows; not before the first check passed.
     pub fn is_up(&self) -> bool {
         self.health() == Some(Health::Up)
@@ -201,10 +214,7 @@ impl Checked {
     /// How soon it should be checked again: fast while the latest results contradict its state, and may change it, or clients
     /// were not answered.
     pub fn pace(&self) -> Pace {
-        let contradicts = |seen: &&Seen| {
-            seen.last.code.passed() != (seen.health == Health::Up) && self.held(seen.last_at).is_none()
-        };
-        match self.seen.as_ref().filter(contradicts) {
+        match self.seen.as_ref().filter(|seen| self.contradicts(seen)) {
             None if self.doubt == 0 => Pace::Usual,
             _ => Pace::Fast,
         }

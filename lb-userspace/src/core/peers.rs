@@ -330,16 +330,22 @@ impl Peers {
 
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
     pub fn state(&self, id: &PeerId) -> PeerState {
-        self.probed.get(id).map_or(PeerState::Unknown, |probed| self.state_of(id, probed))
+        let state = |probed| self.state_of(id, probed, Checked::health);
+        self.probed.get(id).map_or(PeerState::Unknown, state)
+    }
+
+    /// What is known of every peer and pool if the latest results of probes lead to what they seem to.
+    pub fn expected(&self) -> impl Iterator<Item = (&PeerId, PeerState)> {
+        self.probed.iter().map(|(id, probed)| (id, self.state_of(id, probed, Checked::expected)))
     }
 
     /// While a daemon starts again, its data path tells whether the peer serves; when none has come for too long, nobody
-    /// knows whether its backends live.
-    fn state_of(&self, id: &PeerId, probed: &Probed) -> PeerState {
+    /// knows whether its backends live. `health`: what of the probes' results counts.
+    fn state_of(&self, id: &PeerId, probed: &Probed, health: fn(&Checked) -> Option<Health>) -> PeerState {
         let lost = self.voices.get(&id.peer).is_some_and(|voice| voice.lost);
         let state = match self.data_paths.get(&id.at()).filter(|_| probed.judge == Judge::Probe) {
-            Some(path) => self.state_in_turn(id, probed, path),
-            None => probed.state(),
+            Some(path) => self.state_in_turn(id, probed, path, health),
+            None => probed.state(health(&probed.checked)),
         };
         match state {
             PeerState::Serves if lost => PeerState::Silent,
@@ -354,9 +360,15 @@ impl Peers {
 
     /// What is known of a pool whose probes come rarely. Until its first one, it is judged as where no connection can tell:
     /// by the peer's word, while other connections to the address work.
-    fn state_in_turn(&self, id: &PeerId, probed: &Probed, path: &DataPath) -> PeerState {
+    fn state_in_turn(
+        &self,
+        id: &PeerId,
+        probed: &Probed,
+        path: &DataPath,
+        health: fn(&Checked) -> Option<Health>,
+    ) -> PeerState {
         let last = path.checked().last().map(|(result, _)| result.code);
-        match (path.health(), probed.state()) {
+        match (health(path.checked()), probed.state(health(&probed.checked))) {
             (Some(Health::Down), PeerState::Serves) => PeerState::Unreachable(last.unwrap_or(Code::L4Tout)),
             (Some(Health::Up), PeerState::Unknown) if self.says_yes(id) => PeerState::Serves,
             (_, state) => state,
@@ -395,14 +407,15 @@ impl Peers {
         self.probed.iter().map(|(id, probed)| {
             let path = self.data_paths.get(&id.at()).filter(|_| probed.judge == Judge::Probe);
             let dead = path.filter(|path| path.health() == Some(Health::Down));
-            (id, self.state_of(id, probed), dead.map_or(&probed.checked, DataPath::checked))
+            let checked = dead.map_or(&probed.checked, DataPath::checked);
+            (id, self.state_of(id, probed, Checked::health), checked)
         })
     }
 }
 
 impl Probed {
-    fn state(&self) -> PeerState {
-        match (self.checked.health(), self.last_failure) {
+    fn state(&self, health: Option<Health>) -> PeerState {
+        match (health, self.last_failure) {
             (None, _) => PeerState::Unknown,
             _ if self.says_no => PeerState::SaysNo,
             (Some(Health::Up), _) => PeerState::Serves,

@@ -13,7 +13,7 @@
 //!   everything has been judged; the first DNS answer should wait for it (with a limit).
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry as Slot},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -139,9 +139,24 @@ pub struct Publication {
     pub names: BTreeMap<Arc<str>, NameView>,
     /// Every pool of this node, also those without a DNS name; peers ask for it.
     pub own: BTreeMap<PoolId, SelfState>,
+    /// Names that will soon show something else, as it seems: their answers should not be kept for long.
+    pub in_doubt: BTreeSet<Arc<str>>,
 }
 
 impl Publication {
+    /// The same, while `expected` would come of what checks have begun to find and what is about to end.
+    #[must_use]
+    pub fn expecting(self, expected: &Publication) -> Publication {
+        let serves = |view: &NameView| -> Vec<bool> {
+            view.addresses.iter().map(|entry| entry.why.serves()).collect()
+        };
+        let differs = |(name, view): &(&Arc<str>, &NameView)| {
+            expected.names.get(*name).is_none_or(|expected| serves(expected) != serves(view))
+        };
+        let in_doubt = self.names.iter().filter(differs).map(|(name, _)| name.clone()).collect();
+        Publication { in_doubt, ..self }
+    }
+
     /// Whether every pool of this node and every peer has been judged at least once.
     pub fn settled(&self) -> bool {
         self.names.values().flat_map(|view| &view.addresses).all(|entry| entry.why.judged())
@@ -183,7 +198,7 @@ pub fn publication(config: &Config, own: &BTreeMap<PoolId, SelfState>, peers: &P
             .collect(),
         None => BTreeMap::new(),
     };
-    Publication { names, own }
+    Publication { names, own, in_doubt: BTreeSet::new() }
 }
 
 /// A DNS name: its services, and how many of them it requires.

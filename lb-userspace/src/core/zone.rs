@@ -21,9 +21,9 @@ use crate::{
     core::{ids::Family, publish::Publication},
 };
 
-/// TTL of SOA, NS and the name servers' addresses, in seconds. They change with the configuration only;
+/// TTL of NS and the name servers' addresses, in seconds. They change with the configuration only;
 /// five minutes let a new node take part soon.
-const INFRASTRUCTURE_TTL: u32 = 300;
+pub const INFRASTRUCTURE_TTL: u32 = 300;
 
 /// The largest TTL, RFC 2181 section 8.
 const MAX_TTL: u64 = 0x7fff_ffff;
@@ -52,10 +52,8 @@ pub struct Soa {
     pub retry: u32,
     /// For secondaries.
     pub expire: u32,
-    /// TTL of negative answers (RFC 2308).
+    /// TTL of negative answers (RFC 2308), and of the record itself.
     pub minimum: u32,
-    /// TTL of the SOA and NS records themselves.
-    pub ttl: u32,
 }
 
 /// What a name has besides SOA and NS. Without records it exists all the same: its answer is NODATA.
@@ -107,7 +105,8 @@ impl Zone {
         }
         for (name, view) in publication.names.iter().filter(|(name, _)| is_within(name, zone)) {
             let published = view.addresses.iter().filter(|entry| entry.published).map(|entry| entry.address);
-            builder.addresses(name, published, seconds(dns.ttl));
+            let ttl = if publication.in_doubt.contains(name) { dns.ttl_in_doubt } else { dns.ttl };
+            builder.addresses(name, published, seconds(ttl));
         }
 
         Zone {
@@ -120,7 +119,6 @@ impl Zone {
                 retry: 600,
                 expire: 86_400,
                 minimum: seconds(dns.negative_ttl),
-                ttl: INFRASTRUCTURE_TTL,
             },
             name_servers: servers.into_iter().map(|(name, _)| name).collect(),
             names: builder.names,

@@ -183,11 +183,14 @@ impl State {
             }
             _ => {}
         }
+        let outlook = self.outlook(&reports);
         let changed = reports.iter().filter(|report| self.observe_peer(report)).count() > 0;
         let heard_news =
             heard.answers_again || heard.is_news || heard.transition.is_some() || !heard.said.is_empty();
         if changed || heard_news {
             self.reconcile();
+        } else if self.outlook(&reports) != outlook {
+            self.reconcile_dns();
         }
     }
 

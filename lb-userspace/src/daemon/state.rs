@@ -1,6 +1,13 @@
 //! What the loop owns, and how it is kept true to what happens.
 
-use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
 
 use lb_common::{Features, program};
 use tokio::{
@@ -70,6 +77,8 @@ pub(super) struct State {
     /// As the plan wants them; those that an earlier daemon knew stand until they are known again.
     hops: BTreeMap<IpAddr, KnownHop>,
     pub(super) publication: Publication,
+    /// What this node seemed to come to when DNS was decided last.
+    expected: BTreeMap<PoolId, SelfState>,
     /// Since when each address is, or is not, in this node's answers.
     pub(super) shown: BTreeMap<(Arc<str>, IpAddr), (bool, Instant)>,
     /// Of each pool under NAT.
@@ -98,6 +107,14 @@ pub(super) struct State {
     /// The maps could not be written when they last should have been.
     behind: bool,
     stopping: bool,
+}
+
+/// Whether what is or what is about to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Now,
+    /// If more checks find what the latest found, and what is about to end has ended.
+    Soon,
 }
 
 /// An interface that has, or should have, the program.
@@ -154,6 +171,7 @@ impl State {
             next_hops: NextHopTable::default(),
             hops: hops::of_image(&applied),
             publication,
+            expected: BTreeMap::new(),
             shown: BTreeMap::new(),
             nat_ports: BTreeMap::new(),
             watched: Vec::new(),
@@ -192,9 +210,18 @@ impl State {
     /// checked again for which that may have changed.
     pub(super) fn observe_backends(&mut self, reports: &[Report<BackendId>]) -> Vec<(BackendId, Pace)> {
         let mut paces = Vec::new();
+        let outlook = |state: &State, id: &BackendId| state.backends.get(id).map(Checked::expected);
+        let before: Vec<_> = reports.iter().map(|report| outlook(self, &report.id)).collect();
         let changes = reports.iter().filter(|report| self.observe_backend(report, &mut paces)).count();
         if changes > 0 {
             self.reconcile();
+            return paces;
+        }
+        let wavering =
+            reports.iter().zip(before).filter(|(report, before)| outlook(self, &report.id) != *before);
+        let pools: BTreeSet<&PoolId> = wavering.map(|(report, _)| &report.id.pool).collect();
+        if pools.into_iter().any(|pool| self.seems_to_change(pool)) {
+            self.reconcile_dns();
         }
         paces
     }
@@ -229,10 +256,28 @@ impl State {
 
     /// Takes the results of peers' checks.
     pub(super) fn observe_peers(&mut self, reports: &[Report<PeerId>]) {
+        let before = self.outlook(reports);
         let changes = reports.iter().filter(|report| self.observe_peer(report)).count();
         if changes > 0 {
             self.reconcile();
+        } else if self.outlook(reports) != before {
+            self.reconcile_dns();
         }
+    }
+
+    /// What these peers seem to come to.
+    pub(super) fn outlook(&self, reports: &[Report<PeerId>]) -> Vec<Option<Health>> {
+        let expected = |report: &Report<PeerId>| self.peers.checked(&report.id).and_then(Checked::expected);
+        reports.iter().map(expected).collect()
+    }
+
+    /// Whether what this node seems to come to for a pool is not what DNS was decided for.
+    fn seems_to_change(&self, pool: &PoolId) -> bool {
+        let found = plan::pools(&self.config).find(|(_, have)| have == pool);
+        found.is_some_and(|(service, pool)| {
+            let before = self.expected.get(&pool).copied();
+            before != Some(self.own_state(service, pool, When::Soon))
+        })
     }
 
     /// Takes the result of a peer's check, and says if the peer's health changed.
@@ -321,6 +366,10 @@ impl State {
             self.reconcile();
         }
         self.end_drain();
+        let ends = self.administration.drained().flatten().is_some();
+        if ends && plan::pools(&self.config).next().is_some_and(|(_, pool)| self.seems_to_change(&pool)) {
+            self.reconcile_dns();
+        }
         self.end_server_drains();
         self.administration.catch_up();
         if self.capturing.is_none() && self.dataplane.features().has(Features::CAPTURE) {
@@ -485,12 +534,21 @@ impl State {
         Ok(())
     }
 
-    fn reconcile_dns(&mut self) {
-        let own = plan::pools(&self.config)
-            .map(|(service, pool)| (pool.clone(), self.own_state(service, pool)))
-            .collect();
+    pub(super) fn reconcile_dns(&mut self) {
+        let own = self.own_states(When::Now);
         let peers: PeerStates = self.peers.iter().map(|(id, state, _)| (id.clone(), state)).collect();
         let publication = publish::publication(&self.config, &own, &peers);
+        self.expected = self.own_states(When::Soon);
+        let expected_peers: PeerStates =
+            self.peers.expected().map(|(id, state)| (id.clone(), state)).collect();
+        // Ordinarily nothing else is expected.
+        let publication = match (&self.expected, &expected_peers) == (&own, &peers) {
+            true => publication,
+            false => {
+                let expected = publish::publication(&self.config, &self.expected, &expected_peers);
+                publication.expecting(&expected)
+            }
+        };
         for transition in self.publication.transitions(&publication) {
             match transition.change {
                 publish::Change::PolicyBegan(_) => warn!("DNS: {transition}"),
@@ -522,19 +580,34 @@ impl State {
             entries.map(|(at, published)| (at.clone(), (published, since(&at, published)))).collect();
     }
 
-    fn own_state(&self, service: &Service, pool: PoolId) -> SelfState {
+    fn own_states(&self, when: When) -> BTreeMap<PoolId, SelfState> {
+        plan::pools(&self.config)
+            .map(|(service, pool)| (pool.clone(), self.own_state(service, pool, when)))
+            .collect()
+    }
+
+    fn own_state(&self, service: &Service, pool: PoolId, when: When) -> SelfState {
         if self.stopping {
             return SelfState::Stopping;
         }
-        if self.administration.drained().is_some() {
-            return SelfState::Drained;
+        if let Some(left) = self.administration.drained() {
+            // The last answers before its end are the ones that outlive it.
+            let ttl = self.config.dns.as_ref().map_or(0, |dns| dns.ttl.as_secs());
+            if when == When::Now || left.is_none_or(|left| left > ttl) {
+                return SelfState::Drained;
+            }
         }
         if self.interfaces.iter().any(|interface| !interface.present) {
             return SelfState::NotAttached;
         }
         SelfState::of_backends(plan::backends(service, pool).map(|(backend, id, _)| {
             let checked = self.backends.get(&id);
-            let Standing { health, weight, .. } = self.administration.standing(&id, backend.weight, checked);
+            let found = checked.and_then(|checked| match when {
+                When::Now => checked.health(),
+                When::Soon => checked.expected(),
+            });
+            let Standing { health, weight, .. } =
+                self.administration.counts(&id, checked).standing(backend.weight, found);
             (weight, health)
         }))
     }

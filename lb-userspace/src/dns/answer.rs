@@ -23,7 +23,7 @@ use super::{
 };
 use crate::core::{
     ids::Family,
-    zone::{Lookup, Records, Zone, escape_label},
+    zone::{INFRASTRUCTURE_TTL, Lookup, Records, Zone, escape_label},
 };
 
 /// Octets of an OPT record without options; kept free for it.
@@ -244,7 +244,6 @@ impl Writer<'_> {
         content: &Content,
     ) -> Result<AuthorityBuilder<Target>, BadZone> {
         let owner = question.qname();
-        let soa_ttl = self.zone.soa().ttl;
         match content {
             Content::Error(_) | Content::NoSuchName | Content::NoData => {}
             Content::Addresses(addresses, ttl) => {
@@ -252,10 +251,10 @@ impl Writer<'_> {
                     self.push_address(&mut section, owner, *ttl, address);
                 }
             }
-            Content::Soa => self.push(&mut section, owner, soa_ttl, soa(self.zone)?),
+            Content::Soa => self.push(&mut section, owner, self.zone.soa().minimum, soa(self.zone)?),
             Content::NameServers => {
                 for server in self.zone.name_servers() {
-                    self.push(&mut section, owner, soa_ttl, Ns::new(name(server)?));
+                    self.push(&mut section, owner, INFRASTRUCTURE_TTL, Ns::new(name(server)?));
                 }
             }
             // RFC 8482 section 4.2.
@@ -273,7 +272,7 @@ impl Writer<'_> {
         content: &Content,
     ) -> Result<AdditionalBuilder<Target>, BadZone> {
         if matches!(content, Content::NoSuchName | Content::NoData) {
-            let ttl = self.zone.soa().minimum.min(self.zone.soa().ttl);
+            let ttl = self.zone.soa().minimum;
             self.push(&mut section, &name(self.zone.origin())?, ttl, soa(self.zone)?);
         }
         Ok(section.additional())

@@ -320,6 +320,13 @@ ttl = "8d""#,
     (
         r#"zone = "example.test""#,
         r#"zone = "example.test"
+ttl = "10s"
+ttl_in_doubt = "11s""#,
+        r#"usher.toml:14: dns: ttl_in_doubt: "11s" is more than 10s; use 1s to 10s"#,
+    ),
+    (
+        r#"zone = "example.test""#,
+        r#"zone = "example.test"
 ttl = "1500ms""#,
         r#"usher.toml:13: dns: ttl: "1500ms" is not a whole number of seconds; use "1s""#,
     ),

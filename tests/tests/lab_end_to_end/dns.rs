@@ -3,9 +3,46 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use usher_lab::{Family, Host, Lab};
+use usher_lab::{Family, Fault, Host, Lab, TTL, until};
 
-use crate::support::expect_equal;
+use crate::support::{Kept, RECOVERY, expect_equal};
+
+/// While probes have begun to fail, and not before or after.
+pub(crate) fn ttl_is_short_while_a_node_seems_to_leave(lab: &Lab) -> Result<()> {
+    let file = Kept::of(&lab.node_config(1))?;
+    let long = "\nttl = \"30s\"\nttl_in_doubt = \"5s\"\n";
+    file.write(&file.text().replacen(&format!("\nttl = \"{}s\"\n", TTL.as_secs()), long, 1))?;
+    lab.run(Host::Node(1), &["usher", "reload"])?;
+    let server = format!("@{}", lab.address(Host::Node(1))?.v4);
+    // The TTLs, and how many addresses.
+    let shown = || -> Result<(BTreeSet<String>, usize)> {
+        let words = ["dig", &server, "+norecurse", "+noall", "+answer", "www.example.test", "A"];
+        let answer = lab.run(Host::Client, &words)?;
+        let ttls = answer.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned);
+        Ok((ttls.collect(), answer.lines().count()))
+    };
+    let one = |ttl: &str| BTreeSet::from([ttl.to_owned()]);
+    until("both nodes are shown for long", RECOVERY, || expect_equal("shown", &shown()?, &(one("30"), 2)))?;
+    lab.fault(Host::Node(2), Fault::Drop)?;
+    let mut seen = Vec::new();
+    until("the node has left", RECOVERY, || {
+        let (ttls, count) = shown()?;
+        if seen.last() != Some(&ttls) {
+            seen.push(ttls.clone());
+        }
+        expect_equal("shown", &(ttls, count), &(one("30"), 1))
+    })?;
+    expect_equal("TTLs", &seen, &["30", "5", "30"].map(one).to_vec())?;
+    lab.fault(Host::Node(2), Fault::Heal)?;
+    until("both nodes are shown for long again", RECOVERY, || {
+        expect_equal("shown", &shown()?, &(one("30"), 2))
+    })?;
+    drop(file);
+    lab.run(Host::Node(1), &["usher", "reload"])?;
+    until("the TTL is the lab's", RECOVERY, || {
+        expect_equal("shown", &shown()?, &(one(&TTL.as_secs().to_string()), 2))
+    })
+}
 
 /// A message as dig shows it.
 #[derive(Debug, Default)]

@@ -118,6 +118,7 @@ const NAT: &[(&str, Body)] = &checks![
     dns::zone_names_its_servers_with_addresses_and_its_authority,
     dns::what_does_not_exist_is_denied_with_the_soa,
     dns::foreign_name_is_refused,
+    dns::ttl_is_short_while_a_node_seems_to_leave,
     backends::all_backends_down_is_stated_and_answered_with_every_address,
     defence::f62_a_million_rules_are_added_by_one_command,
     defence::f62_source_that_opens_too_many_connections_is_refused_new_ones_only,

@@ -27,8 +27,12 @@ pub(super) fn dns(
         reader.required(&key, "zone", section.zone).and_then(|zone| reader.dns_name(&zone, "example.test"));
     let listen = listen(reader, &key, section.listen)
         .unwrap_or_else(|| node.iter().map(|node| SocketAddr::new(node.address, 53)).collect());
-    let ttl = ttl(reader, &key, "ttl", section.ttl, Duration::from_secs(30));
-    let negative_ttl = self::ttl(reader, &key, "negative_ttl", section.negative_ttl, Duration::from_secs(5));
+    let ttl = ttl(reader, &key, "ttl", section.ttl, Duration::from_secs(30), TTL);
+    let short = Duration::from_secs(5).min(ttl);
+    let shorter = *TTL.start()..=ttl;
+    let ttl_in_doubt = self::ttl(reader, &key, "ttl_in_doubt", section.ttl_in_doubt, short, shorter);
+    let negative = section.negative_ttl;
+    let negative_ttl = self::ttl(reader, &key, "negative_ttl", negative, Duration::from_secs(5), TTL);
     let contact =
         reader.optional(&key, "contact", section.contact).and_then(|contact| self::contact(reader, &contact));
     let all_down = reader
@@ -39,7 +43,7 @@ pub(super) fn dns(
 
     let zone = zone?;
     let contact = contact.unwrap_or_else(|| Arc::from(format!("hostmaster.{zone}")));
-    Some(Dns { listen, zone, ttl, negative_ttl, contact, all_down, publish })
+    Some(Dns { listen, zone, ttl, ttl_in_doubt, negative_ttl, contact, all_down, publish })
 }
 
 fn listen(reader: &mut Reader<'_>, dns: &Key, list: List<String>) -> Option<Vec<SocketAddr>> {
@@ -64,9 +68,10 @@ fn ttl(
     name: &str,
     written: Value<String>,
     default: Duration,
+    limits: RangeInclusive<Duration>,
 ) -> Duration {
     let Some(field) = reader.optional(dns, name, written) else { return default };
-    let Some(ttl) = reader.duration(&field, TTL) else { return default };
+    let Some(ttl) = reader.duration(&field, limits) else { return default };
     if ttl.subsec_nanos() != 0 {
         let mend = format!("use \"{}s\"", ttl.as_secs());
         reader.refuse(&field.key, format!("\"{}\" is not a whole number of seconds", field.value), mend);

@@ -87,8 +87,10 @@ fn checks_are_fast_while_results_contradict_the_state() {
 
     let mut presumed = Checked::presumed_up(&timing(2, 3), now);
     assert_eq!(presumed.pace(), Pace::Usual);
+    assert_eq!(presumed.expected(), Some(Health::Up));
     presumed.observe(&result(false), now);
     assert_eq!(presumed.pace(), Pace::Fast);
+    assert_eq!((presumed.health(), presumed.expected()), (Some(Health::Up), Some(Health::Down)));
     presumed.observe(&CheckResult::new(Code::Sockerr, Duration::ZERO, ""), now);
     assert_eq!(presumed.pace(), Pace::Fast, "what cannot be checked says nothing new");
 }

@@ -95,6 +95,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             listen: Vec::new(),
             zone: "example.test".into(),
             ttl: Duration::from_secs(30),
+            ttl_in_doubt: Duration::from_secs(5),
             negative_ttl: Duration::from_secs(5),
             contact: "hostmaster.example.test".into(),
             all_down,

@@ -50,6 +50,25 @@ fn services_show_what_is_published() {
     assert_eq!(www.ttl, 30);
 }
 
+/// The one that is about to leave, or to come back.
+#[test]
+fn what_is_about_to_change_is_kept_for_a_shorter_time() {
+    let config = config(AllDown::All);
+    let dns = config.dns.as_ref().unwrap();
+    let [serves, does_not] =
+        [SelfState::Serves, SelfState::NoBackend].map(|own| publication_of(&config, own));
+    for (now, soon, ttl) in
+        [(&serves, &serves, 30), (&serves, &does_not, 5), (&does_not, &serves, 5), (&does_not, &does_not, 30)]
+    {
+        let zone = Zone::new(&config, dns, &now.clone().expecting(soon), 7);
+        assert_eq!(found(&zone, "www.example.test").ttl, ttl);
+        assert_eq!(found(&zone, "node1.example.test").ttl, 300, "whatever its health");
+    }
+    let after = zone_of(&config, SelfState::Serves);
+    let doubtful = after.successor(&config, dns, &serves.clone().expecting(&does_not), 8).unwrap();
+    assert_eq!(doubtful.soa().serial, 8);
+}
+
 #[test]
 fn names_between_exist_and_are_empty() {
     let zone = zone_of(&config(AllDown::All), SelfState::Serves);

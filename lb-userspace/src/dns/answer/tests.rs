@@ -147,7 +147,7 @@ fn addresses_take_turns_for_each_name_and_family() {
 fn soa_and_name_servers_of_the_zone() {
     assert_eq!(
         text(&ask(&zone(), &Query::new("example.test", Rtype::SOA))),
-        ["answer example.test 300 SOA node1.example.test. hostmaster.example.test. 7 3600 600 86400 5"]
+        ["answer example.test 5 SOA node1.example.test. hostmaster.example.test. 7 3600 600 86400 5"]
     );
     assert_eq!(
         text(&ask(&zone(), &Query::new("example.test", Rtype::NS))),
