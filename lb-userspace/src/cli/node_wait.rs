@@ -1,6 +1,6 @@
 //! `usher node drain --wait`: until nobody is led to this node any more.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use tokio::time::sleep;
@@ -33,9 +33,9 @@ pub(super) async fn wait(client: &Client, timeout: Option<Duration>) -> anyhow::
             Some(_) => unnamed = None,
             None => drop(unnamed.get_or_insert_with(Instant::now)),
         }
-        let rest = Duration::from_secs(dns.ttl_s) * 2;
-        if let Some(since) = unnamed.filter(|since| since.elapsed() >= rest) {
-            return Ok(safe(since.elapsed(), &status));
+        let ttl = Duration::from_secs(dns.ttl_s);
+        if let Some(unnamed) = unnamed.map(|since| since.elapsed()).filter(|unnamed| *unnamed >= ttl * 2) {
+            return Ok(safe(unnamed, SystemTime::now() - (unnamed - ttl), &status));
         }
         if timeout.is_some_and(|timeout| begin.elapsed() >= timeout) {
             match named {
@@ -47,10 +47,14 @@ pub(super) async fn wait(client: &Client, timeout: Option<Duration>) -> anyhow::
     }
 }
 
-fn safe(unnamed: Duration, status: &Status) -> String {
+/// `ran_out`: when the last answer that named it could be kept no longer.
+fn safe(unnamed: Duration, ran_out: SystemTime, status: &Status) -> String {
     let unnamed = age(unnamed.as_millis().try_into().unwrap_or(u64::MAX));
+    let ran_out = humantime::format_rfc3339_seconds(ran_out);
     let flows = status.flow_table.used;
-    format!("safe to stop: no server has named it for {unnamed}, twice the TTL; {flows} flows are left\n")
+    format!(
+        "safe to stop: no server has named it for {unnamed}, the last TTL ran out at {ran_out}; {flows} flows are left\n"
+    )
 }
 
 /// A server that names the node. One that does not answer leads nobody anywhere.

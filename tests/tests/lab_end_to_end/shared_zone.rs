@@ -205,6 +205,13 @@ pub(crate) fn drain_ends_when_nobody_is_led_to_the_node_any_more(lab: &Lab) -> R
     let drain = ["usher", "node", "drain", "--wait", "--timeout", "30s"];
     let said = lab.run(Host::Node(VICTIM), &drain)?;
     ensure!(said.contains("drained\nsafe to stop: no server has named it for 2."), "{said}");
+    let (_, end) = said.split_once(", the last TTL ran out at ").context(said.clone())?;
+    let (ran_out, _) = end.split_once("; ").context(said.clone())?;
+    let seconds = |time: &str| lab.run(Host::Node(VICTIM), &["date", "+%s", "-d", time]);
+    let ago = seconds("now")?.trim().parse::<u64>()?.checked_sub(seconds(ran_out)?.trim().parse()?);
+    // For a TTL more it was not named.
+    let ago = Duration::from_secs(ago.with_context(|| said.clone())?);
+    ensure!(ago >= TTL && ago < TTL + RECOVERY, "{ago:?} ago: {said}");
     expect_equal("addresses", &held(lab)?, &of_nodes(lab, &[1, 3])?)?;
     lab.run(Host::Node(VICTIM), &["usher", "node", "ready"])?;
     wait_held(lab, &[1, 2, 3], RECOVERY)?;
