@@ -17,6 +17,7 @@ pub mod passive;
 pub mod peers;
 pub mod plan;
 pub mod policy;
+pub mod port_chooser;
 pub mod publish;
 pub mod records;
 pub mod reload;
