@@ -122,6 +122,52 @@ fn share(stream: &mut Stream, since: Instant) -> Result<usize> {
 const SORRY: &str = "\n[[service]]\nname = \"sorry\"\nprotocol = \"tcp\"\nport = 81\n\
     check = { kind = \"tcp\", port = 8080, interval = \"200ms\", timeout = \"200ms\" }\n";
 
+/// A name of two services, of which one has no backend on the second node; then both.
+pub(crate) fn name_of_two_services_needs_all_or_any_of_them(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    let text = |node: &Written, require: &str, check: &str| {
+        format!(
+            "{}\n[[service]]\nname = \"api\"\ndns_name = \"www.example.test\"\n{require}protocol = \"tcp\"\nport = 81\n\
+             check = {{ {check} }}\n[[service.backend]]\nname = \"backend1\"\n\
+             address = [\"203.0.113.21\", \"2001:db8:2::21\"]\nport = 8080\n",
+            node.ordinary
+        )
+    };
+    // Nothing listens on port 9.
+    let (well, ill) =
+        ("interval = \"200ms\", timeout = \"200ms\"", "port = 9, interval = \"200ms\", timeout = \"200ms\"");
+    let [first, second] = &written[..] else { anyhow::bail!("two nodes are needed") };
+    for (require, nodes) in [("", &[1][..]), ("require = \"any\"\n", &[1, 2])] {
+        first.reload(&text(first, require, well))?;
+        second.reload(&text(second, require, ill))?;
+        wait_www(lab, nodes)?;
+        lab.fetch(Family::V4, REQUESTS)?.expect_no_failure()?;
+        let why = lab.run(Host::Node(1), &["usher", "dns", "why", "www.example.test"])?;
+        ensure!(why.contains("any of its services is enough") != require.is_empty(), "{why}");
+    }
+
+    // What web is checked by: nothing is left that node2 could serve.
+    let neither =
+        text(second, "require = \"any\"\n", ill).replacen("port = 8080, interval", "port = 9, interval", 1);
+    second.reload(&neither)?;
+    wait_www(lab, &[1])?;
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
+/// Waits until both nodes name these and no others as `www`, in both families.
+fn wait_www(lab: &Lab, nodes: &[u8]) -> Result<()> {
+    until(&format!("www is nodes {nodes:?}"), RECOVERY, || {
+        for (asked, family) in [1, 2].into_iter().flat_map(|asked| Family::ALL.map(|family| (asked, family)))
+        {
+            let mut named = lab.dig(asked, "www", family)?;
+            named.sort();
+            let wanted = nodes.iter().map(|&node| Ok(lab.address(Host::Node(node))?.of(family).to_string()));
+            expect_equal(&format!("node{asked}"), &named, &wanted.collect::<Result<_>>()?)?;
+        }
+        Ok(())
+    })
+}
+
 /// Without a backend a service's connections go to another's, and stay there; then nobody answers, if so wished.
 pub(crate) fn another_service_stands_in_or_packets_are_dropped(lab: &Lab) -> Result<()> {
     let written = Written::every(lab)?;
