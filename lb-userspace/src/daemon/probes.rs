@@ -19,7 +19,7 @@ use tracing::warn;
 use super::exchange::{self, Word};
 use crate::{
     config::{
-        Check, CheckKind, Config, Forward, HashInput, NodeAddress, Peer, Protocol, Service,
+        Check, CheckKind, Config, Forward, HashInput, NodeAddress, Peer, Protocol, Service, Timing,
         host::{HostFacts, ProbeSources},
     },
     core::{
@@ -89,9 +89,10 @@ impl BackendProbes {
         let mut before = mem::take(&mut self.0);
         let wanted = plan::pools(config).flat_map(|(service, pool)| {
             let check = Arc::new(service.check.clone());
-            plan::backends(service, pool).map(move |found| (service, check.clone(), found))
+            let timing = Arc::new(check.timing);
+            plan::backends(service, pool).map(move |found| (service, check.clone(), timing.clone(), found))
         });
-        let followed = wanted.map(|(service, check, (backend, id, address))| {
+        let followed = wanted.map(|(service, check, timing, (backend, id, address))| {
             let wanted = BackendProbe {
                 target: SocketAddr::new(address, check.port.unwrap_or(backend.port)),
                 check,
@@ -101,7 +102,7 @@ impl BackendProbes {
             };
             let running = match before.remove(&id) {
                 Some((was, running)) if was == wanted => running,
-                _ => start_backend(id.clone(), &wanted, ways, reports),
+                _ => start_backend(id.clone(), &wanted, timing, ways, reports),
             };
             (id, (wanted, running))
         });
@@ -126,11 +127,11 @@ impl BackendProbes {
 fn start_backend(
     id: BackendId,
     wanted: &BackendProbe,
+    timing: Arc<Timing>,
     ways: Option<&Ways>,
     reports: &mpsc::Sender<Report<BackendId>>,
 ) -> Running {
     let BackendProbe { check, target, forward, ways: aims } = wanted;
-    let timing = check.timing;
     let mut probe = Probe::new(check.kind.clone(), *target, timing.timeout);
     probe.source = check.source(target.ip()).map(Source::address);
     if let Some(ways) = ways

@@ -83,10 +83,16 @@ impl Wishes {
 /// reports any more. The first run comes after [`health::first_check`], the others
 /// [`health::next_check`] after the start of the one before, or at once where that took longer.
 /// Must be called inside a tokio runtime.
-pub fn start<Id>(id: Id, probe: Probe, timing: Timing, reports: mpsc::Sender<Report<Id>>) -> Handle
+pub fn start<Id>(
+    id: Id,
+    probe: Probe,
+    timing: impl Into<Arc<Timing>>,
+    reports: mpsc::Sender<Report<Id>>,
+) -> Handle
 where
     Id: Clone + Send + 'static,
 {
+    let timing = timing.into();
     start_after(health::first_check(&timing, rand::random()), id, probe, timing, reports)
 }
 
@@ -95,44 +101,41 @@ pub fn start_after<Id>(
     first: Duration,
     id: Id,
     mut probe: Probe,
-    timing: Timing,
+    timing: impl Into<Arc<Timing>>,
     reports: mpsc::Sender<Report<Id>>,
 ) -> Handle
 where
     Id: Clone + Send + 'static,
 {
+    let timing = timing.into();
     let wishes = Arc::new(Wishes::default());
     let told = wishes.clone();
+    // There may be ten thousand of these, and they wait nearly always: what a run needs is in a box, and the wait is written
+    // out here, since a function's future would hold what it is given twice.
     let task = tokio::spawn(async move {
         let mut due = Instant::now() + first;
+        sleep_until(due).await;
         loop {
-            sleep_until(due).await;
             let late = due.elapsed();
-            // In a box, so that the task has no room for it while it waits: there may be ten thousand.
             let result = Box::pin(probe.run_once()).await;
-            let ended = Instant::now();
-            if reports.send(Report { id: id.clone(), result, late }).await.is_err() {
-                return;
+            let mut earliest = Instant::now();
+            let Ok(place) = reports.reserve().await else { return };
+            place.send(Report { id: id.clone(), result, late });
+
+            let (begun, random) = (due, rand::random());
+            loop {
+                if told.at_once.swap(false, Ordering::Relaxed) {
+                    due = earliest;
+                    break;
+                }
+                due = earliest.max(begun + health::next_check(&timing, told.pace(), random));
+                tokio::select! {
+                    () = sleep_until(due) => break,
+                    // What it is told now could not be done sooner.
+                    () = told.told.notified() => earliest = Instant::now(),
+                }
             }
-            due = next(due, ended, &timing, &told).await;
         }
     });
     Handle { task, wishes }
-}
-
-/// Waits until the next run, whose pace may change meanwhile, and says when it was due.
-async fn next(begun: Instant, ended: Instant, timing: &Timing, wishes: &Wishes) -> Instant {
-    let random = rand::random();
-    let mut earliest = ended;
-    loop {
-        if wishes.at_once.swap(false, Ordering::Relaxed) {
-            return earliest;
-        }
-        let due = earliest.max(begun + health::next_check(timing, wishes.pace(), random));
-        tokio::select! {
-            () = sleep_until(due) => return due,
-            // What it is told now could not be done sooner.
-            () = wishes.told.notified() => earliest = Instant::now(),
-        }
-    }
 }
