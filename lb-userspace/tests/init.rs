@@ -20,11 +20,11 @@ fn init(file: &Path, arguments: &[&str], stdin: &str) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
     command.args(["init", "--secret-file"]).arg(file).args(arguments);
     let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut running = pipes.spawn().unwrap();
+    let mut running = pipes.spawn().expect("command runs");
     // One that reads nothing may have ended.
-    let _unread = running.stdin.take().unwrap().write_all(stdin.as_bytes());
-    let output = running.wait_with_output().unwrap();
-    let text = |octets| String::from_utf8(octets).unwrap();
+    let _unread = running.stdin.take().expect("a pipe").write_all(stdin.as_bytes());
+    let output = running.wait_with_output().expect("command ends");
+    let text = |octets| String::from_utf8(octets).expect("UTF-8");
     Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
@@ -32,7 +32,7 @@ fn init(file: &Path, arguments: &[&str], stdin: &str) -> Ended {
 fn worked(file: &Path, arguments: &[&str], stdin: &str) -> (Vec<String>, String) {
     let ended = init(file, arguments, stdin);
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{arguments:?}");
-    let content = fs::read_to_string(file).unwrap();
+    let content = fs::read_to_string(file).expect("a secret");
     assert!(content.lines().all(|line| !ended.stdout.contains(line)), "a secret is shown: {}", ended.stdout);
     (content.lines().map(str::to_owned).collect(), ended.stdout)
 }
@@ -46,7 +46,7 @@ fn refused(file: &Path, arguments: &[&str], stdin: &str, expected: &str) {
 }
 
 fn files() -> (tempfile::TempDir, PathBuf, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a directory");
     let [one, other] = ["node1/usher/secret", "node2/secret"].map(|name| directory.path().join(name));
     (directory, one, other)
 }

@@ -3,7 +3,7 @@
 //! A list is the values of a cubic for j = 0, 1, 2, …. Its third differences are constant, so a step is three additions; and
 //! so are those of every eighth value: eight walks, one beside the other, each in steps of eight, are what a processor adds
 //! at once. A batch of slots is looked at without asking of each whether it is the one: what takes time otherwise is to guess
-//! that wrong. Measured for 10 backends: 0.35 ms for a table, 0.87 ms slot by slot.
+//! that wrong. Measured for 10 backends: 0.40 ms for a table, 0.89 ms slot by slot.
 
 use std::array;
 
