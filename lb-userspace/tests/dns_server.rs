@@ -412,6 +412,7 @@ fn config(peers: u8) -> Config {
             addresses: addresses.iter().map(|address| address.address).collect(),
             forward: Forward::Nat,
             flows: FlowOptions::new(Duration::from_secs(60)),
+            withdraw_below: 0,
             panic_below: 0,
             slow_start: None,
             all_down: NoBackend::Reset,

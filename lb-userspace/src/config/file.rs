@@ -182,6 +182,7 @@ pub(super) struct Service {
     pub affinity: Value<String>,
     pub rate_limit: Value<RateLimit>,
     pub quic: Value<Quic>,
+    pub withdraw_below: Value<i64>,
     pub panic_below: Value<i64>,
     pub slow_start: Value<String>,
     pub all_down: Value<NoBackend>,

@@ -346,6 +346,8 @@ pub struct Service {
     pub forward: Forward,
     /// How its flows are treated.
     pub flows: FlowOptions,
+    /// The share of its backends in percent below which the node leaves DNS for it; 0: when none is up.
+    pub withdraw_below: u8,
     /// The share of its backends in percent below which all are used, whatever checks find; 0: never.
     pub panic_below: u8,
     /// For how long a backend that has come up has less than its whole weight.

@@ -226,6 +226,7 @@ const FORMS: &[(&str, &str)] = &[
     ("check", "a table such as { kind = \"tcp\", interval = \"2s\" }"),
     ("name", "a name in quotes, such as \"web1\""),
     ("interfaces", "a list of names, such as [\"eth0\"]"),
+    ("withdraw_below", "a share in percent without quotes, such as 50"),
     ("panic_below", "a share in percent without quotes, such as 50"),
     ("slow_start", "a duration in quotes, such as \"30s\""),
     ("backup", "true or false"),

@@ -25,6 +25,7 @@ use crate::{
         health::Health,
         ids::{Family, PoolId},
         peers::{PeerId, PeerState},
+        policy::Member,
     },
 };
 
@@ -37,6 +38,13 @@ pub enum SelfState {
     NotChecked,
     /// No backend is up, or none that is up has a weight.
     NoBackend,
+    /// So few are up that clients are better off elsewhere.
+    TooFew {
+        /// Backends that are up.
+        up: usize,
+        /// Backends with a weight.
+        of: usize,
+    },
     /// The program is not attached to an interface, so packets would not be taken.
     NotAttached,
     /// An administrator wants it out of DNS.
@@ -46,21 +54,32 @@ pub enum SelfState {
 }
 
 impl SelfState {
-    /// What a pool's backends allow, from each one's weight and health. One without weight takes no flows,
-    /// so its health does not matter.
-    pub fn of_backends(backends: impl IntoIterator<Item = (u16, Option<Health>)>) -> SelfState {
-        let healths = backends.into_iter().filter(|&(weight, _)| weight > 0).map(|(_, health)| health);
-        healths.fold(SelfState::NoBackend, |state, health| match (state, health) {
-            (SelfState::Serves, _) | (_, Some(Health::Up)) => SelfState::Serves,
-            (_, None) => SelfState::NotChecked,
-            (state, Some(Health::Down)) => state,
-        })
+    /// What a pool's backends allow. One without weight takes no flows, so its health does not matter. `withdraw_below` is a
+    /// share in percent of those that are no backups, once all of them have been checked; backups that stand in for them
+    /// are enough.
+    pub fn of_members(members: &[Member], withdraw_below: u8) -> SelfState {
+        let able = || members.iter().filter(|member| member.standing.weight > 0);
+        let state =
+            able().fold(SelfState::NoBackend, |state, member| match (state, member.standing.health) {
+                (SelfState::Serves, _) | (_, Some(Health::Up)) => SelfState::Serves,
+                (_, None) => SelfState::NotChecked,
+                (state, Some(Health::Down)) => state,
+            });
+        let primaries = || able().filter(|member| !member.is_backup);
+        let up = primaries().filter(|member| member.standing.is_up()).count();
+        let of = primaries().count();
+        let is_judged = up > 0 && primaries().all(|member| member.standing.health.is_some());
+        if is_judged && up * 100 < of * usize::from(withdraw_below) {
+            return SelfState::TooFew { up, of };
+        }
+        state
     }
 }
 
 impl fmt::Display for SelfState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            SelfState::TooFew { up, of } => return write!(f, "only {up} of {of} backends are up"),
             SelfState::Serves => "serves",
             SelfState::NotChecked => "not checked yet",
             SelfState::NoBackend => "no backend with a weight is up",

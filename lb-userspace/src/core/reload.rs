@@ -124,6 +124,7 @@ fn service(old: &Service, new: &Service, title: &str) -> Vec<String> {
     line(values("addresses", &old.addresses, &new.addresses));
     line(values("forward", &old.forward, &new.forward));
     line(values("options", &old.flows, &new.flows));
+    line(values("withdraw_below", &old.withdraw_below, &new.withdraw_below));
     line(values("panic_below", &old.panic_below, &new.panic_below));
     line(values("slow_start", &old.slow_start, &new.slow_start));
     line(values("all_down", &old.all_down, &new.all_down));

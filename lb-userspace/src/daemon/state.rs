@@ -35,7 +35,6 @@ use crate::{
     capture::CaptureQuery,
     config::{Config, OnStop, Service},
     core::{
-        admin::Standing,
         check::CheckResult,
         health::{Checked, Health, Pace, Trouble},
         ids::{BackendId, PoolId},
@@ -44,7 +43,7 @@ use crate::{
         nat_ports::NatPorts,
         peers::{Observed, PeerId, Peers},
         plan::{self, KnownHop, Planner, Situation},
-        policy::Mode,
+        policy::{Member, Mode},
         publish::{self, PeerStates, Publication, SelfState},
         slow_start::Start,
         zone::Zone,
@@ -600,16 +599,16 @@ impl State {
         if self.interfaces.iter().any(|interface| !interface.present) {
             return SelfState::NotAttached;
         }
-        SelfState::of_backends(plan::backends(service, pool).map(|(backend, id, _)| {
+        let members = plan::backends(service, pool).map(|(backend, id, _)| {
             let checked = self.backends.get(&id);
             let found = checked.and_then(|checked| match when {
                 When::Now => checked.health(),
                 When::Soon => checked.expected(),
             });
-            let Standing { health, weight, .. } =
-                self.administration.counts(&id, checked).standing(backend.weight, found);
-            (weight, health)
-        }))
+            let standing = self.administration.counts(&id, checked).standing(backend.weight, found);
+            Member { is_backup: backend.backup, standing }
+        });
+        SelfState::of_members(&members.collect::<Vec<_>>(), service.withdraw_below)
     }
 }
 

@@ -387,6 +387,11 @@ all_down = { service = "sorry" }
     ),
     (
         r#"forward = "nat""#,
+        "forward = \"nat\"\nwithdraw_below = 30\npanic_below = 50",
+        r#"usher.toml:24: service "web": withdraw_below: is less than panic_below, 50: all backends would be used while DNS still names this node; use 50 or more, so that the node leaves DNS first"#,
+    ),
+    (
+        r#"forward = "nat""#,
         "forward = \"nat\"\npanic_below = 101",
         r#"usher.toml:24: service "web": panic_below: 101 is more than 100; use a share in percent, such as 50; 0 for never"#,
     ),

@@ -80,7 +80,7 @@ pub(super) const CASES: &[Case] = &[
     (
         "port = 80\n",
         "port = 80\nbanana = 5\n",
-        r#"usher.toml:23: service "web": banana: is not a known key; [[service]] knows name, dns_name, require, protocol, port, addresses, forward, idle_timeout, on_backend_down, drain_timeout, on_drain_end, hash, affinity, rate_limit, quic, panic_below, slow_start, all_down, check and backend"#,
+        r#"usher.toml:23: service "web": banana: is not a known key; [[service]] knows name, dns_name, require, protocol, port, addresses, forward, idle_timeout, on_backend_down, drain_timeout, on_drain_end, hash, affinity, rate_limit, quic, withdraw_below, panic_below, slow_start, all_down, check and backend"#,
     ),
     (
         r#"kind = "http""#,

@@ -130,6 +130,7 @@ const NAT: &[(&str, Body)] = &checks![
     passive::silent_backend_is_named_and_taken_down_although_its_checks_pass,
     policies::backup_serves_only_while_nobody_else_does,
     policies::in_a_panic_all_are_used,
+    policies::node_with_too_few_backends_leaves_dns_before_a_panic,
     policies::name_of_two_services_needs_all_or_any_of_them,
     policies::another_service_stands_in_or_packets_are_dropped,
     policies::returning_backend_gets_its_share_step_by_step,

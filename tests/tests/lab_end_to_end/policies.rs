@@ -63,6 +63,26 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
     written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
 }
 
+/// Of two thresholds the one for DNS comes first: the node whose checks of two backends fail leaves to the other one.
+pub(crate) fn node_with_too_few_backends_leaves_dns_before_a_panic(lab: &Lab) -> Result<()> {
+    let written = Written::every(lab)?;
+    for node in &written {
+        node.reload(&node.with_after("name = \"web\"", "withdraw_below = 50\npanic_below = 30")?)?;
+    }
+    lab.fail_checks(1, 1)?;
+    wait_www(lab, &[1, 2])?;
+    lab.fail_checks(2, 1)?;
+    wait_www(lab, &[2])?;
+    let page = status_page(lab)?;
+    ensure!(page.contains("only 1 of 3 backends are up") && !page.contains("PANIC"), "{page}");
+    lab.fetch(Family::V6, REQUESTS)?.expect_no_failure()?;
+    lab.pass_checks(1, 1)?;
+    wait_www(lab, &[1, 2])?;
+    lab.pass_checks(2, 1)?;
+    lab.wait_all_well(RECOVERY)?;
+    written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))
+}
+
 /// A backend that returns gets few connections at first, more with each step, and its whole share in the end. One that was up
 /// before a restart has it all the time.
 pub(crate) fn returning_backend_gets_its_share_step_by_step(lab: &Lab) -> Result<()> {

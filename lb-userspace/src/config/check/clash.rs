@@ -38,6 +38,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
                 families(service, findings);
             }
             weights(service, findings);
+            thresholds(service, findings);
             backends(config, service, findings);
             nat(config, service, findings);
             tunnel(config, service, findings);
@@ -215,6 +216,18 @@ fn weights(service: &Service, findings: &mut Findings) {
         {
             findings.refuse(&key, format!("has only backends of weight 0 for IP{family}"), mend);
         }
+    }
+}
+
+/// Another node shall take the clients before this one uses backends that fail their checks.
+fn thresholds(service: &Service, findings: &mut Findings) {
+    let Service { withdraw_below, panic_below, .. } = *service;
+    if withdraw_below > 0 && withdraw_below < panic_below {
+        findings.refuse(
+            &Key::service(service).child("withdraw_below"),
+            format!("is less than panic_below, {panic_below}: all backends would be used while DNS still names this node"),
+            format!("use {panic_below} or more, so that the node leaves DNS first"),
+        );
     }
 }
 

@@ -116,9 +116,14 @@ fn service_of(
              the backend's health: check = { kind = \"tcp\", port = … }",
         );
     }
-    let panic_below = reader.optional(&key, "panic_below", service.panic_below).map_or(Some(0), |share| {
-        reader.whole(&share, 0..=100, "use a share in percent, such as 50; 0 for never")
-    });
+    let mut share = |name: &'static str, written, zero: &str| {
+        reader.optional(&key, name, written).map_or(Some(0), |share| {
+            let advice = format!("use a share in percent, such as 50; 0 for {zero}");
+            reader.whole(&share, 0..=100, &advice)
+        })
+    };
+    let withdraw_below = share("withdraw_below", service.withdraw_below, "when none is up");
+    let panic_below = share("panic_below", service.panic_below, "never");
     let slow_start = reader
         .optional(&key, "slow_start", service.slow_start)
         .and_then(|field| reader.duration(&field, Duration::from_secs(1)..=DAY));
@@ -134,6 +139,7 @@ fn service_of(
         addresses,
         forward: forward?,
         flows,
+        withdraw_below: withdraw_below?,
         panic_below: panic_below?,
         slow_start,
         all_down: all_down?,

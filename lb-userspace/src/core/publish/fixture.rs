@@ -37,6 +37,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
         addresses: vips.map(ip).to_vec(),
         forward: Forward::Nat,
         flows: FlowOptions::new(Duration::from_secs(60)),
+        withdraw_below: 0,
         panic_below: 0,
         slow_start: None,
         all_down: NoBackend::Reset,

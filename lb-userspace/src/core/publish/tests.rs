@@ -6,7 +6,7 @@ use super::{
     fixture::{POOLS, all, config, ip, peer_states, pool, same},
     *,
 };
-use crate::core::check::Code;
+use crate::core::{admin::Standing, check::Code};
 
 const WWW: &str = "www.example.test";
 
@@ -155,8 +155,38 @@ fn a_pool_serves_by_a_backend_that_is_up_and_has_a_weight() {
         (&[(0, up), (0, unchecked), (1, down)], NoBackend),
         (&[(0, down), (1, up)], Serves),
     ] {
-        assert_eq!(SelfState::of_backends(backends.iter().copied()), expected, "{backends:?}");
+        let members: Vec<_> =
+            backends.iter().map(|&(weight, health)| member(false, weight, health)).collect();
+        assert_eq!(SelfState::of_members(&members, 0), expected, "{backends:?}");
     }
+}
+
+fn member(is_backup: bool, weight: u16, health: Option<Health>) -> Member {
+    Member { is_backup, standing: Standing { health, weight, drain_ended: false } }
+}
+
+#[test]
+fn too_few_backends_are_as_none() {
+    use SelfState::*;
+    let (up, down, unchecked) = (Some(Health::Up), Some(Health::Down), None);
+    for (healths, withdraw_below, expected) in [
+        ([up, up, down, down], 50, Serves),
+        ([up, up, down, down], 51, TooFew { up: 2, of: 4 }),
+        ([up, down, down, down], 50, TooFew { up: 1, of: 4 }),
+        ([up, down, down, down], 0, Serves),
+        ([up, up, up, down], 100, TooFew { up: 3, of: 4 }),
+        ([up, up, up, up], 100, Serves),
+        ([down; 4], 50, NoBackend),
+        // Most may be up.
+        ([up, down, down, unchecked], 50, Serves),
+    ] {
+        let mut members: Vec<_> = healths.iter().map(|&health| member(false, 1, health)).collect();
+        // They count neither way.
+        members.extend([member(false, 0, up), member(true, 1, down)]);
+        assert_eq!(SelfState::of_members(&members, withdraw_below), expected, "{healths:?} {withdraw_below}");
+    }
+    let backups = [member(false, 1, down), member(true, 1, up)];
+    assert_eq!(SelfState::of_members(&backups, 100), Serves, "backups stand in");
 }
 
 #[test]
@@ -164,6 +194,7 @@ fn every_reason_withdraws_and_is_named() {
     for (state, text) in [
         (SelfState::NotChecked, "web/v4: not checked yet"),
         (SelfState::NoBackend, "web/v4: no backend with a weight is up"),
+        (SelfState::TooFew { up: 1, of: 4 }, "web/v4: only 1 of 4 backends are up"),
         (SelfState::NotAttached, "web/v4: XDP is not attached"),
         (SelfState::Stopping, "web/v4: stopping"),
     ] {
