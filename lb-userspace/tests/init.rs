@@ -72,13 +72,42 @@ fn a_secret_is_made_once_and_taken_over() {
 #[test]
 fn what_is_no_secret_of_the_cluster_is_not_taken_over() {
     let (_directory, one, other) = files();
-    refused(&one, &["--join"], "", "line 1 of the secret on standard input holds 0 bytes");
-    refused(&one, &["--join"], "too short", "holds 9 bytes");
+    refused(&one, &["--join"], "\n", "did ssh reach the other node");
+    refused(
+        &one,
+        &["--join"],
+        "Welcome to node1, it is Monday\nMDEyMzQ1Njc4OWFiY2RlZjAx\n",
+        "is no secret's file",
+    );
+    refused(&one, &["--join"], "short", "holds 5 bytes");
     let (secret, _) = worked(&one, &[], "");
     worked(&other, &[], "");
     refused(&other, &["--join"], &secret.join("\n"), "of another cluster");
     fs::set_permissions(&one, fs::Permissions::from_mode(0o644)).unwrap();
     refused(&one, &["--join"], &secret.join("\n"), "chmod 600");
+}
+
+#[test]
+fn a_name_alone_is_a_file_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+    let output =
+        command.args(["init", "--secret-file", "secret"]).current_dir(directory.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(directory.path().join("secret").is_file());
+}
+
+#[test]
+fn a_group_that_could_read_the_secret_still_can() {
+    let (directory, one, _) = files();
+    worked(&one, &[], "");
+    fs::set_permissions(&one, fs::Permissions::from_mode(0o640)).unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&one, &link).unwrap();
+    worked(&link, &["--rotate", "add"], "");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::metadata(&one).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(fs::read_to_string(&one).unwrap().lines().count(), 2);
 }
 
 #[test]

@@ -112,6 +112,16 @@ fn joined(path: &Path, before: Option<&Secret>) -> anyhow::Result<Secret> {
     );
     let mut content = Vec::new();
     stdin.take(LONGEST).read_to_end(&mut content).context("cannot read standard input")?;
+    ensure!(
+        !content.trim_ascii().is_empty(),
+        "nothing came on standard input: did ssh reach the other node, and is its secret in another file?"
+    );
+    // A greeting of the other host's shell would be a secret that others know.
+    let is_line = |line: &[u8]| line.trim_ascii().iter().all(u8::is_ascii_graphic);
+    ensure!(
+        content.split(|&byte| byte == b'\n').all(is_line),
+        "what came on standard input is no secret's file: its lines have no spaces"
+    );
     let secret = Secret::parse(&content, Path::new("on standard input"))?;
     if let Some(before) = before.filter(|before| !before.has_one_of(&secret)) {
         bail!(
