@@ -133,6 +133,14 @@ secret"#,
         r#"usher.toml:17: peer "node2": addresses: 192.0.2.12: is checked at 192.0.2.12, where node "node1" is checked, too; use a check_address that leads to this node only"#,
     ),
     (
+        r#"addresses = ["192.0.2.12", "2001:db8:1::12"]"#,
+        r#"addresses = [{ address = "192.0.2.12", publish = "198.51.100.12" }]
+[[peer]]
+name = "node3"
+addresses = [{ address = "192.0.2.13", publish = "198.51.100.13", check_address = "192.0.2.12" }]"#,
+        r#"usher.toml:20: peer "node3": addresses: 192.0.2.13: is checked at 192.0.2.12, which is an address of peer "node2"; use an address that leads to this node only"#,
+    ),
+    (
         r#""192.0.2.11", "#,
         r#"{ address = "192.0.2.10", check_address = "192.0.2.11" }, "192.0.2.11", "#,
         "usher.toml:5: node: addresses: 192.0.2.11: check_address: is given twice; remove one of the two",

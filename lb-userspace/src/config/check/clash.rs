@@ -30,6 +30,7 @@ const MAX_BACKENDS: usize = 65_000;
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     secret(config, findings);
     nodes(config, findings);
+    names(config, findings);
     dns(config, findings);
     one_owner_per_port(config, findings);
     for service in &config.services {
@@ -69,33 +70,59 @@ fn nodes(config: &Config, findings: &mut Findings) {
         .peers
         .iter()
         .map(|peer| (format!("peer \"{}\"", peer.name), Key::peer(&peer.name), &peer.addresses));
+    let mut is_clear = true;
     let mut held: HashMap<IpAddr, String> = HashMap::new();
     let mut published: HashMap<IpAddr, String> = HashMap::new();
     let mut checked: HashMap<IpAddr, String> = HashMap::new();
     for &source in &config.nat.source {
         held.insert(source, "this node ([nat] source)".to_owned());
     }
-    for (index, (owner, key, addresses)) in std::iter::once(own).chain(peers).enumerate() {
-        for &NodeAddress { address, publish, check_address } in addresses {
+    let nodes: Vec<_> = std::iter::once(own).chain(peers).collect();
+    for (index, (owner, key, addresses)) in nodes.iter().enumerate() {
+        for &NodeAddress { address, publish, check_address } in *addresses {
             let place = key.child("addresses").child(address);
             // A node with a single address uses it for NAT as well.
-            let other = held.insert(address, owner.clone()).filter(|other| index > 0 && *other != owner);
+            let other = held.insert(address, owner.clone()).filter(|other| index > 0 && other != owner);
             if let Some(other) = other {
+                is_clear = false;
                 let what = format!("is also an address of {other}");
                 findings.refuse(&place, what, "give every node addresses of its own");
             } else if let Some(other) =
-                published.insert(publish, owner.clone()).filter(|other| *other != owner)
+                published.insert(publish, owner.clone()).filter(|other| other != owner)
             {
+                is_clear = false;
                 let what = format!("publishes {publish}, which {other} publishes too");
                 findings.refuse(&place, what, "publish an address that leads to this node only");
             } else if let Some(other) =
-                checked.insert(check_address, owner.clone()).filter(|other| *other != owner)
+                checked.insert(check_address, owner.clone()).filter(|other| other != owner)
             {
+                is_clear = false;
                 let what = format!("is checked at {check_address}, where {other} is checked, too");
                 findings.refuse(&place, what, "use a check_address that leads to this node only");
             }
         }
     }
+    if !is_clear {
+        return;
+    }
+    // Another node would answer for it, for a peer even this one.
+    let addresses =
+        || nodes.iter().flat_map(|(owner, key, all)| all.iter().map(move |have| (owner, key, have)));
+    let owners: HashMap<IpAddr, &String> =
+        addresses().map(|(owner, _, have)| (have.address, owner)).collect();
+    for (owner, key, &NodeAddress { address, publish, check_address }) in addresses() {
+        for (what, to) in [("publishes", publish), ("is checked at", check_address)] {
+            if let Some(other) = owners.get(&to).filter(|other| **other != owner) {
+                let what = format!("{what} {to}, which is an address of {other}");
+                let place = key.child("addresses").child(address);
+                findings.refuse(&place, what, "use an address that leads to this node only");
+            }
+        }
+    }
+}
+
+/// Every peer is another node.
+fn names(config: &Config, findings: &mut Findings) {
     for peer in &config.peers {
         if peer.name == config.node.name {
             let mend = "list the other nodes only, each under its own name";
