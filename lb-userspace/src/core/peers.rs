@@ -1,7 +1,7 @@
 //! What this node sees of its peers: who could serve which pool.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -195,10 +195,17 @@ impl Peers {
                 checked.set_timing(&check.timing);
             }
         }
-        for (address, path) in &mut next.data_paths {
-            if let Some(known) = self.data_paths.get(address) {
-                *path = known.clone();
-                path.set_timing(&check.timing);
+        let is_up = |probed: &Probed| probed.judge == Judge::Probe && probed.checked.is_up();
+        let up: BTreeSet<PeerAddress> =
+            next.probed.iter().filter(|(_, probed)| is_up(probed)).map(|(id, _)| id.at()).collect();
+        // Without a pool that was up, no failure could speak against what is known of a path.
+        for (address, path) in next.data_paths.iter_mut().filter(|(address, _)| up.contains(address)) {
+            match self.data_paths.get(address) {
+                Some(known) => {
+                    *path = known.clone();
+                    path.set_timing(&check.timing);
+                }
+                None => *path = DataPath::presumed_up(&check.timing, now),
             }
         }
         for (peer, voice) in &mut next.voices {
@@ -298,7 +305,7 @@ impl Peers {
         let Some(probed) = self.probed.get_mut(id) else { return observed };
         let path = self.data_paths.get_mut(&id.at()).filter(|_| probed.judge == Judge::Probe);
         if let Some(path) = path {
-            observed.data_path = path.observe(result, probed.checked.is_up(), now);
+            observed.data_path = path.observe(result, probed.checked.is_up() && !probed.says_no, now);
             // While nothing works there, a failure says nothing of the pool: what was known of it holds when the rest works
             // again, and need not be found anew in turn.
             if path.health() == Some(Health::Down) && !result.code.passed() && result.code != Code::Sockerr {
@@ -330,6 +337,12 @@ impl Peers {
     /// Whether the peer serves the pool; `Unknown` also for one that is not probed.
     pub fn state(&self, id: &PeerId) -> PeerState {
         let state = |probed| self.state_of(id, probed, Checked::health);
+        self.probed.get(id).map_or(PeerState::Unknown, state)
+    }
+
+    /// The same if the latest results of probes lead to what they seem to.
+    pub fn outlook(&self, id: &PeerId) -> PeerState {
+        let state = |probed| self.state_of(id, probed, Checked::expected);
         self.probed.get(id).map_or(PeerState::Unknown, state)
     }
 

@@ -38,12 +38,17 @@ pub struct DataPath {
 impl DataPath {
     /// One of which nothing is known.
     pub fn new(timing: &Timing) -> DataPath {
-        DataPath { checked: Checked::new(timing), apart: apart(timing), last_failure: None }
+        DataPath { checked: Checked::new(&patient(timing)), apart: apart(timing), last_failure: None }
+    }
+
+    /// One that works, by what probes said before they took turns.
+    pub fn presumed_up(timing: &Timing, now: Instant) -> DataPath {
+        DataPath { checked: Checked::presumed_up(&patient(timing), now), ..DataPath::new(timing) }
     }
 
     /// Judges by other numbers from now on; what is known stays.
     pub fn set_timing(&mut self, timing: &Timing) {
-        self.checked.set_timing(timing);
+        self.checked.set_timing(&patient(timing));
         self.apart = apart(timing);
     }
 
@@ -74,6 +79,11 @@ impl DataPath {
     pub fn checked(&self) -> &Checked {
         &self.checked
     }
+}
+
+/// Other services speak for the path, so one that has just lost its backends does not take it down alone.
+fn patient(timing: &Timing) -> Timing {
+    Timing { fall: timing.fall.max(2), ..*timing }
 }
 
 /// The shortest time between two probes of one pool without a cap.

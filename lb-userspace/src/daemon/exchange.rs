@@ -187,9 +187,7 @@ impl State {
         let changed = reports.iter().filter(|report| self.observe_peer(report)).count() > 0;
         let heard_news =
             heard.answers_again || heard.is_news || heard.transition.is_some() || !heard.said.is_empty();
-        if changed || heard_news {
-            self.reconcile();
-        } else if self.outlook(&reports) != outlook {
+        if changed || heard_news || self.outlook(&reports) != outlook {
             self.reconcile_dns();
         }
     }

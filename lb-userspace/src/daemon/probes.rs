@@ -198,12 +198,16 @@ pub(super) fn start_peers(
     let turns = rotation::interval(&config.peer_check, connections.len());
     if let Some(interval) = turns {
         (timing.interval, timing.fast_interval) = (interval, interval);
+        // They would lose their order, and with it the even pauses between the probes of one address.
+        timing.jitter = 0.0;
     }
     let mut running = Vec::new();
+    // Anywhere: if each reload began with the first, frequent ones would never come to the last.
+    let start = rand::random::<f64>();
     for (turn, (service, have, id)) in connections.iter().enumerate() {
         let probe = peer_probe(config, host, steering, service, have, &id.pool);
         let first = match turns {
-            Some(interval) => interval.mul_f64(turn as f64 / connections.len() as f64),
+            Some(interval) => interval.mul_f64((turn as f64 / connections.len() as f64 + start).fract()),
             None => health::first_check(&timing, rand::random()),
         };
         let handle = probe::start_after(first, id.clone(), probe, timing, news.reports.clone());

@@ -41,7 +41,7 @@ use crate::{
         image::{self, Image},
         lateness::Lateness,
         nat_ports::NatPorts,
-        peers::{Observed, PeerId, Peers},
+        peers::{Observed, PeerId, PeerState, Peers},
         plan::{self, KnownHop, Planner, Situation},
         policy::{Member, Mode},
         publish::{self, PeerStates, Publication, SelfState},
@@ -257,17 +257,14 @@ impl State {
     pub(super) fn observe_peers(&mut self, reports: &[Report<PeerId>]) {
         let before = self.outlook(reports);
         let changes = reports.iter().filter(|report| self.observe_peer(report)).count();
-        if changes > 0 {
-            self.reconcile();
-        } else if self.outlook(reports) != before {
+        if changes > 0 || self.outlook(reports) != before {
             self.reconcile_dns();
         }
     }
 
     /// What these peers seem to come to.
-    pub(super) fn outlook(&self, reports: &[Report<PeerId>]) -> Vec<Option<Health>> {
-        let expected = |report: &Report<PeerId>| self.peers.checked(&report.id).and_then(Checked::expected);
-        reports.iter().map(expected).collect()
+    pub(super) fn outlook(&self, reports: &[Report<PeerId>]) -> Vec<PeerState> {
+        reports.iter().map(|report| self.peers.outlook(&report.id)).collect()
     }
 
     /// Whether what this node seems to come to for a pool is not what DNS was decided for.
@@ -306,7 +303,7 @@ impl State {
             );
         }
         if !silent.is_empty() {
-            self.reconcile();
+            self.reconcile_dns();
         }
     }
 

@@ -271,6 +271,45 @@ fn a_dead_service_is_given_up_alone() {
 }
 
 #[test]
+fn a_row_of_services_of_which_the_peer_says_no_takes_nothing_else_with_it() {
+    let start = Instant::now();
+    let (mut peers, ids) = in_turn(start);
+    let is_dead = |id: &PeerId| id.pool.service.len() == 3;
+    ids.iter().filter(|id| is_dead(id)).for_each(|id| drop(says(&mut peers, id, false)));
+    let minute = Duration::from_secs(60);
+    assert_eq!(take_turns(&mut peers, &ids, (start, minute), |id| !is_dead(id), "node2"), None);
+    for (id, state, _) in peers.iter() {
+        assert_eq!(state == PeerState::Serves, !is_dead(id), "{id}");
+    }
+}
+
+#[test]
+fn who_worked_before_probes_took_turns_is_not_judged_by_the_first_of_them() {
+    let start = Instant::now();
+    let (all, ids) = in_turn(start);
+    let few = |ids: &[PeerId]| ids.iter().cloned().map(|id| (id, Judge::Probe)).collect::<Vec<_>>();
+    let asked = || asked(&["node2", "node3"]);
+    let before = all.successor(few(&ids[..4]), asked(), &check(), start);
+    let mut next = before.successor(few(&ids), asked(), &check(), start);
+    next.observe(&ids[4], &result(Code::L4Con), start);
+    assert_eq!(next.state(&ids[0]), PeerState::Serves);
+
+    // And none of what worked is left: the first that is there now tells.
+    let others: Vec<_> = ids
+        .iter()
+        .map(|id| PeerId {
+            pool: PoolId { service: format!("{}x", id.pool.service).into(), ..id.pool.clone() },
+            ..id.clone()
+        })
+        .collect();
+    let mut next = all.successor(few(&others), asked(), &check(), start);
+    next.observe(&others[0], &result(Code::L4Tout), start);
+    assert!(next.iter().all(|(id, state, _)| &*id.peer == "node3" || state != PeerState::Serves));
+    let sight = next.sights()[&others[0].at()];
+    assert_eq!(sight, Sight::Unknown, "its daemon was not asked yet");
+}
+
+#[test]
 fn what_had_no_turn_yet_is_judged_by_the_peers_word() {
     let start = Instant::now();
     let (_, ids) = in_turn(start);
