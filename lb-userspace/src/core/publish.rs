@@ -110,6 +110,11 @@ impl Why {
         *self == Why::Serves
     }
 
+    /// Whether the peer itself says so.
+    pub fn says_no(&self) -> bool {
+        matches!(self, Why::Peer(_, PeerState::SaysNo))
+    }
+
     fn judged(&self) -> bool {
         !matches!(self, Why::Own(_, SelfState::NotChecked) | Why::Peer(_, PeerState::Unknown))
     }
@@ -242,9 +247,13 @@ impl<'a> Name<'a> {
         }
         let first = |is_it: fn(&Why) -> bool| offered.iter().copied().find(|why| is_it(why));
         let why = match self.require {
-            Require::All => first(|why| !why.serves()),
-            // What nobody knows yet may still be what serves.
-            Require::Any => first(Why::serves).or(first(|why| !why.judged())).or(offered.first().copied()),
+            // A peer's own word tells more than what this node found.
+            Require::All => first(Why::says_no).or(first(|why| !why.serves())),
+            // What nobody knows yet may still be what serves; and a peer says no only if it does so of each.
+            Require::Any => first(Why::serves)
+                .or(first(|why| !why.judged()))
+                .or(first(|why| !why.says_no()))
+                .or(offered.first().copied()),
         };
         Some(why.cloned().unwrap_or(Why::Serves))
     }

@@ -186,12 +186,17 @@ impl World<'_> {
     /// What a node sees of the others' addresses.
     fn sights(&self, node: &Arc<str>) -> BTreeMap<PeerAddress, Sight> {
         let config = self.config_of(node);
-        let addresses = config.peers.iter().flat_map(|peer| {
-            let sight = if self.reach(node, &peer.name) { Sight::Answers } else { Sight::Silent };
-            let name = peer.name.clone();
-            peer.addresses.iter().map(move |have| ((name.clone(), have.address), sight))
-        });
-        addresses.collect()
+        let sight = |peer: &Peer, address: IpAddr| {
+            let mut there = pools(&config).filter(|(_, pool)| pool.family == Family::of(address));
+            match self.reach(node, &peer.name) {
+                false => Sight::Silent,
+                true if there.any(|(_, pool)| !self.serves(&peer.name, &pool)) => Sight::Declines,
+                true => Sight::Answers,
+            }
+        };
+        let addresses =
+            config.peers.iter().flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have.address)));
+        addresses.map(|(peer, address)| ((peer.name.clone(), address), sight(peer, address))).collect()
     }
 
     /// All nodes have published themselves, and then it is so.
@@ -340,6 +345,11 @@ mod tests {
                 "11 13",
             ),
             (&["web down on node3"], "node1: 11 12, node2: 11 12, node3: 11 12", "11 12"),
+            (
+                &["web down on node3", "primary unreachable from node3"],
+                "node1: 11 12, node2: 11 12, node3: 11 12",
+                "11 12",
+            ),
             (&["web down"], "node1: 11 12 13, node2: 11 12 13, node3: 11 12 13", "11 12 13"),
             (&["node1 down", "node2 down"], "node3: 13", "11 12 13"),
         ] {

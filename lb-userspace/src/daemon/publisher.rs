@@ -17,7 +17,7 @@ use crate::{
     core::{
         lease::owner,
         records::Outcome,
-        shared::{self, Others, Planned, SharedZone, Situation, Trouble},
+        shared::{self, Others, Planned, Removal, SharedZone, Situation, Trouble},
     },
     dns::update::{Primaries, UpdateError},
 };
@@ -320,17 +320,17 @@ impl Work {
 
 fn describe(planned: &Planned) -> String {
     match &planned.removes {
-        Some((name, peer)) => format!("took {peer} out of {name}"),
+        Some(Removal { name, peer, .. }) => format!("took {peer} out of {name}"),
         None => format!("wrote this node's records at {}", planned.renews.join(", ")),
     }
 }
 
 fn log(zone: &str, planned: &Planned, outcome: Outcome) {
     match (&planned.removes, outcome) {
-        (Some((name, peer)), Outcome::Applied) => {
-            warn!(zone, "{name}: {peer} is silent; its addresses are taken away");
+        (Some(Removal { name, peer, why }), Outcome::Applied) => {
+            warn!(zone, "{name}: the addresses of {peer} are taken away: {why}");
         }
-        (Some((name, peer)), Outcome::NotAsExpected) => {
+        (Some(Removal { name, peer, .. }), Outcome::NotAsExpected) => {
             info!(
                 zone,
                 "{name}: {peer} was not taken away: its lease, or this node's, has changed meanwhile"

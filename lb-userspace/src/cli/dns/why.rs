@@ -189,7 +189,11 @@ impl Answer {
     }
 
     async fn ask(&mut self, name: &str, record: &str) -> Result<Found, AskError> {
-        let over_udp = look_up(self.address, Way::ANY, name, record, PATIENCE).await;
+        let mut over_udp = look_up(self.address, Way::ANY, name, record, PATIENCE).await;
+        if over_udp.is_err() {
+            // One datagram may be lost anywhere.
+            over_udp = look_up(self.address, Way::ANY, name, record, PATIENCE).await;
+        }
         let Err(error) = over_udp else { return over_udp };
         // What went wrong over UDP says more about a server that does not answer at all.
         let found = look_up_over_tcp(self.address, name, record, PATIENCE).await.map_err(|_| error)?;

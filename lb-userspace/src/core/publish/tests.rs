@@ -161,6 +161,32 @@ fn a_pool_serves_by_a_backend_that_is_up_and_has_a_weight() {
     }
 }
 
+/// What a peer says itself takes away votes of others, so it must have said it of what the name needs.
+#[test]
+fn a_peer_says_no_to_a_name_if_it_does_to_what_is_required() {
+    use PeerState::{SaysNo, Serves, Unreachable};
+    let dead = Unreachable(Code::L4Tout);
+    for (require, web, tls, says_no) in [
+        (Require::All, SaysNo, Serves, true),
+        (Require::All, dead, SaysNo, true),
+        (Require::All, dead, Serves, false),
+        (Require::Any, SaysNo, dead, false),
+        (Require::Any, dead, SaysNo, false),
+        (Require::Any, SaysNo, SaysNo, true),
+    ] {
+        let mut config = config(AllDown::All);
+        config.services.iter_mut().for_each(|service| service.require = require);
+        let mut peers = peer_states(&config, "node2", &all(Serves));
+        for (id, state) in &mut peers {
+            *state = if *id.pool.service == *"tls" { tls } else { web };
+        }
+        let publication = publication(&config, &all(SelfState::Serves), &peers);
+        let mut entries = publication.names[WWW].addresses.iter();
+        let entry = entries.find(|entry| *entry.node == *"node2").unwrap();
+        assert_eq!(entry.why.says_no(), says_no, "{require:?} {web:?} {tls:?}: {:?}", entry.why);
+    }
+}
+
 fn member(is_backup: bool, weight: u16, health: Option<Health>) -> Member {
     Member { is_backup, standing: Standing { health, weight, drain_ended: false } }
 }

@@ -71,8 +71,19 @@ pub struct Planned {
     pub update: Update,
     /// Names at which this node's lease is renewed.
     pub renews: Vec<Arc<str>>,
-    /// A name, and the peer whose addresses are removed there.
-    pub removes: Option<(Arc<str>, Arc<str>)>,
+    /// Whose addresses are removed, and where.
+    pub removes: Option<Removal>,
+}
+
+/// A peer is taken out of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// The name.
+    pub name: Arc<str>,
+    /// The peer.
+    pub peer: Arc<str>,
+    /// In one word.
+    pub why: &'static str,
 }
 
 impl SharedZone {
@@ -219,7 +230,11 @@ impl SharedZone {
                 let text = Change::SetText { name: record, text: mark.to_string(), ttl: self.settings.ttl };
                 let changes = removed.iter().map(|&address| remove(name, address)).chain([text]).collect();
                 let update = Update { prerequisites, changes };
-                Some(Planned { update, renews: Vec::new(), removes: Some((name.clone(), peer.clone())) })
+                Some(Planned {
+                    update,
+                    renews: Vec::new(),
+                    removes: Some(Removal { name: name.clone(), peer: peer.clone(), why }),
+                })
             })
         })
     }

@@ -24,7 +24,7 @@ use crate::core::{
     records::{Addresses, Contents, Outcome},
 };
 
-pub use decide::{Gone, Planned, Situation, Wish};
+pub use decide::{Gone, Planned, Removal, Situation, Wish};
 pub use in_memory::InMemory;
 pub use situation::{Others, situation};
 
@@ -266,8 +266,8 @@ impl SharedZone {
                 name.own.renewed = Some(now);
             }
         }
-        if let Some((name, _)) = &planned.removes
-            && let Some(name) = self.names.get_mut(name)
+        if let Some(removal) = &planned.removes
+            && let Some(name) = self.names.get_mut(&removal.name)
         {
             name.last_removal = Some(now);
         }

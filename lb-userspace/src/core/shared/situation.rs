@@ -11,8 +11,8 @@ use crate::{
     config::{AllDown, Config, Dns, Publish, is_within},
     core::{
         exchange::{PeerWord, Sight},
-        peers::{PeerAddress, PeerState},
-        publish::{NameView, Publication, Why},
+        peers::PeerAddress,
+        publish::{NameView, Publication},
     },
 };
 
@@ -89,7 +89,7 @@ impl NameView {
     fn declines(&self, node: &Arc<str>, address: IpAddr) -> bool {
         let mut entries =
             self.addresses.iter().filter(|entry| (&entry.node, entry.address) == (node, address));
-        entries.any(|entry| matches!(entry.why, Why::Peer(_, PeerState::SaysNo)))
+        entries.any(|entry| entry.why.says_no())
     }
 }
 
