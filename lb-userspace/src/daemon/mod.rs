@@ -48,6 +48,7 @@ mod passive;
 mod probes;
 mod publisher;
 mod reload;
+mod shown;
 mod snapshot;
 mod start;
 mod state;

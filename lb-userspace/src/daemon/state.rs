@@ -27,13 +27,14 @@ use super::{
     probes::{self, Steering, Tables},
     publisher::Publisher,
     reload::Order,
+    shown::serial_time,
     snapshot,
     start::{self, Started},
 };
 use crate::{
     api::{Refusal, Request},
     capture::CaptureQuery,
-    config::{Config, OnStop, Service},
+    config::{Config, OnStop},
     core::{
         check::CheckResult,
         health::{Checked, Health, Pace, Trouble},
@@ -43,8 +44,8 @@ use crate::{
         nat_ports::NatPorts,
         peers::{Observed, PeerId, PeerState, Peers},
         plan::{self, KnownHop, Planner, Situation},
-        policy::{Member, Mode},
-        publish::{self, PeerStates, Publication, SelfState},
+        policy::Mode,
+        publish::{Publication, SelfState},
         slow_start::Start,
         zone::Zone,
     },
@@ -53,7 +54,6 @@ use crate::{
     net::watch::NextHopTable,
     probe::Report,
     reload::ReloadQuery,
-    unix_time::unix_seconds,
 };
 
 /// Everything the daemon knows.
@@ -77,7 +77,7 @@ pub(super) struct State {
     hops: BTreeMap<IpAddr, KnownHop>,
     pub(super) publication: Publication,
     /// What this node seemed to come to when DNS was decided last.
-    expected: BTreeMap<PoolId, SelfState>,
+    pub(super) expected: BTreeMap<PoolId, SelfState>,
     /// Since when each address is, or is not, in this node's answers.
     pub(super) shown: BTreeMap<(Arc<str>, IpAddr), (bool, Instant)>,
     /// Of each pool under NAT.
@@ -86,7 +86,7 @@ pub(super) struct State {
     pub(super) watched: Vec<Watched>,
     pub(super) dns_counters: Option<Arc<Counters>>,
     /// `None` without DNS.
-    zone: Option<watch::Sender<Arc<Zone>>>,
+    pub(super) zone: Option<watch::Sender<Arc<Zone>>>,
     /// One for each zone on another server.
     pub(super) publishers: Vec<Publisher>,
     /// They may begin.
@@ -105,15 +105,7 @@ pub(super) struct State {
     applied: Image,
     /// The maps could not be written when they last should have been.
     behind: bool,
-    stopping: bool,
-}
-
-/// Whether what is or what is about to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
-    Now,
-    /// If more checks find what the latest found, and what is about to end has ended.
-    Soon,
+    pub(super) stopping: bool,
 }
 
 /// An interface that has, or should have, the program.
@@ -265,15 +257,6 @@ impl State {
     /// What these peers seem to come to.
     pub(super) fn outlook(&self, reports: &[Report<PeerId>]) -> Vec<PeerState> {
         reports.iter().map(|report| self.peers.outlook(&report.id)).collect()
-    }
-
-    /// Whether what this node seems to come to for a pool is not what DNS was decided for.
-    fn seems_to_change(&self, pool: &PoolId) -> bool {
-        let found = plan::pools(&self.config).find(|(_, have)| have == pool);
-        found.is_some_and(|(service, pool)| {
-            let before = self.expected.get(&pool).copied();
-            before != Some(self.own_state(service, pool, When::Soon))
-        })
     }
 
     /// Takes the result of a peer's check, and says if the peer's health changed.
@@ -529,84 +512,6 @@ impl State {
         self.tables.send_replace(Arc::new(tables));
         Ok(())
     }
-
-    pub(super) fn reconcile_dns(&mut self) {
-        let own = self.own_states(When::Now);
-        let peers: PeerStates = self.peers.iter().map(|(id, state, _)| (id.clone(), state)).collect();
-        let publication = publish::publication(&self.config, &own, &peers);
-        self.expected = self.own_states(When::Soon);
-        let expected_peers: PeerStates =
-            self.peers.expected().map(|(id, state)| (id.clone(), state)).collect();
-        // Ordinarily nothing else is expected.
-        let publication = match (&self.expected, &expected_peers) == (&own, &peers) {
-            true => publication,
-            false => {
-                let expected = publish::publication(&self.config, &self.expected, &expected_peers);
-                publication.expecting(&expected)
-            }
-        };
-        for transition in self.publication.transitions(&publication) {
-            match transition.change {
-                publish::Change::PolicyBegan(_) => warn!("DNS: {transition}"),
-                _ => info!("DNS: {transition}"),
-            }
-        }
-        self.publication = publication;
-        self.note_shown();
-        if let (Some(dns), Some(zone)) = (&self.config.dns, &self.zone) {
-            let next = zone.borrow().successor(&self.config, dns, &self.publication, serial_time());
-            if let Some(next) = next {
-                zone.send_replace(Arc::new(next));
-            }
-        }
-        self.tell_peers();
-        self.tell_publishers();
-    }
-
-    fn note_shown(&mut self) {
-        let now = Instant::now();
-        let entries = self.publication.names.iter().flat_map(|(name, view)| {
-            view.addresses.iter().map(move |entry| ((name.clone(), entry.address), entry.published))
-        });
-        let since = |at: &(Arc<str>, IpAddr), published: bool| match self.shown.get(at) {
-            Some((before, since)) if *before == published => *since,
-            _ => now,
-        };
-        self.shown =
-            entries.map(|(at, published)| (at.clone(), (published, since(&at, published)))).collect();
-    }
-
-    fn own_states(&self, when: When) -> BTreeMap<PoolId, SelfState> {
-        plan::pools(&self.config)
-            .map(|(service, pool)| (pool.clone(), self.own_state(service, pool, when)))
-            .collect()
-    }
-
-    fn own_state(&self, service: &Service, pool: PoolId, when: When) -> SelfState {
-        if self.stopping {
-            return SelfState::Stopping;
-        }
-        if let Some(left) = self.administration.drained() {
-            // The last answers before its end are the ones that outlive it.
-            let ttl = self.config.dns.as_ref().map_or(0, |dns| dns.ttl.as_secs());
-            if when == When::Now || left.is_none_or(|left| left > ttl) {
-                return SelfState::Drained;
-            }
-        }
-        if self.interfaces.iter().any(|interface| !interface.present) {
-            return SelfState::NotAttached;
-        }
-        let members = plan::backends(service, pool).map(|(backend, id, _)| {
-            let checked = self.backends.get(&id);
-            let found = checked.and_then(|checked| match when {
-                When::Now => checked.health(),
-                When::Soon => checked.expected(),
-            });
-            let standing = self.administration.counts(&id, checked).standing(backend.weight, found);
-            Member { is_backup: backend.backup, standing }
-        });
-        SelfState::of_members(&members.collect::<Vec<_>>(), service.withdraw_below)
-    }
 }
 
 /// Attaches the program to an interface that was made anew. Whether it did; why not is said only if it was `present` before.
@@ -660,9 +565,4 @@ fn log_trouble(what: &str, id: &impl std::fmt::Display, was_in_trouble: bool, tr
         (true, None) => info!("{what} {id}: can be checked again"),
         (false, None) | (true, Some(_)) => {}
     }
-}
-
-/// The time as the zone's serials have it: they wrap, so may the clock (RFC 1982).
-fn serial_time() -> u32 {
-    unix_seconds() as u32
 }
