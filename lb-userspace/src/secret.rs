@@ -8,7 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use domain::utils::base64;
 use hkdf::Hkdf;
 use lb_common::HashKey;
 use sha2::Sha256;
@@ -100,7 +99,8 @@ impl Secret {
 
     /// One that nobody else has.
     pub(crate) fn random() -> Secret {
-        Secret { in_use: base64::encode_string(&rand::random::<[u8; 32]>()).into_bytes(), other: None }
+        let digits = rand::random::<[u8; 32]>().map(|byte| format!("{byte:02x}"));
+        Secret { in_use: digits.concat().into_bytes(), other: None }
     }
 
     /// Writes its file: whatever happens meanwhile, this or what was there before is there whole.
