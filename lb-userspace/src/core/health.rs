@@ -206,6 +206,14 @@ impl Checked {
         seen.last.code.passed() != (seen.health == Health::Up) && self.held(seen.last_at).is_none()
     }
 
+    /// Whether it is down by as many failures in a row as take a thing down that was up: of what has just begun to be
+    /// checked, the first one does.
+    pub fn is_surely_down(&self) -> bool {
+        self.seen.as_ref().is_some_and(|seen| {
+            seen.health == Health::Down && !seen.last.code.passed() && seen.in_a_row >= self.fall
+        })
+    }
+
     /// Whether it may take flows; not before the first check passed.
     pub fn is_up(&self) -> bool {
         self.health() == Some(Health::Up)

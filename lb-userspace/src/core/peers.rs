@@ -275,14 +275,15 @@ impl Peers {
         if asked.is_up() && there.any(|(_, probed)| probed.says_no) {
             return Sight::Declines;
         }
-        let healths: Vec<_> =
-            self.connections(&(peer.clone(), *address)).into_iter().chain([asked.health()]).collect();
-        if healths.contains(&Some(Health::Up)) {
+        let at = (peer.clone(), *address);
+        let all: Vec<&Checked> = self.connections(&at).into_iter().chain([asked]).collect();
+        if all.iter().any(|checked| checked.is_up()) {
             Sight::Answers
-        } else if healths.contains(&None) {
-            Sight::Unknown
-        } else {
+        } else if all.iter().all(|checked| checked.is_surely_down()) {
             Sight::Silent
+        } else {
+            // Also of a peer that starts while this node does, and that a first question did not reach.
+            Sight::Unknown
         }
     }
 
@@ -395,17 +396,17 @@ impl Peers {
 
     /// Whether connections through the same address of the peer work.
     fn connects(&self, id: &PeerId) -> bool {
-        self.connections(&id.at()).contains(&Some(Health::Up))
+        self.connections(&id.at()).into_iter().any(Checked::is_up)
     }
 
     /// What probes say of an address: each pool's, or where they take turns, all of them together.
-    fn connections(&self, at: &PeerAddress) -> Vec<Option<Health>> {
+    fn connections(&self, at: &PeerAddress) -> Vec<&Checked> {
         if let Some(path) = self.data_paths.get(at) {
-            return vec![path.health()];
+            return vec![path.checked()];
         }
         let there = self.probed.iter().filter(|(id, _)| (&id.peer, id.address) == (&at.0, at.1));
         let probed = there.filter(|(_, probed)| probed.judge == Judge::Probe);
-        probed.map(|(_, probed)| probed.checked.health()).collect()
+        probed.map(|(_, probed)| &probed.checked).collect()
     }
 
     /// What the probes found; `None` for what is not probed.

@@ -335,6 +335,11 @@ fn a_peer_is_silent_when_neither_daemon_nor_data_path_answers() {
         (&[L7Tout], &[L4Ok], Sight::Answers),
         (&[L7Ok, L7Tout, L7Tout, L7Tout], &[L4Ok, L4Tout, L4Tout, L4Tout], Sight::Silent),
         (&[L7Ok, L7Tout, L7Tout, L7Tout], &[L4Ok, L4Tout, L4Tout], Sight::Answers),
+        // One failure may be of a peer that starts, too.
+        (&[L7Tout], &[L4Tout], Sight::Unknown),
+        (&[L7Tout; 3], &[L4Tout, L4Tout], Sight::Unknown),
+        (&[L7Tout; 3], &[L4Tout; 3], Sight::Silent),
+        (&[L7Tout; 3], &[L4Tout, L4Tout, L4Tout, L4Ok], Sight::Unknown),
         (&[L7Ok], &[L4Ok, L4Tout, L4Tout, L4Tout], Sight::Answers),
     ] {
         let mut peers = peers(&["node2"]);
