@@ -19,7 +19,7 @@ use tracing::warn;
 use super::exchange::{self, Word};
 use crate::{
     config::{
-        Check, CheckKind, Config, Forward, HashInput, NodeAddress, Peer, Protocol, Service, Timing,
+        Check, CheckKind, Config, Forward, HashInput, NodeAddress, Protocol, Service, Timing,
         host::{HostFacts, ProbeSources},
     },
     core::{
@@ -150,14 +150,7 @@ fn start_backend(
 
 /// What is to be probed of the peers, and how.
 pub(super) fn peer_ids(config: &Config) -> Vec<(PeerId, Judge)> {
-    config
-        .peers
-        .iter()
-        .flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have.address)))
-        .flat_map(|(peer, address)| {
-            ids_at(config, peer, address).map(|(service, id)| (id, judge_of(service)))
-        })
-        .collect()
+    pools_there(config).map(|(service, _, id)| (id, judge_of(service))).collect()
 }
 
 fn judge_of(service: &Service) -> Judge {
@@ -167,15 +160,18 @@ fn judge_of(service: &Service) -> Judge {
     }
 }
 
-/// What is to be probed at one address of a peer: every pool of the address's family.
-fn ids_at<'a>(
-    config: &'a Config,
-    peer: &'a Peer,
-    address: IpAddr,
-) -> impl Iterator<Item = (&'a Service, PeerId)> {
-    plan::pools(config)
-        .filter(move |(_, pool)| pool.family == Family::of(address))
-        .map(move |(service, pool)| (service, PeerId { peer: peer.name.clone(), address, pool }))
+/// Every pool on every address of a peer: of each service, all addresses before the next service.
+fn pools_there(config: &Config) -> impl Iterator<Item = (&Service, &NodeAddress, PeerId)> {
+    let addresses =
+        || config.peers.iter().flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have)));
+    config.services.iter().flat_map(move |service| {
+        addresses().filter_map(move |(peer, have)| {
+            let family = Family::of(have.address);
+            service.families().find(|offered| *offered == family)?;
+            let pool = PoolId { service: service.name.clone(), family };
+            Some((service, have, PeerId { peer: peer.name.clone(), address: have.address, pool }))
+        })
+    })
 }
 
 /// Where the tasks that check peers send what they find.
@@ -222,18 +218,7 @@ pub(super) fn start_peers(
 /// All connections that probe peers, in the order in which they take turns: every address has its turn before the next
 /// service has.
 fn connections(config: &Config) -> Vec<(&Service, &NodeAddress, PeerId)> {
-    let addresses =
-        || config.peers.iter().flat_map(|peer| peer.addresses.iter().map(move |have| (peer, have)));
-    let tcp = config.services.iter().filter(|service| judge_of(service) == Judge::Probe);
-    tcp.flat_map(|service| {
-        addresses().filter_map(move |(peer, have)| {
-            let family = Family::of(have.address);
-            service.families().find(|offered| *offered == family)?;
-            let pool = PoolId { service: service.name.clone(), family };
-            Some((service, have, PeerId { peer: peer.name.clone(), address: have.address, pool }))
-        })
-    })
-    .collect()
+    pools_there(config).filter(|(service, ..)| judge_of(service) == Judge::Probe).collect()
 }
 
 fn peer_probe(
