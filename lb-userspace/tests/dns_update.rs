@@ -515,7 +515,7 @@ impl Drop for Relay {
 
 impl Relay {
     async fn to(server: SocketAddr) -> Relay {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = tokio::net::TcpListener::bind(name_server::free_address()).await.unwrap();
         let (address, delay) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
         let waits = delay.clone();
         let task = tokio::spawn(async move {

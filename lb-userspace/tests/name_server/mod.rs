@@ -5,9 +5,10 @@
 
 use std::{
     fs,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -38,11 +39,23 @@ pub struct Place {
     pub address: SocketAddr,
 }
 
+/// An address that both protocols may use, and that no other connection of this host is given as its own: its port is
+/// below those that the kernel chooses from (`net.ipv4.ip_local_port_range`, 32768 and up).
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 32_768, "no port is free");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
 impl Place {
     pub fn new() -> Place {
-        // Both protocols use the port, which is free a moment ago.
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Place { directory: TempDir::new().unwrap(), address }
+        Place { directory: TempDir::new().unwrap(), address: free_address() }
     }
 
     pub fn path(&self) -> &Path {
