@@ -3,7 +3,11 @@
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::{build_ebpf, cargo::cargo, lab, places, run};
+use crate::{
+    build_ebpf,
+    cargo::{build_tests, cargo},
+    places, run,
+};
 
 /// What to measure.
 #[derive(Subcommand)]
@@ -47,10 +51,10 @@ pub(crate) fn bench(verb: &Verb) -> Result<()> {
 }
 
 fn lifecycle() -> Result<()> {
-    lab::build()?;
+    build_ebpf::build_ebpf()?;
+    build_tests()?;
     for check in ["lifecycle::d46_restarts", "reload::d48_reloads"] {
-        let words =
-            ["test", "--package", "usher-tests", "--test", "lab_end_to_end", "--", check, "--nocapture"];
+        let words = ["test", "--workspace", "--test", "lab_end_to_end", "--", check, "--nocapture"];
         run::openly(cargo(&words).env("USHER_LIFECYCLE_ALL", "1"))?;
     }
     Ok(())
