@@ -15,6 +15,8 @@ pub enum Host {
     Resolver,
     /// A primary name server on which the nodes publish themselves.
     Dns,
+    /// A secondary of it.
+    Secondary,
     /// A host that runs usher; counted from 1.
     Node(u8),
     /// A server behind the nodes; counted from 1.
@@ -37,6 +39,7 @@ impl fmt::Display for Host {
             Host::Router => f.write_str("router"),
             Host::Resolver => f.write_str("resolver"),
             Host::Dns => f.write_str("dns"),
+            Host::Secondary => f.write_str("dns2"),
             Host::Node(number) => write!(f, "node{number}"),
             Host::Backend(number) => write!(f, "backend{number}"),
             Host::Switch => f.write_str("switch"),
@@ -54,6 +57,7 @@ impl FromStr for Host {
             "router" => Host::Router,
             "resolver" => Host::Resolver,
             "dns" => Host::Dns,
+            "dns2" => Host::Secondary,
             "switch" => Host::Switch,
             _ => {
                 if let Some(number) = numbered("node") {
@@ -61,7 +65,9 @@ impl FromStr for Host {
                 } else if let Some(number) = numbered("backend") {
                     Host::Backend(number)
                 } else {
-                    bail!("no host is called `{name}`: client, router, resolver, dns, node1 …, backend1 …")
+                    bail!(
+                        "no host is called `{name}`: client, router, resolver, dns, dns2, node1 …, backend1 …"
+                    )
                 }
             }
         })
@@ -79,6 +85,7 @@ mod tests {
             Host::Router,
             Host::Resolver,
             Host::Dns,
+            Host::Secondary,
             Host::Switch,
             Host::Node(2),
             Host::Backend(11),

@@ -7,7 +7,7 @@
 //!                     └── back ───┴─────┴── backend1 … (nginx, UDP echo)
 //! ```
 //!
-//! With [`Options::dns`] the zone is on a host `dns` in `front` (BIND, Knot, PowerDNS), on which nodes publish themselves.
+//! With [`Options::dns`] the zone is on a host `dns` in `front` (BIND, Knot, PowerDNS), on which nodes publish themselves; `dns2` is its secondary.
 //!
 //! With [`Options::public`] the router translates a public address of each node, one to one; the nodes' own ones are out of
 //! the client's reach.
@@ -44,6 +44,7 @@ mod primary;
 mod process;
 mod quic;
 mod raise;
+mod secondary;
 mod skip;
 mod status;
 mod topology;

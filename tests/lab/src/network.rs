@@ -190,7 +190,7 @@ pub(crate) fn configure_kernel(host: Host) -> Result<()> {
     let own = match host {
         Host::Router => ROUTER_SETTINGS,
         Host::Switch => SWITCH_SETTINGS,
-        Host::Client | Host::Resolver | Host::Dns | Host::Node(_) | Host::Backend(_) => &[],
+        Host::Client | Host::Resolver | Host::Dns | Host::Secondary | Host::Node(_) | Host::Backend(_) => &[],
     };
     let common = if host == Host::Switch { &[] } else { HOST_SETTINGS };
     let lines: Vec<_> =

@@ -1,6 +1,6 @@
 //! The host `dns`: a primary name server for the zone, set up as `dist/dns/` shows.
 
-use std::{fmt::Write, net::IpAddr, path::PathBuf};
+use std::{fmt::Write, path::PathBuf};
 
 use anyhow::Result;
 
@@ -10,6 +10,7 @@ use crate::{
     lab::Lab,
     process::spawn,
     raise::{log, random_hex, write, write_readable_by_root},
+    secondary::{bind_options, v4},
     topology::{DnsServer, Options, ZONE},
 };
 
@@ -44,7 +45,7 @@ pub(crate) fn write_files(options: &Options) -> Result<()> {
     }
     let operators = key.replace("usher-key", "operator-key").replace(&secret, &random_hex()?);
     write_readable_by_root(&ours(OPERATOR), &operators)?;
-    write(&ours(ZONE_FILE), &zone())?;
+    write(&ours(ZONE_FILE), &zone(options))?;
     match options.dns {
         DnsServer::Embedded => Ok(()),
         DnsServer::Bind => write(&ours("named.conf"), &named_conf()),
@@ -116,49 +117,32 @@ fn ours(name: &str) -> PathBuf {
 }
 
 /// What an operator has there already.
-fn zone() -> String {
+fn zone(options: &Options) -> String {
     let mut text = format!(
         r#"$TTL 60
 @ 5 IN SOA dns.{ZONE}. hostmaster.{ZONE}. 1 60 60 600 5
-@ IN NS dns.{ZONE}.
 @ IN TXT "the operator's own"
 static IN A 203.0.113.99
 "#
     );
-    for address in addresses(Host::Dns) {
-        let kind = if address.is_ipv4() { "A" } else { "AAAA" };
-        let _ = writeln!(text, "dns IN {kind} {address}");
+    for host in options.dns_hosts() {
+        let _ = writeln!(text, "@ IN NS {host}.{ZONE}.");
+        for address in addresses(host) {
+            let kind = if address.is_ipv4() { "A" } else { "AAAA" };
+            let _ = writeln!(text, "{host} IN {kind} {address}");
+        }
     }
     text
 }
 
 fn named_conf() -> String {
-    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses(Host::Dns).partition(IpAddr::is_ipv4);
-    let list = |all: Vec<IpAddr>| all.iter().map(|address| format!("{address}; ")).collect::<String>();
-    let folder = state(&Host::Dns.to_string());
-    let folder = folder.display();
     let own = include_str!("../../../dist/dns/named.conf")
-        .replace("/var/lib/bind", &folder.to_string())
+        .replace("/var/lib/bind", &state(&Host::Dns.to_string()).to_string_lossy())
         .replace("/etc/bind/usher.key", &key_file(Host::Dns).to_string_lossy())
         .replace("update-policy {", "update-policy {\n        grant operator-key zonesub ANY;");
     let operator = ours(OPERATOR);
-    format!(
-        r#"include {operator:?};
-options {{
-    directory "{folder}";
-    listen-on {{ {v4}}};
-    listen-on-v6 {{ {v6}}};
-    pid-file none;
-    session-keyfile none;
-    managed-keys-directory "{folder}";
-    recursion no;
-    dnssec-validation no;
-}};
-controls {{}};
-{own}"#,
-        v4 = list(v4),
-        v6 = list(v6)
-    )
+    // Notifications go to all that the zone's NS records name, and anybody may have it.
+    format!("include {operator:?};\n{}{own}", bind_options(Host::Dns))
 }
 
 fn knot_conf(options: &Options, secret: &str) -> String {
@@ -173,13 +157,24 @@ fn knot_conf(options: &Options, secret: &str) -> String {
         None => format!("{line}\n"),
     };
     let own: String = include_str!("../../../dist/dns/knot.conf").lines().map(granted).collect();
-    let own = own.replace("/var/lib/knot", &folder.to_string()).replace("SECRET", secret);
+    let secondary: String = v4(Host::Secondary).map(|address| address.to_string()).collect();
+    let own = own
+        .replace("/var/lib/knot", &folder.to_string())
+        .replace("SECRET", secret)
+        .replace(
+            "\nacl:\n",
+            &format!("\nacl:\n  - id: secondary\n    address: {secondary}\n    action: transfer\n"),
+        )
+        .replace("\n    acl: usher\n", "\n    acl: [usher, secondary]\n    notify: secondary\n");
     format!(
         r#"server:
     rundir: "{folder}"
     listen: [{listen}]
 database:
     storage: "{folder}"
+remote:
+  - id: secondary
+    address: {secondary}
 log:
   - target: stderr
     any: info

@@ -23,6 +23,7 @@ use crate::{
     network, primary,
     process::spawn,
     quic::start_quic,
+    secondary,
     topology::{Family, Options, Pair, ZONE, local_address, tunnel_sources},
     wait::until,
 };
@@ -66,9 +67,11 @@ pub(crate) fn programs(options: &Options) -> Vec<(Host, &'static str)> {
     let direct = options.backend_hosts().filter(|_| options.forward.is_direct());
     let ushers = nodes.chain(direct).map(|host| (host, binaries::USHER));
     let primary = primary::program(options).map(|program| (Host::Dns, program));
+    let secondary = options.dns.has_secondary().then_some((Host::Secondary, secondary::PROGRAM));
     [(Host::Resolver, "unbound")]
         .into_iter()
         .chain(primary)
+        .chain(secondary)
         .chain(ushers)
         .chain(backends)
         .chain(quic)
@@ -111,7 +114,12 @@ pub(crate) fn log(host: Host, program: &str) -> PathBuf {
 
 fn start_all(lab: &Lab) -> Result<()> {
     let options = lab.options();
-    primary::start(lab, None)?;
+    if let Some(program) = primary::program(options) {
+        primary::start(lab, None)?;
+        // A secondary that finds nobody tries again much later.
+        wait_zone(lab, Host::Dns, program)?;
+        secondary::start(lab)?;
+    }
     let config = file(Host::Resolver, "unbound.conf");
     let unbound = lab.command(Host::Resolver, &["unbound", "-d", "-c", &config.to_string_lossy()]);
     spawn(unbound, &log(Host::Resolver, "unbound"))?;
@@ -168,6 +176,18 @@ fn start_echo(lab: &Lab, backend: Host) -> Result<()> {
     spawn(lab.command(backend, &words), &log(backend, binaries::UDP))
 }
 
+/// Waits until a server answers for the zone.
+fn wait_zone(lab: &Lab, host: Host, program: &str) -> Result<()> {
+    let server = format!("@{}", lab.address(host)?.of(Family::V4));
+    until(&format!("{host} answers for the zone"), READY, || {
+        let answer =
+            lab.run(Host::Client, &["dig", "+short", "+time=1", "+tries=1", &server, ZONE, "SOA"])?;
+        ensure!(!answer.is_empty(), "it has no zone {ZONE}");
+        Ok(())
+    })
+    .with_context(|| format!("{program} is not ready{}", log_tail(host, program)))
+}
+
 /// Waits until web servers, echoes and the resolver answer.
 fn wait_servers(lab: &Lab) -> Result<()> {
     for backend in lab.options().backend_hosts() {
@@ -182,15 +202,8 @@ fn wait_servers(lab: &Lab) -> Result<()> {
             format!("{backend} is not ready{web}{echo}")
         })?;
     }
-    if let Some(program) = primary::program(lab.options()) {
-        let server = format!("@{}", lab.address(Host::Dns)?.of(Family::V4));
-        until("the zone's primary answers", READY, || {
-            let answer =
-                lab.run(Host::Client, &["dig", "+short", "+time=1", "+tries=1", &server, ZONE, "SOA"])?;
-            ensure!(!answer.is_empty(), "it has no zone {ZONE}");
-            Ok(())
-        })
-        .with_context(|| format!("{program} is not ready{}", log_tail(Host::Dns, program)))?;
+    if lab.options().dns.has_secondary() {
+        wait_zone(lab, Host::Secondary, secondary::PROGRAM)?;
     }
     // The zone may not be served yet; that anything is answered shows that unbound runs.
     until("the resolver answers", READY, || {
@@ -225,6 +238,7 @@ fn write_files(options: &Options) -> Result<()> {
     }
     write_readable_by_root(&state("secret"), &(random_hex()? + "\n"))?;
     primary::write_files(options)?;
+    secondary::write_files(options)?;
     mount(&state(BPFFS))
 }
 

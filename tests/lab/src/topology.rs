@@ -92,11 +92,17 @@ impl Options {
         (1..=self.backends).map(Host::Backend)
     }
 
+    /// The zone's own servers, if it is not on the nodes.
+    pub fn dns_hosts(&self) -> impl Iterator<Item = Host> + use<> {
+        let secondary = self.dns.has_secondary().then_some(Host::Secondary);
+        self.dns.is_shared().then_some(Host::Dns).into_iter().chain(secondary)
+    }
+
     /// Every host, in the order in which they are shown.
     pub fn hosts(&self) -> Vec<Host> {
         [Host::Client, Host::Router, Host::Resolver]
             .into_iter()
-            .chain(self.dns.is_shared().then_some(Host::Dns))
+            .chain(self.dns_hosts())
             .chain(self.node_hosts())
             .chain(self.backend_hosts())
             .chain([Host::Switch])
@@ -214,6 +220,11 @@ impl DnsServer {
     /// Whether the zone is on a host of its own, where nodes share it.
     pub fn is_shared(self) -> bool {
         self != DnsServer::Embedded
+    }
+
+    /// Whether there is a secondary, too. PowerDNS 4.7 with LMDB stands still when updates and transfers of a zone meet.
+    pub fn has_secondary(self) -> bool {
+        matches!(self, DnsServer::Bind | DnsServer::Knot)
     }
 }
 
@@ -376,6 +387,7 @@ pub(crate) fn ports(host: Host) -> Vec<Port> {
         }
         Host::Resolver => vec![port(Net::Front, vec![Net::Front.pair(53, 0x53)])],
         Host::Dns => vec![port(Net::Front, vec![Net::Front.pair(54, 0x54)])],
+        Host::Secondary => vec![port(Net::Front, vec![Net::Front.pair(55, 0x55)])],
         Host::Node(number) => [Net::Front, Net::Back]
             .map(|net| port(net, vec![net.pair(10 + number, 0x10 + u16::from(number))]))
             .to_vec(),

@@ -28,6 +28,7 @@ mod policies;
 mod public;
 mod quic;
 mod reload;
+mod secondary;
 mod secret;
 mod servers;
 mod shared_zone;
@@ -196,6 +197,9 @@ const OTHER_PRIMARY: &[(&str, Body)] = &checks![
     shared_zone::drained_node_leaves_the_primary_at_once_and_serves_on,
 ];
 
+/// Where that has a secondary.
+const SECONDARY: &[(&str, Body)] = &checks![secondary::secondary_that_lags_is_seen];
+
 /// On nodes that do not run usher yet.
 const BARE: &[(&str, Body)] = &checks![
     configuration::bad_files_are_refused_with_place_and_remedy,
@@ -251,7 +255,9 @@ fn run(arguments: &Arguments) -> Conclusion {
         lab("dsr_gue", TUNNEL, &dsr_gue),
         lab("dsr_gue", SMALL, &small(&dsr_gue)),
         lab("bind", BIND, &shared_zone::options(DnsServer::Bind)),
+        lab("bind", SECONDARY, &shared_zone::options(DnsServer::Bind)),
         lab("knot", OTHER_PRIMARY, &shared_zone::options(DnsServer::Knot)),
+        lab("knot", SECONDARY, &shared_zone::options(DnsServer::Knot)),
         lab("powerdns", OTHER_PRIMARY, &shared_zone::options(DnsServer::Powerdns)),
         lab("translated", PUBLIC, &public),
         lab("bare", BARE, &bare),

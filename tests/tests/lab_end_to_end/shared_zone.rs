@@ -13,7 +13,7 @@ use crate::support::{Kept, RECOVERY, SLACK, expect_equal};
 
 /// A dead node has left the primary and every answer by then: three checks, 500 ms apart, each of which may take 500 ms, and
 /// a look at the primary.
-const LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const LIMIT: Duration = Duration::from_secs(5);
 
 /// A node that leaves by itself has left by then.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -45,13 +45,13 @@ fn held(lab: &Lab) -> Result<BTreeSet<IpAddr>> {
 }
 
 /// Both addresses of some nodes.
-fn of_nodes(lab: &Lab, nodes: &[u8]) -> Result<BTreeSet<IpAddr>> {
+pub(crate) fn of_nodes(lab: &Lab, nodes: &[u8]) -> Result<BTreeSet<IpAddr>> {
     let pairs = nodes.iter().map(|&node| lab.address(Host::Node(node))).collect::<Result<Vec<_>>>()?;
     Ok(pairs.iter().flat_map(|pair| pair.both()).collect())
 }
 
 /// Waits until the primary has exactly these nodes; how long that took.
-fn wait_held(lab: &Lab, nodes: &[u8], limit: Duration) -> Result<Duration> {
+pub(crate) fn wait_held(lab: &Lab, nodes: &[u8], limit: Duration) -> Result<Duration> {
     let (start, wanted) = (Instant::now(), of_nodes(lab, nodes)?);
     // A little longer than allowed: a figure says more than a wait in vain.
     until(&format!("the primary has nodes {nodes:?}"), limit + Duration::from_secs(2), || {

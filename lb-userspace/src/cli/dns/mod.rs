@@ -2,6 +2,7 @@
 
 mod delegation;
 mod plan;
+mod servers;
 mod why;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use clap::Args;
 use futures_util::future::join_all;
 use serde::Serialize;
 
+use super::servers::Server;
 use crate::{
     api::Client,
     cli::{
@@ -24,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Show why a name has the addresses that it has
 ///
 /// For each address: whether this node's answers name it, since when and why; for how long caches may still hold it; which
-/// node sees its node; how it stands in zones on other servers. Then what every authoritative server answers now.
+/// node sees its node; how it stands in zones on other servers. Then what every authoritative server answers now: the nodes,
+/// and of zones on other servers the primary and all that their NS records name, with the zone's serial there.
 #[derive(Debug, Args)]
 pub(super) struct Why {
     /// The name: `www.example.test`
@@ -47,9 +49,11 @@ struct Known {
 /// What one server answers now.
 #[derive(Debug, Serialize)]
 struct Answer {
-    /// A node, or the zone of a primary.
+    /// A node, the primary of a zone, or another server of it.
     server: String,
     address: SocketAddr,
+    /// Of the zone that nodes publish in, as the server has it: a secondary that lags has another one than the primary.
+    serial: Option<u32>,
     /// Addresses, or what went wrong.
     answer: Result<Vec<String>, String>,
     /// It gives answers over TCP, and none over UDP, by which resolvers ask.
@@ -81,11 +85,9 @@ impl Known {
             publisher.addresses.retain(|address| address.name == wanted);
         }
         publishers.retain(|publisher| !publisher.addresses.is_empty());
-        let own = dns.servers.into_iter().map(|server| (server.node, server.address));
-        let primaries = publishers.iter().map(|one| (format!("primary of {}", one.zone), one.primary));
+        let servers = Server::all(&dns.servers, &publishers, PATIENCE).await;
         // At the same time: each that is dead takes three seconds.
-        let answers = own.chain(primaries).map(|(server, address)| Answer::of(server, address, wanted));
-        let answers = join_all(answers).await;
+        let answers = join_all(servers.into_iter().map(|server| Answer::of(server, wanted))).await;
         Ok(Known { name, ttl_s: dns.ttl_s, sights: dns.sights, publishers, answers })
     }
 
@@ -124,14 +126,15 @@ impl Known {
             }
         }
         out += "answers now\n";
-        for Answer { server, address, answer, tcp_only } in &self.answers {
+        for Answer { server, address, serial, answer, tcp_only } in &self.answers {
             let answer = match answer {
                 Ok(addresses) if addresses.is_empty() => "no address".to_owned(),
                 Ok(addresses) => addresses.join(" "),
                 Err(why) => printable(why).to_string(),
             };
             let over = if *tcp_only { " (over TCP only; resolvers ask over UDP first)" } else { "" };
-            let _ = writeln!(out, "  {} {address}: {answer}{over}", printable(server));
+            let serial = serial.map_or_else(String::new, |serial| format!(", serial {serial}"));
+            let _ = writeln!(out, "  {} {address}{serial}: {answer}{over}", printable(server));
         }
         out
     }
@@ -172,8 +175,10 @@ impl Known {
 
 impl Answer {
     /// The addresses of both families, as the server has them.
-    async fn of(server: String, address: SocketAddr, name: &str) -> Answer {
-        let mut this = Answer { server, address, answer: Ok(Vec::new()), tcp_only: false };
+    async fn of(server: Server, name: &str) -> Answer {
+        let serial = server.serial(PATIENCE).await;
+        let Server { label, address, .. } = server;
+        let mut this = Answer { server: label, address, serial, answer: Ok(Vec::new()), tcp_only: false };
         let mut addresses = Vec::new();
         for record in ["A", "AAAA"] {
             match this.ask(name, record).await {
@@ -220,18 +225,21 @@ mod tests {
                 Answer {
                     server: "node1".to_owned(),
                     address: "192.0.2.11:53".parse().unwrap(),
+                    serial: None,
                     answer: Ok(vec!["192.0.2.11".to_owned()]),
                     tcp_only: false,
                 },
                 Answer {
                     server: "node2".to_owned(),
                     address: "192.0.2.12:53".parse().unwrap(),
+                    serial: None,
                     answer: Err("no answer from 192.0.2.12:53 within 1s".to_owned()),
                     tcp_only: false,
                 },
                 Answer {
                     server: "primary of example.test".to_owned(),
                     address: "192.0.2.53:53".parse().unwrap(),
+                    serial: Some(12),
                     answer: Ok(vec!["192.0.2.11".to_owned()]),
                     tcp_only: true,
                 },
@@ -252,7 +260,7 @@ zone example.test at 192.0.2.53:53: last change, 7.0 s ago: wrote this node's re
 answers now
   node1 192.0.2.11:53: 192.0.2.11
   node2 192.0.2.12:53: no answer from 192.0.2.12:53 within 1s
-  primary of example.test 192.0.2.53:53: 192.0.2.11 (over TCP only; resolvers ask over UDP first)
+  primary of example.test 192.0.2.53:53, serial 12: 192.0.2.11 (over TCP only; resolvers ask over UDP first)
 ";
         assert_eq!(known.text(), expected);
     }

@@ -65,9 +65,10 @@ pub fn measure(plan: Plan, tell: &mut dyn FnMut(&str)) -> Result<Report> {
     let ways = Loss::DEATHS.into_iter().chain([Loss::Drain]);
     let samples = losses(ways, plan.trials).map(|(loss, node)| {
         let sample = time(&lab, loss, node).with_context(|| format!("{loss} of node{node}"))?;
-        let primary = sample.primary.map(|time| format!(", primary {:.3} s", time.as_secs_f64()));
-        let peers = sample.peers.as_secs_f64();
-        tell(&format!("{loss} of node{node}: nodes' answers {peers:.3} s{}", primary.unwrap_or_default()));
+        let [peers, primary, secondary] = [Some(sample.peers), sample.primary, sample.secondary].map(seconds);
+        tell(&format!(
+            "{loss} of node{node}: nodes' answers {peers}, primary {primary}, secondary {secondary}"
+        ));
         Ok(sample)
     });
     let samples = samples.collect::<Result<_>>()?;
@@ -75,6 +76,10 @@ pub fn measure(plan: Plan, tell: &mut dyn FnMut(&str)) -> Result<Report> {
     let report = Report { machine: machine()?, dns: plan.dns, samples, experience };
     lab.down()?;
     Ok(report)
+}
+
+fn seconds(time: Option<Duration>) -> String {
+    time.map_or_else(|| "none".to_owned(), |time| format!("{:.3} s", time.as_secs_f64()))
 }
 
 /// So many losses, ways and nodes in turns, each node in each way.
@@ -93,16 +98,18 @@ fn time(lab: &Lab, loss: Loss, node: u8) -> Result<Sample> {
     thread::sleep(SETTLED);
     let took =
         |counts: fn(Host) -> bool| watch.gone(counts).map_or(GIVEN_UP, |gone| gone.duration_since(began));
-    let peers = took(|host| host != Host::Dns);
-    let primary = lab.options().dns.is_shared().then(|| took(|host| host == Host::Dns));
+    let peers = took(|host| matches!(host, Host::Node(_)));
+    let dns = lab.options().dns;
+    let primary = dns.is_shared().then(|| took(|host| host == Host::Dns));
+    let secondary = dns.has_secondary().then(|| took(|host| host == Host::Secondary));
     regain(lab, &watch, loss, node)?;
-    Ok(Sample { loss, peers, primary })
+    Ok(Sample { loss, peers, primary, secondary })
 }
 
-/// Asks whom clients and resolvers may ask: the primary, if there is one, and all nodes that live.
+/// Asks whom clients and resolvers may ask: primary and secondary, if there are such, and all nodes that live.
 fn watch(lab: &Lab, loss: Loss, node: u8) -> Result<Watch> {
     let nodes = lab.options().node_hosts().filter(|&host| host != Host::Node(node) || !loss.is_death());
-    let servers: Vec<_> = nodes.chain(lab.options().dns.is_shared().then_some(Host::Dns)).collect();
+    let servers: Vec<_> = nodes.chain(lab.options().dns_hosts()).collect();
     Watch::start(lab, &servers, node)
 }
 

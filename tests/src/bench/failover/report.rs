@@ -31,6 +31,8 @@ pub(super) struct Sample {
     pub(super) peers: Duration,
     /// Until the primary did not, if there is one.
     pub(super) primary: Option<Duration>,
+    /// The same of a secondary.
+    pub(super) secondary: Option<Duration>,
 }
 
 /// How long something took.
@@ -170,12 +172,12 @@ impl fmt::Display for Experience {
             [("usher, through a resolver", &self.resolved), ("round robin of all nodes", &self.listed)]
         {
             let (share, failed) = (failed_percent(requests), failed(requests));
-            writeln!(f, "{what:28}{share:6.2} % failed ({failed} of {})", requests.len())?;
+            writeln!(f, "{what:34}{share:6.2} % failed ({failed} of {})", requests.len())?;
         }
         for (what, figure) in [("lookup", lookups(&self.resolved)), ("connect", connects(&self.resolved))] {
             let Some(Distribution { p50, p99, worst, .. }) = figure else { continue };
             let [p50, p99, worst] = [p50, p99, worst].map(|time| time.as_secs_f64() * 1_000.0);
-            writeln!(f, "{what:28}p50 {p50:.1} ms, p99 {p99:.1} ms, worst {worst:.1} ms")?;
+            writeln!(f, "{what:34}p50 {p50:.1} ms, p99 {p99:.1} ms, worst {worst:.1} ms")?;
         }
         let latest = self.after_withdrawal().max().unwrap_or_default().as_secs_f64();
         let allowed = (self.ttl + GRACE).as_secs_f64();
@@ -196,8 +198,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// `{"crash": {"trials", "p50_s", "p99_s", "worst_s"}, "drain", "crash_primary", "drain_primary", "link-down", …,
-    /// "clients"}`, and `missed`: what `missed` gives.
+    /// `{"crash": {"trials", "p50_s", "p99_s", "worst_s"}, "drain", "crash_primary", "crash_secondary_lag", "drain_primary",
+    /// …, "link-down", …, "clients"}`, and `missed`: what `missed` gives.
     pub fn json(&self) -> Value {
         let mut all = Map::new();
         all.insert("dns".to_owned(), self.dns.to_string().into());
@@ -236,7 +238,7 @@ impl Report {
         rows
     }
 
-    /// Peers' answers, and the primary.
+    /// Peers' answers, the primary, and how much later the secondary follows.
     fn row(
         &self,
         key: &str,
@@ -247,6 +249,9 @@ impl Report {
         let samples: Vec<_> = self.samples.iter().filter(|sample| counts(sample.loss)).collect();
         let peers = Distribution::of(samples.iter().map(|sample| sample.peers));
         let primary = Distribution::of(samples.iter().filter_map(|sample| sample.primary));
+        // Between the servers, not usher's: it has no bound.
+        let lag = |sample: &&Sample| Some(sample.secondary?.saturating_sub(sample.primary?));
+        let lag = Distribution::of(samples.iter().filter_map(lag));
         let peers = peers.map(|figure| Row {
             what: format!("{what}: nodes' answers"),
             key: key.to_owned(),
@@ -259,7 +264,13 @@ impl Report {
             figure,
             bound: bounds.map(|[_, primary]| primary),
         });
-        peers.into_iter().chain(primary)
+        let lag = lag.map(|figure| Row {
+            what: format!("{what}: secondary later by"),
+            key: format!("{key}_secondary_lag"),
+            figure,
+            bound: None,
+        });
+        peers.into_iter().chain(primary).chain(lag)
     }
 }
 
@@ -269,10 +280,10 @@ impl fmt::Display for Report {
         writeln!(f, "{}; 3 nodes, zone by {}", self.machine, self.dns)?;
         if !self.samples.is_empty() {
             writeln!(f, "Seconds until a node that is lost is in no answer any more:\n")?;
-            writeln!(f, "{:28}{:>8}{:>8}{:>8}{:>8}{:>8}", "", "trials", "p50", "p99", "worst", "p99 ≤")?;
+            writeln!(f, "{:34}{:>8}{:>8}{:>8}{:>8}{:>8}", "", "trials", "p50", "p99", "worst", "p99 ≤")?;
         }
         for row in self.rows() {
-            write!(f, "{:28}{}", row.what, row.figure)?;
+            write!(f, "{:34}{}", row.what, row.figure)?;
             match row.bound {
                 Some(bound) if row.holds() => writeln!(f, "{:8.1}", bound.as_secs_f64())?,
                 Some(bound) => writeln!(f, "{:8.1}  missed", bound.as_secs_f64())?,
@@ -291,7 +302,8 @@ mod tests {
     use super::*;
 
     fn report(times: &[(Loss, u64)]) -> Report {
-        let sample = |&(loss, ms)| Sample { loss, peers: Duration::from_millis(ms), primary: None };
+        let sample =
+            |&(loss, ms)| Sample { loss, peers: Duration::from_millis(ms), primary: None, secondary: None };
         let samples = times.iter().map(sample).collect();
         Report { machine: String::new(), dns: DnsServer::Embedded, samples, experience: None }
     }
