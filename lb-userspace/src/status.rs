@@ -347,8 +347,8 @@ pub struct LastChange {
     pub ago_ms: u64,
     /// For people: what it was for.
     pub what: String,
-    /// Whether it was made; otherwise the zone was not as it had been read, and nothing was changed.
-    pub made: bool,
+    /// For people: why nothing was changed; `None` when it was made.
+    pub not_made: Option<String>,
 }
 
 /// A zone that cannot be read or written.

@@ -288,10 +288,13 @@ async fn others_records_are_refused(own: &Primary, differences: &Differences) {
         Change::RemoveText { name: STATIC.into() },
     ] {
         let before = read(own).await;
-        assert_said(update(own, [], [change.clone()]).await, differences.forbidden);
+        let outcome = update(own, [], [change.clone()]).await;
+        assert!(outcome.as_ref().err().is_none_or(UpdateError::is_refusal), "{outcome:?}");
+        assert_said(outcome, differences.forbidden);
         assert_eq!(read(own).await, before, "{change:?}");
     }
     let outside = update(own, [], [add("www.example.org", "192.0.2.11")]).await;
+    assert!(outside.as_ref().err().is_none_or(UpdateError::is_refusal), "{outside:?}");
     assert_said(outside, differences.outside);
 
     let other = primary(own.address(), "example.org", &usher_key());
@@ -337,6 +340,7 @@ async fn clocks_are_compared(address: SocketAddr, differences: &Differences) {
     {
         let late = primary(address, APEX, &usher_key()).with_clock(clock);
         let outcome = update(&late, [], [set_text("not at this time")]).await;
+        assert!(!outcome.as_ref().is_err_and(UpdateError::is_refusal), "{outcome:?}");
         if let Err(UpdateError::Time { here, there, .. }) = outcome {
             let ahead = here.cast_signed() - there.unwrap().cast_signed();
             assert!((ahead - off).abs() <= 5, "{ahead:?}");
@@ -492,6 +496,7 @@ async fn one_record_more_than_a_set_may_have() {
     let full = read(&own).await;
     assert_eq!(full.names[WWW].sets[&Family::V4].addresses.len(), MOST);
     let refused = update(&own, [], [add(WWW, "192.0.2.12"), set_text("lease 1")]).await;
+    assert!(refused.as_ref().is_err_and(UpdateError::is_refusal), "{refused:?}");
     assert_said(refused, "max-records-per-type");
     assert_eq!(read(&own).await, full);
     // As soon as there is room.

@@ -17,7 +17,7 @@ use crate::{
     core::{
         lease::owner,
         records::Outcome,
-        shared::{self, Others, Planned, Removal, SharedZone, Situation, Trouble},
+        shared::{self, Act, Others, Planned, Removal, SharedZone, Situation, Trouble},
     },
     dns::update::{Primaries, UpdateError},
 };
@@ -34,20 +34,18 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Changes in a row after which the primary plainly does not do what it says.
-const MOST_CHANGES: usize = 8;
+/// How often something may be made in one round before the primary plainly does not do what it says.
+const MOST_TIMES: u32 = 3;
 
-/// Why nothing could be published.
-#[derive(Debug, thiserror::Error)]
-enum PublishError {
-    #[error(transparent)]
-    Primary(#[from] UpdateError),
-    #[error(
-        "the primary says that it has made the changes, and does not show them: is it the primary of the zone, and \
-         without a policy that drops some of them?"
-    )]
-    NotMade,
-}
+/// Updates that are not made, after which a round ends: others write all the while, or the primary refuses much.
+const MOST_IN_VAIN: u32 = 16;
+
+/// Why nothing is to be seen of changes.
+const NOT_MADE: &str = "the primary says that it has made the changes, and does not show them: is it the primary of the \
+                        zone, and without a policy that drops some of them?";
+
+/// Why an update was not made that others forestalled.
+const CHANGED: &str = "the zone had changed since it was read";
 
 /// How it goes with one zone.
 #[derive(Debug, Clone, Default)]
@@ -60,8 +58,8 @@ pub(super) struct Progress {
     pub(super) primary: Option<SocketAddr>,
     /// When the zone was read last.
     pub(super) read: Option<Instant>,
-    /// The newest change that was sent: when, what for, and whether it was made.
-    pub(super) last_change: Option<(Instant, String, bool)>,
+    /// The newest change that was sent: when, what for, and why it was not made.
+    pub(super) last_change: Option<(Instant, String, Option<String>)>,
     /// Since when, why, and when it is tried again.
     pub(super) failing: Option<(Instant, String, Instant)>,
 }
@@ -200,20 +198,22 @@ impl Work {
                 }
                 continue;
             };
-            let next = match self.round(&situation).await {
-                Ok(()) => {
+            let round = self.round(&situation).await;
+            let now = Instant::now();
+            let (next, failing) = match round {
+                Ok(refused) => {
                     pause = PAUSE;
-                    let now = Instant::now();
-                    self.zone.next_due(now).clamp(now + PAUSE, now + LOOK)
+                    let next = self.zone.next_due(now).clamp(now + PAUSE, now + LOOK);
+                    (next, refused.map(|why| (why, self.zone.next_try(now).unwrap_or(next))))
                 }
                 Err(error) => {
-                    let now = Instant::now();
-                    self.fail(error, now + pause);
-                    let next = now + pause.mul_f64(rand::random_range(0.8..1.2));
+                    self.zone.unreadable(now);
+                    let (again, next) = (now + pause, now + pause.mul_f64(rand::random_range(0.8..1.2)));
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    next
+                    (next, Some((text(error), again)))
                 }
             };
+            self.tell(failing, now);
             tokio::select! {
                 changed = situations.changed() => if changed.is_err() { return },
                 () = sleep_until(next.into()) => {}
@@ -221,8 +221,8 @@ impl Work {
         }
     }
 
-    /// Reads the zone and changes it until nothing is left to do.
-    async fn round(&mut self, situation: &Situation) -> Result<(), PublishError> {
+    /// Reads the zone and changes it until nothing is left to do. When the primary refuses all that is wanted, it says why.
+    async fn round(&mut self, situation: &Situation) -> Result<Option<String>, UpdateError> {
         let primaries = match self.primaries.take() {
             Some(primaries) => primaries,
             None => {
@@ -230,31 +230,65 @@ impl Work {
                 Primaries::open(primaries, zone, key_file)?
             }
         };
-        self.change(&primaries, situation).await?;
-        self.primaries = Some(primaries);
-        Ok(())
+        let refused = self.change(&primaries, situation).await?;
+        if self.zone.next_try(Instant::now()).is_none() {
+            self.primaries = Some(primaries);
+        }
+        Ok(refused)
     }
 
-    async fn change(&mut self, primaries: &Primaries, situation: &Situation) -> Result<(), PublishError> {
-        let mut made = true;
-        for _ in 0..MOST_CHANGES {
+    async fn change(
+        &mut self,
+        primaries: &Primaries,
+        situation: &Situation,
+    ) -> Result<Option<String>, UpdateError> {
+        let (mut made, mut in_vain) = (BTreeMap::new(), 0);
+        loop {
             let (names, records) = self.asked(situation);
             let (primary, contents) = primaries.read(&names, &records, PATIENCE).await?;
             let now = Instant::now();
             self.zone.observe(&contents, &self.nodes, now);
             let mut troubles = Vec::new();
             let planned = self.zone.decide(situation, now, &mut troubles);
+            let refused = self.zone.refuses_all(situation, &troubles).map(str::to_owned);
             self.show(situation, troubles, primary.address(), now);
-            let Some(planned) = planned else { return Ok(()) };
-            let outcome = primary.update(&planned.update, PATIENCE).await?;
-            self.zone.note(&planned, outcome, Instant::now());
-            made = outcome == Outcome::Applied;
-            let change = (Instant::now(), describe(&planned), outcome == Outcome::Applied);
+            let Some(planned) = planned.filter(|_| in_vain < MOST_IN_VAIN) else { return Ok(refused) };
+            let not_made = match primary.update(&planned.update, PATIENCE).await {
+                Ok(outcome) => self.note(&planned, outcome, &mut made),
+                Err(error) if error.is_refusal() => Some(self.refused(&planned, text(error))),
+                Err(error) => return Err(error),
+            };
+            in_vain += u32::from(not_made.is_some());
+            let change = (Instant::now(), describe(&planned), not_made);
             self.progress.send_modify(|progress| progress.last_change = Some(change));
-            log(&self.publish.zone, &planned, outcome);
         }
-        // Others wrote all the while: it is tried again soon.
-        if made { Err(PublishError::NotMade) } else { Ok(()) }
+    }
+
+    /// What became of an update; when it was not made, why. `made` counts.
+    fn note(
+        &mut self,
+        planned: &Planned,
+        outcome: Outcome,
+        made: &mut BTreeMap<(Arc<str>, Act), u32>,
+    ) -> Option<String> {
+        self.zone.note(planned, outcome, Instant::now());
+        log(&self.publish.zone, planned, outcome);
+        if outcome == Outcome::NotAsExpected {
+            return Some(CHANGED.to_owned());
+        }
+        let times = planned.acts.iter().map(|act| {
+            let times = made.entry(act.clone()).or_default();
+            *times += 1;
+            *times
+        });
+        let is_too_often = times.max() > Some(MOST_TIMES);
+        is_too_often.then(|| self.refused(planned, NOT_MADE.to_owned()))
+    }
+
+    fn refused(&mut self, planned: &Planned, why: String) -> String {
+        debug!(zone = %self.publish.zone, why, "refused: {}", describe(planned));
+        self.zone.refused(planned, &why, Instant::now());
+        why
     }
 
     /// Names whose addresses are read, and those of the records beside them.
@@ -283,9 +317,6 @@ impl Work {
         }
         let zone = &self.publish.zone;
         self.progress.send_modify(|progress| {
-            if progress.failing.take().is_some() {
-                info!(%zone, %primary, "the zone can be read and written again");
-            }
             for ((name, node, address), standing) in &addresses {
                 let before = progress.addresses.get(&(name.clone(), node.clone(), *address));
                 if before.map(|before| &before.state) != Some(&standing.state) {
@@ -295,22 +326,28 @@ impl Work {
             for trouble in troubles.iter().filter(|trouble| !progress.troubles.contains(trouble)) {
                 warn!(%zone, "{trouble}");
             }
-            let last_change = progress.last_change.take();
+            let (last_change, failing) = (progress.last_change.take(), progress.failing.take());
             let (primary, read) = (Some(primary), Some(now));
-            *progress = Progress { addresses, troubles, primary, read, last_change, failing: None };
+            *progress = Progress { addresses, troubles, primary, read, last_change, failing };
         });
     }
 
-    fn fail(&mut self, error: PublishError, again: Instant) {
-        self.zone.unreadable(Instant::now());
-        let why = format!("{:#}", anyhow::Error::new(error));
+    /// Tells that nothing can be published, why, and when that is tried again; or that it can.
+    fn tell(&self, failing: Option<(String, Instant)>, now: Instant) {
         let zone = &self.publish.zone;
         self.progress.send_modify(|progress| {
-            let since = match &progress.failing {
-                Some((since, before, _)) if *before == why => *since,
+            let before = progress.failing.take();
+            let Some((why, again)) = failing else {
+                if before.is_some() {
+                    info!(%zone, primary = ?progress.primary, "the zone can be read and written again");
+                }
+                return;
+            };
+            let since = match before {
+                Some((since, before, _)) if before == why => since,
                 _ => {
                     error!(%zone, "cannot publish: {why}; trying again");
-                    Instant::now()
+                    now
                 }
             };
             progress.failing = Some((since, why, again));
@@ -318,10 +355,19 @@ impl Work {
     }
 }
 
+/// With its causes.
+fn text(error: UpdateError) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
 fn describe(planned: &Planned) -> String {
     match &planned.removes {
         Some(Removal { name, peer, .. }) => format!("took {peer} out of {name}"),
-        None => format!("wrote this node's records at {}", planned.renews.join(", ")),
+        None => {
+            let mut names: Vec<&str> = planned.acts.iter().map(|(name, _)| &**name).collect();
+            names.dedup();
+            format!("wrote this node's records at {}", names.join(", "))
+        }
     }
 }
 
@@ -336,6 +382,6 @@ fn log(zone: &str, planned: &Planned, outcome: Outcome) {
                 "{name}: {peer} was not taken away: its lease, or this node's, has changed meanwhile"
             );
         }
-        (None, _) => debug!(zone, ?outcome, names = planned.renews.len(), "own records written"),
+        (None, _) => debug!(zone, ?outcome, acts = planned.acts.len(), "own records written"),
     }
 }

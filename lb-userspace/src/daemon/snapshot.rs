@@ -348,10 +348,10 @@ fn published(publisher: &Publisher, now: Instant) -> status::Publisher {
         }),
         addresses: progress.addresses.into_iter().map(address).collect(),
         troubles: progress.troubles.iter().map(ToString::to_string).collect(),
-        last_change: progress.last_change.map(|(at, what, made)| status::LastChange {
+        last_change: progress.last_change.map(|(at, what, not_made)| status::LastChange {
             ago_ms: millis(now.saturating_duration_since(at)),
             what,
-            made,
+            not_made,
         }),
     }
 }

@@ -6,6 +6,7 @@ mod cluster;
 #[path = "../name_server/mod.rs"]
 mod name_server;
 mod real;
+mod refusals;
 mod rules;
 mod schedules;
 mod simulated;

@@ -1,11 +1,19 @@
 //! The schedules on a real BIND.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lb_userspace::{
     core::{
+        ids::Family,
         lease::owner,
-        records::{Contents, Outcome, Update},
+        records::{Change, Contents, Outcome, Update},
+        shared::{Act, Settings, SharedZone, Situation, Trouble},
     },
     dns::update::{Keys, Primary as Client},
 };
@@ -17,7 +25,7 @@ use proptest::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    cluster::{NAME, NODES, Primary},
+    cluster::{NAME, NODES, Primary, address, nodes, seconds, settings, wish},
     name_server::{self, NameServer, Place, can_run},
     schedules::{World, events, run},
 };
@@ -56,9 +64,9 @@ impl Primary for Bind<'_> {
     }
 }
 
-fn start(runtime: &Runtime, place: Place) -> NameServer {
+fn start(runtime: &Runtime, place: Place, zone: &str) -> NameServer {
     place.write("usher.key", KEY);
-    place.write("example.test.zone", ZONE);
+    place.write("example.test.zone", zone);
     let path = place.path().to_owned();
     let example = include_str!("../../../dist/dns/named.conf");
     let zones = example
@@ -87,7 +95,7 @@ fn the_name_is_never_empty_on_a_real_bind_whatever_happens() {
     }
     let count = std::env::var("USHER_SCHEDULES").ok().map_or(SCHEDULES, |count| count.parse().unwrap());
     let runtime = Runtime::new().unwrap();
-    let server = start(&runtime, Place::new());
+    let server = start(&runtime, Place::new(), ZONE);
     let folder = tempfile::TempDir::new().unwrap();
     let client = Client::new(server.address(), "example.test", keys(folder.path())).unwrap();
     let before = of_the_operator(&runtime, &client);
@@ -105,4 +113,67 @@ fn the_name_is_never_empty_on_a_real_bind_whatever_happens() {
         assert!(left.names[NAME].sets.is_empty() && left.texts.values().all(Vec::is_empty), "{left:?}");
     }
     assert_eq!(of_the_operator(&runtime, &client), before);
+}
+
+/// Beside `NAME`.
+const ECHO: &str = "echo.example.test";
+
+/// As many as BIND lets a name have by default (`max-records-per-type`).
+const MOST: usize = 100;
+
+/// Reads and writes until nothing is left to do, as a publisher does.
+fn publish(bind: &mut Bind<'_>, zone: &mut SharedZone, situation: &Situation, now: Instant) -> Vec<Trouble> {
+    for _ in 0..20 {
+        zone.observe(&bind.contents(&[NAME, ECHO], &nodes()), &nodes(), now);
+        let mut troubles = Vec::new();
+        let Some(planned) = zone.decide(situation, now, &mut troubles) else { return troubles };
+        match bind.runtime.block_on(bind.client.update(&planned.update, LIMIT)) {
+            Ok(outcome) => zone.note(&planned, outcome, now),
+            Err(error) => {
+                assert!(error.is_refusal(), "{error}");
+                zone.refused(&planned, &error.to_string(), now);
+            }
+        }
+    }
+    panic!("it never rests");
+}
+
+#[test]
+fn a_name_that_is_full_keeps_nothing_from_the_other_on_a_real_bind() {
+    if !can_run("named", "bind9") {
+        return;
+    }
+    let runtime = Runtime::new().unwrap();
+    let others: String = (0..MOST).map(|host| format!("echo 60 IN A 203.0.113.{host}\n")).collect();
+    let server = start(&runtime, Place::new(), &(ZONE.to_owned() + &others));
+    let folder = tempfile::TempDir::new().unwrap();
+    let client = Client::new(server.address(), "example.test", keys(folder.path())).unwrap();
+    let mut bind = Bind { runtime: &runtime, client: &client };
+    let settings = Settings { share_rrset: true, ..settings() };
+    let mut zone = SharedZone::new(NODES[0].into(), 1, settings);
+    let wanted = [NAME, ECHO].map(|name| (Arc::from(name), wish(0)));
+    let situation = Situation { names: wanted.into(), voters: NODES.len(), seen_by: NODES.len() };
+    let holds = |bind: &mut Bind<'_>, name: &str| {
+        let contents = bind.contents(&[name], &[]);
+        contents.names[name].sets.get(&Family::V4).is_some_and(|set| set.addresses.contains(&address(0)))
+    };
+
+    let now = Instant::now();
+    let said = publish(&mut bind, &mut zone, &situation, now);
+    let [Trouble::Refused { name, act: Act::Add(Family::V4), why }] = &said[..] else { panic!("{said:?}") };
+    assert!(**name == *ECHO && why.contains("max-records-per-type"), "{said:?}");
+    assert!(holds(&mut bind, NAME) && !holds(&mut bind, ECHO));
+    let lease =
+        |bind: &mut Bind<'_>, name| bind.contents(&[name], &nodes()).texts[&owner(NODES[0], name)].clone();
+    let before = [NAME, ECHO].map(|name| lease(&mut bind, name));
+    assert_eq!(publish(&mut bind, &mut zone, &situation, now + seconds(20)), said);
+    for (name, before) in [NAME, ECHO].into_iter().zip(before) {
+        assert_ne!(lease(&mut bind, name), before, "{name} is renewed");
+    }
+
+    let first = Change::RemoveAddress { name: ECHO.into(), address: "203.0.113.0".parse().unwrap() };
+    let room = Update { prerequisites: Vec::new(), changes: vec![first] };
+    assert_eq!(bind.update(&room), Outcome::Applied);
+    assert_eq!(publish(&mut bind, &mut zone, &situation, now + seconds(21)), []);
+    assert!(holds(&mut bind, ECHO));
 }

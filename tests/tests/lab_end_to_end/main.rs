@@ -185,6 +185,7 @@ const BIND: &[(&str, Body)] = &checks![
     shared_zone::node_that_is_drained_and_has_lost_the_primary_is_taken_away_after_its_lease,
     shared_zone::primary_whose_clock_is_an_hour_off_takes_nobody_away,
     shared_zone::records_of_the_operator_at_a_name_are_named_and_left_alone,
+    shared_zone::name_that_is_full_is_told_and_keeps_nothing_from_the_others,
     shared_zone::primary_that_takes_tcp_only_is_written_and_named,
     shared_zone::wrong_key_is_named_and_mended_without_a_restart,
     shared_zone::plan_and_simulation_tell_what_comes,

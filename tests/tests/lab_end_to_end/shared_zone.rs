@@ -473,6 +473,86 @@ pub(crate) fn records_of_the_operator_at_a_name_are_named_and_left_alone(lab: &L
     lab.wait_all_well(RECOVERY)
 }
 
+/// As many as BIND lets a name have (`max-records-per-type`).
+const MOST: usize = 100;
+
+/// `echo` takes no more IPv4 addresses, and two nodes are not there yet: nothing else suffers.
+pub(crate) fn name_that_is_full_is_told_and_keeps_nothing_from_the_others(lab: &Lab) -> Result<()> {
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let echo = "echo.example.test";
+    let all = primary(lab, echo, "A")?;
+    let node_command = |node, words: &[&str]| lab.run(Host::Node(node), words).map(drop);
+    let mut files = Vec::new();
+    for node in [2, 3] {
+        let file = Kept::of(&lab.node_config(node))?;
+        file.write(&file.text().replacen("[[dns.publish]]\n", "[[dns.publish]]\nshare_rrset = true\n", 1))?;
+        files.push(file);
+        node_command(node, &["usher", "reload"])?;
+        node_command(node, &["usher", "node", "drain"])?;
+    }
+    let first = lab.address(Host::Node(1))?.v4.to_string();
+    until("one node is left", RECOVERY, || {
+        expect_equal("addresses", &primary(lab, echo, "A")?, &[first.clone()].into())
+    })?;
+    let others = |verb: &str| {
+        let lines: Vec<_> =
+            (1..MOST).map(|host| format!("update {verb} {echo}. 60 A 203.0.113.{host}")).collect();
+        lab.change_zone(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    others("add")?;
+    for node in [2, 3] {
+        node_command(node, &["usher", "node", "ready"])?;
+    }
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    let said = format!("{echo}: this node's IPv4 addresses cannot be added: ");
+    until("it is told", RECOVERY, || {
+        for (node, words) in [(2, &["status"][..]), (3, &["status"]), (2, &["dns", "why", echo])] {
+            let text = lab.run(Host::Node(node), &[&["usher"], words].concat())?;
+            let line = text.lines().find(|line| line.contains(&said)).with_context(|| text.clone())?;
+            ensure!(line.contains("max-records-per-type") && !text.contains("FAILING"), "{text}");
+        }
+        expect_equal("IPv6", &primary(lab, echo, "AAAA")?.len(), &3)
+    })?;
+    let leases = || -> Result<Vec<_>> {
+        let names = [echo, "www.example.test"];
+        names.iter().map(|name| primary(lab, &format!("_usher-node2.{name}"), "TXT")).collect()
+    };
+    let before = leases()?;
+    until("leases are renewed at both names", LEASE, || {
+        let now = leases()?;
+        ensure!(now.iter().zip(&before).all(|(now, before)| now != before), "{now:?}");
+        Ok(())
+    })?;
+    lab.fault(Host::Node(1), Fault::Drop)?;
+    wait_held(lab, &[2, 3], LIMIT)?;
+
+    lab.change_zone(&[
+        &format!("update delete {echo}. A 203.0.113.1"),
+        &format!("update delete {echo}. A 203.0.113.2"),
+    ])?;
+    let own = [2, 3].map(|node| lab.address(Host::Node(node)).map(|pair| pair.v4.to_string()));
+    let own = own.into_iter().collect::<Result<BTreeSet<_>>>()?;
+    until("both are there, and nothing is in the way", RECOVERY, || {
+        let held = primary(lab, echo, "A")?;
+        ensure!(held.is_superset(&own), "{held:?}");
+        for node in [2, 3] {
+            expect_equal("troubles", &publishers(lab, node)?["troubles"], &serde_json::json!([]))?;
+        }
+        Ok(())
+    })?;
+    others("delete")?;
+    drop(files);
+    for node in [2, 3] {
+        node_command(node, &["usher", "reload"])?;
+    }
+    lab.fault(Host::Node(1), Fault::Heal)?;
+    until("all are there again", RECOVERY, || expect_equal("addresses", &primary(lab, echo, "A")?, &all))?;
+    // The set has the TTL of what is added last.
+    lab.change_zone(&[&format!("update add {echo}. {} A {first}", TTL.as_secs())])?;
+    wait_held(lab, &[1, 2, 3], RECOVERY)?;
+    lab.wait_all_well(RECOVERY)
+}
+
 /// Datagrams to it are lost.
 pub(crate) fn primary_that_takes_tcp_only_is_written_and_named(lab: &Lab) -> Result<()> {
     wait_held(lab, &[1, 2, 3], RECOVERY)?;

@@ -115,8 +115,10 @@ impl Known {
                 let _ = writeln!(out, "{zone}: {}", printable(trouble));
             }
             if let Some(change) = &publisher.last_change {
-                let made =
-                    if change.made { "made" } else { "not made: the zone had changed since it was read" };
+                let made = change
+                    .not_made
+                    .as_ref()
+                    .map_or_else(|| "made".to_owned(), |why| format!("not made: {}", printable(why)));
                 let _ = writeln!(
                     out,
                     "{zone}: last change, {} ago: {}; {made}",

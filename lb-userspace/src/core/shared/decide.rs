@@ -9,16 +9,18 @@
 //!    nobody who serves would remain.
 //! 4. A removal leaves a mark. A renewal never puts back what was removed: the node comes back after a hold-down, or at
 //!    once when a majority sees it.
-//! 5. Where the zone could not be read, nobody is removed for a lease.
+//! 5. Where the zone could not be read, nobody is removed for a lease; nor at a name where this node's own was refused.
+//! 6. What the primary refuses at a name rests, by itself. All else goes on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Hold, Name, Seen, SharedZone, Trouble, TwoNodes};
+use super::{Act, Hold, Name, Seen, SharedZone, Trouble, TwoNodes};
 use crate::core::{
     ids::Family,
     lease::{Claim, Kind, owner},
@@ -69,8 +71,8 @@ pub struct Gone {
 pub struct Planned {
     /// What is to be sent.
     pub update: Update,
-    /// Names at which this node's lease is renewed.
-    pub renews: Vec<Arc<str>>,
+    /// What that is, and where.
+    pub acts: Vec<(Arc<str>, Act)>,
     /// Whose addresses are removed, and where.
     pub removes: Option<Removal>,
 }
@@ -86,6 +88,29 @@ pub struct Removal {
     pub why: &'static str,
 }
 
+/// What one name's part of a renewal is.
+struct Write<'a> {
+    name: &'a Arc<str>,
+    known: &'a Name,
+    /// What the lease is for.
+    target: BTreeSet<IpAddr>,
+    acts: Vec<Act>,
+    /// Otherwise it will be soon.
+    is_due: bool,
+    /// It was refused before.
+    again: bool,
+}
+
+impl Write<'_> {
+    /// Does only some of it, by place and kind: what is not added is not in the lease, either.
+    fn keep(&mut self, is_kept: impl Fn(usize, &Act) -> bool) {
+        let acts = mem::take(&mut self.acts).into_iter().enumerate();
+        self.acts = acts.filter(|(place, act)| is_kept(*place, act)).map(|(_, act)| act).collect();
+        let (known, acts) = (self.known, &self.acts);
+        self.target.retain(|&address| known.has(address) || acts.contains(&Act::Add(Family::of(address))));
+    }
+}
+
 impl SharedZone {
     /// What should be changed next; `None`: nothing, or nothing is known. What is in the way is added to `troubles`.
     pub fn decide(
@@ -97,9 +122,11 @@ impl SharedZone {
         if !self.readable {
             return None;
         }
-        self.withdrawal(situation, now, troubles)
-            .or_else(|| self.renewal(situation, now, troubles))
-            .or_else(|| self.removal(situation, now))
+        // Troubles are told, whatever is to be done first.
+        let withdrawal = self.withdrawal(situation, now, troubles);
+        let renewal = self.renewal(situation, now, troubles);
+        let removal = self.removal(situation, now, troubles);
+        withdrawal.or(renewal).or(removal)
     }
 
     /// Addresses of this node that should be there, held ones left out.
@@ -122,120 +149,214 @@ impl SharedZone {
         now: Instant,
         troubles: &mut Vec<Trouble>,
     ) -> Option<Planned> {
-        let nothing = Wish::default();
-        self.names.iter().find_map(|(name, known)| {
-            let wish = situation.names.get(name);
-            if known.own.contested {
-                troubles.push(Trouble::Contested { node: self.node.clone() });
-                return None;
-            }
-            let leaves = wish.is_none();
-            let wish = wish.unwrap_or(&nothing);
-            let target = self.target(known, wish, situation, now);
-            let present = self.own_addresses(known, wish);
-            let removed: BTreeSet<IpAddr> = present.difference(&target).copied().collect();
-            let is_there = known.claims.contains_key(&self.node);
-            if removed.is_empty() && !(leaves && is_there && known.own.ever) {
-                return None;
-            }
-            let mut prerequisites = vec![self.own_record(name, known)];
-            if wish.keep_last && !removed.is_empty() {
-                let left = known.all().into_iter().any(|address| !removed.contains(&address));
-                if !left && target.iter().all(|address| known.has(*address)) {
-                    troubles.push(Trouble::Last { name: name.clone() });
-                    return None;
-                }
-                prerequisites.extend(whole_name(name, known));
-            }
-            let mut update = Update { prerequisites, changes: Vec::new() };
-            update.changes.extend(removed.iter().map(|&address| remove(name, address)));
-            match leaves {
-                true => update.changes.push(Change::RemoveText { name: owner(&self.node, name) }),
-                false => self.write(name, known, &target, &mut update),
-            }
-            Some(Planned { update, renews: vec![name.clone()], removes: None })
-        })
+        let mut first = None;
+        for (name, known) in &self.names {
+            let planned = self.withdrawal_at(name, known, situation, now, troubles);
+            first = first.or(planned.filter(|_| !known.rests(name, &Act::Withdraw, now, troubles)));
+        }
+        first
     }
 
-    /// Renews leases, and adds addresses that should be there: at all names at once, unless that failed before.
-    fn renewal(&self, situation: &Situation, now: Instant, troubles: &mut Vec<Trouble>) -> Option<Planned> {
-        let mut planned = Planned::default();
-        let mut is_due = false;
-        for (name, wish) in &situation.names {
-            let Some(known) = self.names.get(name).filter(|known| !known.own.contested) else { continue };
-            let mut target = self.target(known, wish, situation, now);
-            let mut adds = target.iter().any(|&address| !known.has(address));
-            if adds && let Some(trouble) = in_the_way(name, known, wish, self.settings.share_rrset) {
+    fn withdrawal_at(
+        &self,
+        name: &Arc<str>,
+        known: &Name,
+        situation: &Situation,
+        now: Instant,
+        troubles: &mut Vec<Trouble>,
+    ) -> Option<Planned> {
+        let wish = situation.names.get(name);
+        if known.own.contested {
+            let trouble = Trouble::Contested { node: self.node.clone() };
+            if !troubles.contains(&trouble) {
                 troubles.push(trouble);
-                target.retain(|&address| known.has(address));
-                adds = false;
             }
-            if let Some(Hold { by, why, addresses, .. }) =
-                known.own.hold.as_ref().filter(|hold| hold.until > now)
-                && addresses.iter().any(|address| wish.wanted.contains(address) && !target.contains(address))
-            {
-                let (by, why, addresses) = (by.clone(), why.clone(), addresses.clone());
-                troubles.push(Trouble::Removed { name: name.clone(), by, addresses, why });
+            return None;
+        }
+        let leaves = wish.is_none();
+        let nothing = Wish::default();
+        let wish = wish.unwrap_or(&nothing);
+        let target = self.target(known, wish, situation, now);
+        let present = self.own_addresses(known, wish);
+        let removed: BTreeSet<IpAddr> = present.difference(&target).copied().collect();
+        let is_there = known.claims.contains_key(&self.node);
+        if removed.is_empty() && !(leaves && is_there && known.own.ever) {
+            return None;
+        }
+        let mut prerequisites = vec![self.own_record(name, known)];
+        if wish.keep_last && !removed.is_empty() {
+            let left = known.all().into_iter().any(|address| !removed.contains(&address));
+            if !left && target.iter().all(|address| known.has(*address)) {
+                troubles.push(Trouble::Last { name: name.clone() });
+                return None;
             }
-            let age = known.own.renewed.map(|renewed| now.saturating_duration_since(renewed));
-            let is_leased = self.own_claim(known).is_some_and(|claim| is_lease_of(claim, &target));
-            let due = adds || !is_leased || age.is_none_or(|age| age >= self.settings.renew);
-            // What will be due soon goes with what is due now.
-            if due || age.is_none_or(|age| age * 2 >= self.settings.renew) {
-                planned.update.prerequisites.push(self.own_record(name, known));
-                self.write(name, known, &target, &mut planned.update);
-                planned.renews.push(name.clone());
-                is_due |= due;
-            }
-            if is_due && self.separately {
-                break;
+            prerequisites.extend(whole_name(name, known));
+        }
+        let mut update = Update { prerequisites, changes: Vec::new() };
+        update.changes.extend(removed.iter().map(|&address| remove(name, address)));
+        match leaves {
+            true => update.changes.push(Change::RemoveText { name: owner(&self.node, name) }),
+            false => self.write(name, known, &target, &mut update),
+        }
+        Some(Planned { update, acts: vec![(name.clone(), Act::Withdraw)], removes: None })
+    }
+
+    /// Renews leases, and adds addresses that should be there: at all names at once, unless that failed before. What was
+    /// refused is tried again by itself.
+    fn renewal(&self, situation: &Situation, now: Instant, troubles: &mut Vec<Trouble>) -> Option<Planned> {
+        let writes = situation.names.iter().filter_map(|(name, wish)| {
+            let known = self.names.get(name).filter(|known| !known.own.contested)?;
+            self.write_at(name, known, wish, situation, now, troubles)
+        });
+        let (again, mut writes): (Vec<_>, Vec<_>) = writes.partition(|write| write.again);
+        if !writes.iter().any(|write| write.is_due) {
+            return again.into_iter().next().map(|write| self.together(vec![write]));
+        }
+        // What will be due soon goes with what is due now, if there is room.
+        writes.sort_by_key(|write| !write.is_due);
+        let mut room = self.at_most;
+        for write in &mut writes {
+            write.keep(|place, _| place < room);
+            room -= write.acts.len();
+        }
+        writes.retain(|write| !write.acts.is_empty());
+        Some(self.together(writes))
+    }
+
+    fn together(&self, writes: Vec<Write<'_>>) -> Planned {
+        let mut planned = Planned::default();
+        for Write { name, known, target, acts, .. } in writes {
+            planned.update.prerequisites.push(self.own_record(name, known));
+            self.write(name, known, &target, &mut planned.update);
+            planned.acts.extend(acts.into_iter().map(|act| (name.clone(), act)));
+        }
+        planned
+    }
+
+    /// What is to be written at one name, now or soon.
+    fn write_at<'a>(
+        &self,
+        name: &'a Arc<str>,
+        known: &'a Name,
+        wish: &Wish,
+        situation: &Situation,
+        now: Instant,
+        troubles: &mut Vec<Trouble>,
+    ) -> Option<Write<'a>> {
+        let target = self.target(known, wish, situation, now);
+        let missing =
+            |family| target.iter().any(|&address| Family::of(address) == family && !known.has(address));
+        let mut acts: Vec<Act> =
+            Family::ALL.into_iter().filter(|&family| missing(family)).map(Act::Add).collect();
+        if !acts.is_empty()
+            && let Some(trouble) = in_the_way(name, known, wish, self.settings.share_rrset)
+        {
+            troubles.push(trouble);
+            acts.clear();
+        }
+        if known.refusals.has(&Act::Renew) {
+            // To add is to renew, too.
+            acts.clear();
+        }
+        acts.retain(|act| !known.rests(name, act, now, troubles));
+        let again = !acts.is_empty() && acts.iter().all(|act| known.refusals.has(act));
+        let mut write = Write { name, known, target, acts, is_due: false, again };
+        write.keep(|place, act| if again { place == 0 } else { !known.refusals.has(act) });
+        self.tell_hold(name, known, wish, &write.target, now, troubles);
+        let age = known.own.renewed.map(|renewed| now.saturating_duration_since(renewed));
+        let is_leased = self.own_claim(known).is_some_and(|claim| is_lease_of(claim, &write.target));
+        write.is_due =
+            !write.acts.is_empty() || !is_leased || age.is_none_or(|age| age >= self.settings.renew);
+        if !write.is_due && age.is_some_and(|age| age * 2 < self.settings.renew) {
+            return None;
+        }
+        if write.acts.is_empty() {
+            write.acts.push(Act::Renew);
+            write.again = known.refusals.has(&Act::Renew);
+            if known.rests(name, &Act::Renew, now, troubles) {
+                return None;
             }
         }
-        is_due.then_some(planned)
+        Some(write)
+    }
+
+    fn tell_hold(
+        &self,
+        name: &Arc<str>,
+        known: &Name,
+        wish: &Wish,
+        target: &BTreeSet<IpAddr>,
+        now: Instant,
+        troubles: &mut Vec<Trouble>,
+    ) {
+        if let Some(Hold { by, why, addresses, .. }) = known.own.hold.as_ref().filter(|hold| hold.until > now)
+            && addresses.iter().any(|address| wish.wanted.contains(address) && !target.contains(address))
+        {
+            let (by, why, addresses) = (by.clone(), why.clone(), addresses.clone());
+            troubles.push(Trouble::Removed { name: name.clone(), by, addresses, why });
+        }
     }
 
     /// Takes a dead peer out of one name.
-    fn removal(&self, situation: &Situation, now: Instant) -> Option<Planned> {
+    fn removal(&self, situation: &Situation, now: Instant, troubles: &mut Vec<Trouble>) -> Option<Planned> {
         if self.no_removal_before.is_some_and(|before| now < before) {
             return None;
         }
-        situation.names.iter().find_map(|(name, wish)| {
-            let known = self.names.get(name)?;
-            // It must be able to say that it is alive itself.
-            self.own_claim(known).filter(|_| !known.own.contested)?;
-            wish.peers.iter().find_map(|(peer, addresses)| {
-                let seen = known.claims.get(peer)?;
-                let claim = seen.claim.as_ref()?;
-                let may = |address: &&IpAddr| {
-                    let gone = wish.gone.get(address);
-                    known.has(**address)
-                        && gone.is_some_and(|gone| self.may_remove(gone, known, seen, situation, now))
-                };
-                let removed: BTreeSet<IpAddr> = addresses.iter().filter(may).copied().collect();
-                let why = removed.iter().find_map(|address| wish.gone.get(address))?.why;
-                let remains = |address: &IpAddr| !removed.contains(address) && wish.serving.contains(address);
-                let left = known.all().iter().any(remains);
-                if wish.keep_last && !left {
-                    return None;
-                }
-                let record = owner(peer, name);
-                let mut prerequisites = vec![
-                    Prerequisite::TextIs { name: record.clone(), text: seen.text.clone() },
-                    self.own_record(name, known),
-                ];
-                if wish.keep_last {
-                    prerequisites.extend(whole_name(name, known));
-                }
-                let mark = mark(claim, &removed, &self.node, why);
-                let text = Change::SetText { name: record, text: mark.to_string(), ttl: self.settings.ttl };
-                let changes = removed.iter().map(|&address| remove(name, address)).chain([text]).collect();
-                let update = Update { prerequisites, changes };
-                Some(Planned {
-                    update,
-                    renews: Vec::new(),
-                    removes: Some(Removal { name: name.clone(), peer: peer.clone(), why }),
-                })
-            })
+        let mut first = None;
+        for (name, wish) in &situation.names {
+            let Some(known) = self.names.get(name) else { continue };
+            for (peer, addresses) in &wish.peers {
+                let planned = self.removal_at(name, known, (peer, addresses), wish, situation, now);
+                let act = Act::Remove(peer.clone());
+                first = first.or(planned.filter(|_| !known.rests(name, &act, now, troubles)));
+            }
+        }
+        first
+    }
+
+    fn removal_at(
+        &self,
+        name: &Arc<str>,
+        known: &Name,
+        (peer, addresses): (&Arc<str>, &BTreeSet<IpAddr>),
+        wish: &Wish,
+        situation: &Situation,
+        now: Instant,
+    ) -> Option<Planned> {
+        if known.no_removal_before.is_some_and(|before| now < before) {
+            return None;
+        }
+        // It must be able to say that it is alive itself.
+        self.own_claim(known).filter(|_| !known.own.contested)?;
+        let seen = known.claims.get(peer)?;
+        let claim = seen.claim.as_ref()?;
+        let may = |address: &&IpAddr| {
+            let gone = wish.gone.get(address);
+            known.has(**address)
+                && gone.is_some_and(|gone| self.may_remove(gone, known, seen, situation, now))
+        };
+        let removed: BTreeSet<IpAddr> = addresses.iter().filter(may).copied().collect();
+        let why = removed.iter().find_map(|address| wish.gone.get(address))?.why;
+        let remains = |address: &IpAddr| !removed.contains(address) && wish.serving.contains(address);
+        let left = known.all().iter().any(remains);
+        if wish.keep_last && !left {
+            return None;
+        }
+        let record = owner(peer, name);
+        let mut prerequisites = vec![
+            Prerequisite::TextIs { name: record.clone(), text: seen.text.clone() },
+            self.own_record(name, known),
+        ];
+        if wish.keep_last {
+            prerequisites.extend(whole_name(name, known));
+        }
+        let mark = mark(claim, &removed, &self.node, why);
+        let text = Change::SetText { name: record, text: mark.to_string(), ttl: self.settings.ttl };
+        let changes = removed.iter().map(|&address| remove(name, address)).chain([text]).collect();
+        Some(Planned {
+            update: Update { prerequisites, changes },
+            acts: vec![(name.clone(), Act::Remove(peer.clone()))],
+            removes: Some(Removal { name: name.clone(), peer: peer.clone(), why }),
         })
     }
 

@@ -4,11 +4,14 @@
 //! must still be so. What nodes agree on they agree on there.
 //!
 //! - [`SharedZone::observe`] takes what the zone holds, [`SharedZone::unreadable`] that nobody could tell.
-//! - [`SharedZone::decide`] says what should be changed next, [`SharedZone::note`] takes what became of it.
-//! - `decide.rs` holds the rules; [`situation`] makes what they are applied to.
+//! - [`SharedZone::decide`] says what should be changed next, [`SharedZone::note`] takes what became of it, and
+//!   [`SharedZone::refused`] that the primary does not want it.
+//! - `decide.rs` holds the rules; [`situation`] makes what they are applied to; `refusal.rs` keeps what is refused at one
+//!   name from the others.
 
 mod decide;
 mod in_memory;
+mod refusal;
 mod situation;
 
 use std::{
@@ -24,8 +27,11 @@ use crate::core::{
     records::{Addresses, Contents, Outcome},
 };
 
+use refusal::Refusals;
+
 pub use decide::{Gone, Planned, Removal, Situation, Wish};
 pub use in_memory::InMemory;
+pub use refusal::Act;
 pub use situation::{Others, situation};
 
 /// The first hold-down; each further one is twice as long.
@@ -70,8 +76,8 @@ pub struct SharedZone {
     no_removal_before: Option<Instant>,
     /// It could be read the last time.
     readable: bool,
-    /// An update for all names was refused: names are written one by one until one succeeds.
-    separately: bool,
+    /// So much goes into one update: all, or less after one for several names was not made, until smaller ones are.
+    at_most: usize,
 }
 
 /// One name, as it was last read.
@@ -82,6 +88,9 @@ struct Name {
     claims: BTreeMap<Arc<str>, Seen>,
     own: Own,
     last_removal: Option<Instant>,
+    refusals: Refusals,
+    /// Nobody is removed before: this node's lease was refused, and so were others' perhaps.
+    no_removal_before: Option<Instant>,
 }
 
 /// A node's record beside a name.
@@ -198,6 +207,16 @@ pub enum Trouble {
         /// The name.
         name: Arc<str>,
     },
+    /// The primary does not do it.
+    #[error("{name}: {act}: {why}")]
+    Refused {
+        /// The name.
+        name: Arc<str>,
+        /// What was asked for.
+        act: Act,
+        /// The primary's words.
+        why: Arc<str>,
+    },
 }
 
 fn list(addresses: &BTreeSet<IpAddr>) -> String {
@@ -214,7 +233,7 @@ impl SharedZone {
             names: BTreeMap::new(),
             no_removal_before: None,
             readable: false,
-            separately: false,
+            at_most: usize::MAX,
         }
     }
 
@@ -256,21 +275,49 @@ impl SharedZone {
 
     /// Takes what became of an update.
     pub fn note(&mut self, planned: &Planned, outcome: Outcome, now: Instant) {
-        self.separately = outcome == Outcome::NotAsExpected;
-        if outcome != Outcome::Applied {
-            return;
-        }
-        for name in &planned.renews {
-            if let Some(name) = self.names.get_mut(name) {
-                name.own.ever = true;
-                name.own.renewed = Some(now);
+        match outcome {
+            Outcome::NotAsExpected if planned.acts.len() > 1 => self.try_parts(planned),
+            Outcome::NotAsExpected => {}
+            Outcome::Applied => {
+                self.at_most = self.at_most.saturating_mul(2);
+                for (name, act) in &planned.acts {
+                    if let Some(known) = self.names.get_mut(name) {
+                        known.note(act, now);
+                    }
+                }
             }
         }
-        if let Some(removal) = &planned.removes
-            && let Some(name) = self.names.get_mut(&removal.name)
-        {
-            name.last_removal = Some(now);
+    }
+
+    /// The primary refuses an update, in these words, and has changed nothing. What it refuses of several things shows when
+    /// they are asked for in parts; one thing rests.
+    pub fn refused(&mut self, planned: &Planned, why: &str, now: Instant) {
+        let [(name, act)] = &planned.acts[..] else { return self.try_parts(planned) };
+        let Some(known) = self.names.get_mut(name) else { return };
+        known.refuse(act, why, now);
+        if *act == Act::Renew {
+            known.no_removal_before = Some(now + self.settings.lease);
         }
+    }
+
+    fn try_parts(&mut self, planned: &Planned) {
+        self.at_most = (planned.acts.len() / 2).max(1);
+    }
+
+    /// The primary's words, when it refuses every name that is wanted: this node is kept out of each, or its lease is.
+    pub fn refuses_all<'a>(&self, situation: &Situation, troubles: &'a [Trouble]) -> Option<&'a str> {
+        let words = situation.names.iter().map(|(name, wish)| {
+            let is_there =
+                self.names.get(name).is_some_and(|known| wish.own.iter().any(|own| known.has(*own)));
+            troubles.iter().find_map(|trouble| match trouble {
+                Trouble::Refused { name: at, act: Act::Renew, why } if at == name => Some(&**why),
+                Trouble::Refused { name: at, act: Act::Add(_), why } if at == name && !is_there => {
+                    Some(&**why)
+                }
+                _ => None,
+            })
+        });
+        words.collect::<Option<Vec<_>>>()?.into_iter().next()
     }
 
     /// How an address of a node stands at a name.
@@ -302,18 +349,37 @@ impl SharedZone {
         Some(now.saturating_duration_since(seen.changed))
     }
 
-    /// When something is due by itself at the latest: a renewal, the end of a hold-down.
+    /// When something is due by itself at the latest: a renewal, the end of a hold-down, another try.
     pub fn next_due(&self, now: Instant) -> Instant {
-        let renewals = self.names.values().filter_map(|name| name.own.renewed);
-        let renewals = renewals.map(|renewed| renewed + self.settings.renew);
+        let renewals = self.names.values().filter_map(|name| {
+            let due = name.own.renewed? + self.settings.renew;
+            Some(name.refusals.end_of_renewal().map_or(due, |end| end.max(due)))
+        });
         let holds = self.names.values().filter_map(|name| Some(name.own.hold.as_ref()?.until));
         let holds = holds.filter(|&until| until > now);
-        let due = renewals.chain(holds).min().unwrap_or(now + self.settings.renew);
-        due.max(now)
+        let due = renewals.chain(holds).chain(self.next_try(now)).min();
+        due.unwrap_or(now + self.settings.renew).max(now)
+    }
+
+    /// When something that was refused is tried again.
+    pub fn next_try(&self, now: Instant) -> Option<Instant> {
+        self.names.values().flat_map(|name| name.refusals.ends(now)).min()
     }
 }
 
 impl Name {
+    /// This was done here.
+    fn note(&mut self, act: &Act, now: Instant) {
+        self.applied(act);
+        match act {
+            Act::Remove(_) => self.last_removal = Some(now),
+            Act::Withdraw | Act::Renew | Act::Add(_) => {
+                self.own.ever = true;
+                self.own.renewed = Some(now);
+            }
+        }
+    }
+
     fn see(&mut self, node: &Arc<str>, texts: &[String], now: Instant) {
         // More than one is none of ours; it stays as it is, and a prerequisite on it fails.
         let [text] = texts else {

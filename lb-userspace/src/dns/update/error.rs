@@ -166,6 +166,36 @@ pub enum UpdateError {
     Malformed(SocketAddr),
 }
 
+impl UpdateError {
+    /// Whether an update was not made for what was asked for, and nothing is changed; another one may be made.
+    ///
+    /// Not so if it says something about the server, the way to it, the clocks, or the zone as a whole. Of a key that the
+    /// primary took to read: Knot says that it does not know it, where no ACL allows it to make the change.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            UpdateError::Name(_)
+            | UpdateError::TooLong(_)
+            | UpdateError::Refused { .. }
+            | UpdateError::NotZone { .. }
+            | UpdateError::ServFail(_)
+            | UpdateError::FormErr(_)
+            | UpdateError::Rcode { .. } => true,
+            UpdateError::Key { code, .. } => *code == "BADKEY",
+            UpdateError::Keys(_)
+            | UpdateError::NoPrimary(_)
+            | UpdateError::Timeout { .. }
+            | UpdateError::Io { .. }
+            | UpdateError::Time { .. }
+            | UpdateError::NotAuth { .. }
+            | UpdateError::NotImp(_)
+            | UpdateError::NotAuthoritative { .. }
+            | UpdateError::Unsigned { .. }
+            | UpdateError::Forged { .. }
+            | UpdateError::Malformed(_) => false,
+        }
+    }
+}
+
 /// What the primary was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doing {
