@@ -99,11 +99,26 @@ impl Node {
 
     /// Reads and writes until nothing is left to do, as a publisher does.
     pub fn act(&mut self, primary: &mut impl Primary, situation: &Situation, now: Instant) -> Vec<Trouble> {
+        self.act_unless(primary, situation, now, |_| false)
+    }
+
+    /// The same, while the primary refuses some updates.
+    pub fn act_unless(
+        &mut self,
+        primary: &mut impl Primary,
+        situation: &Situation,
+        now: Instant,
+        refuses: impl Fn(&Update) -> bool,
+    ) -> Vec<Trouble> {
         let mut troubles = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..10 {
             self.read(primary, now);
             troubles.clear();
             let Some(planned) = self.zone.decide(situation, now, &mut troubles) else { return troubles };
+            if refuses(&planned.update) {
+                self.zone.refused(&planned, "REFUSED", now);
+                continue;
+            }
             let outcome = primary.update(&planned.update);
             self.zone.note(&planned, outcome, now);
         }

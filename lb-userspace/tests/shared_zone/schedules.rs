@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use lb_userspace::core::shared::{Gone, InMemory, Planned, Situation};
+use lb_userspace::core::{
+    records::{Change, Update},
+    shared::{Gone, InMemory, Planned, Situation},
+};
 use proptest::prelude::*;
 
 use crate::cluster::{
@@ -24,7 +27,29 @@ pub enum Event {
     Heal,
     /// It has no backends, or has them again.
     Backends(usize, bool),
+    /// The primary refuses something from now on.
+    Refuse(Refused),
     Pass(u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Refused {
+    Nothing,
+    Additions,
+    Removals,
+    All,
+}
+
+impl Refused {
+    fn is_refused(self, update: &Update) -> bool {
+        let mut changes = update.changes.iter();
+        match self {
+            Refused::Nothing => false,
+            Refused::Additions => changes.any(|change| matches!(change, Change::AddAddress { .. })),
+            Refused::Removals => changes.any(|change| matches!(change, Change::RemoveAddress { .. })),
+            Refused::All => true,
+        }
+    }
 }
 
 pub fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -38,6 +63,13 @@ pub fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => node.clone().prop_map(Event::Partition),
         1 => Just(Event::Heal),
         1 => (node, any::<bool>()).prop_map(|(node, has)| Event::Backends(node, has)),
+        1 => prop_oneof![
+            2 => Just(Refused::Nothing),
+            1 => Just(Refused::Additions),
+            1 => Just(Refused::Removals),
+            1 => Just(Refused::All),
+        ]
+        .prop_map(Event::Refuse),
         3 => (1_u64..90).prop_map(Event::Pass),
     ];
     prop::collection::vec(event, 1..80)
@@ -51,6 +83,7 @@ pub struct World<P> {
     alive: [bool; 3],
     serves: [bool; 3],
     cut_off: Option<usize>,
+    refused: Refused,
     boots: u64,
     now: Instant,
 }
@@ -60,7 +93,9 @@ impl<P: Primary> World<P> {
         let now = Instant::now();
         let nodes = cluster(&mut primary, now);
         let plans = [None, None, None];
-        World { primary, nodes, plans, alive: [true; 3], serves: [true; 3], cut_off: None, boots: 10, now }
+        let (alive, serves) = ([true; 3], [true; 3]);
+        let refused = Refused::Nothing;
+        World { primary, nodes, plans, alive, serves, cut_off: None, refused, boots: 10, now }
     }
 
     fn sees(&self, one: usize, other: usize) -> bool {
@@ -96,6 +131,7 @@ impl<P: Primary> World<P> {
             Event::Heal => self.cut_off = None,
             Event::Partition(node) => self.cut_off = Some(node),
             Event::Backends(node, has) => self.serves[node] = has,
+            Event::Refuse(refused) => self.refused = refused,
             Event::Crash(node) => {
                 self.alive[node] = false;
                 self.plans[node] = None;
@@ -107,7 +143,9 @@ impl<P: Primary> World<P> {
             }
             Event::Act(node) if self.alive[node] => {
                 let situation = self.situation(node);
-                self.nodes[node].act(&mut self.primary, &situation, self.now);
+                let refused = self.refused;
+                let refuses = |update: &Update| refused.is_refused(update);
+                self.nodes[node].act_unless(&mut self.primary, &situation, self.now, refuses);
                 self.plans[node] = None;
             }
             Event::Plan(node) if self.alive[node] => {
@@ -116,7 +154,10 @@ impl<P: Primary> World<P> {
                 self.plans[node] = self.nodes[node].zone.decide(&situation, self.now, &mut Vec::new());
             }
             Event::Send(node) => {
-                if let Some(plan) = self.plans[node].take() {
+                let plan = self.plans[node].take();
+                if let Some(plan) = plan.as_ref().filter(|plan| self.refused.is_refused(&plan.update)) {
+                    self.nodes[node].zone.refused(plan, "REFUSED", self.now);
+                } else if let Some(plan) = plan {
                     let outcome = self.primary.update(&plan.update);
                     self.nodes[node].zone.note(&plan, outcome, self.now);
                 }
@@ -143,6 +184,7 @@ pub fn run<P: Primary>(mut world: World<P>, events: &[Event]) -> World<P> {
         assert!(!published(&mut world.primary).is_empty(), "empty after {event:?}");
     }
     world.take(&Event::Heal);
+    world.take(&Event::Refuse(Refused::Nothing));
     for node in 0..3 {
         world.take(&Event::Return(node));
         world.take(&Event::Backends(node, true));
