@@ -386,6 +386,10 @@ pub struct DnsName {
     pub require: Require,
     /// Set while no node can serve the name: the `all_down` policy that then decides the answer.
     pub policy_in_force: Option<AllDown>,
+    /// TTL that its addresses have now, in seconds.
+    pub ttl_s: u64,
+    /// For people: what seems to change soon, so that the TTL is `ttl_in_doubt`.
+    pub in_doubt: Vec<String>,
     /// Every address of every node for this name, published or not.
     pub addresses: Vec<DnsAddress>,
 }

@@ -251,7 +251,7 @@ fn dns(dns: &Dns, colour: bool) -> String {
             ]
         }));
     }
-    let policy: String = dns.names.iter().map(policy).collect();
+    let policy: String = dns.names.iter().map(|name| policy(name) + &doubt(name)).collect();
     format!(
         "DNS zone {}: serial {}, {} queries answered\n{}{policy}",
         printable(&dns.zone),
@@ -291,6 +291,14 @@ fn publisher(publisher: &Publisher, colour: bool) -> String {
         failing.unwrap_or_default(),
         table(&rows, colour)
     )
+}
+
+fn doubt(name: &DnsName) -> String {
+    if name.in_doubt.is_empty() {
+        return String::new();
+    }
+    let (ttl, doubts) = (name.ttl_s, name.in_doubt.join(", "));
+    format!("  {}: TTL {ttl} s, since {}\n", printable(&name.name), printable(&doubts))
 }
 
 fn policy(name: &DnsName) -> String {

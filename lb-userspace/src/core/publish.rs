@@ -13,14 +13,15 @@
 //!   everything has been judged; the first DNS answer should wait for it (with a limit).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry as Slot},
+    collections::{BTreeMap, btree_map::Entry as Slot},
     fmt,
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
-    config::{AllDown, Config, NodeAddress, Peer, Require, Service},
+    config::{AllDown, Config, Dns, NodeAddress, Peer, Require, Service},
     core::{
         health::Health,
         ids::{Family, PoolId},
@@ -145,6 +146,20 @@ pub struct Entry {
     pub why: Why,
 }
 
+/// An address that seems to come or to go, as it would be then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubt(Entry);
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Entry { node, address, why, .. } = &self.0;
+        match why.serves() {
+            true => write!(f, "{address} of {node} seems to serve soon"),
+            false => write!(f, "{address} of {node} seems to stop serving ({why})"),
+        }
+    }
+}
+
 /// What one DNS name shows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NameView {
@@ -163,22 +178,29 @@ pub struct Publication {
     pub names: BTreeMap<Arc<str>, NameView>,
     /// Every pool of this node, also those without a DNS name; peers ask for it.
     pub own: BTreeMap<PoolId, SelfState>,
-    /// Names that will soon show something else, as it seems: their answers should not be kept for long.
-    pub in_doubt: BTreeSet<Arc<str>>,
+    /// Names that will soon show something else, as it seems, and what of each: their answers should not be kept for long.
+    pub in_doubt: BTreeMap<Arc<str>, Vec<Doubt>>,
 }
 
 impl Publication {
     /// The same, while `expected` would come of what checks have begun to find and what is about to end.
     #[must_use]
     pub fn expecting(self, expected: &Publication) -> Publication {
-        let serves = |view: &NameView| -> Vec<bool> {
-            view.addresses.iter().map(|entry| entry.why.serves()).collect()
+        let doubts = |(name, view): (&Arc<str>, &NameView)| {
+            let soon = &expected.names.get(name)?.addresses;
+            // Both were decided for one configuration.
+            let both = view.addresses.iter().zip(soon);
+            let differ = both.filter(|(now, soon)| now.why.serves() != soon.why.serves());
+            let doubts: Vec<Doubt> = differ.map(|(_, soon)| Doubt(soon.clone())).collect();
+            (!doubts.is_empty()).then(|| (name.clone(), doubts))
         };
-        let differs = |(name, view): &(&Arc<str>, &NameView)| {
-            expected.names.get(*name).is_none_or(|expected| serves(expected) != serves(view))
-        };
-        let in_doubt = self.names.iter().filter(differs).map(|(name, _)| name.clone()).collect();
+        let in_doubt = self.names.iter().filter_map(doubts).collect();
         Publication { in_doubt, ..self }
+    }
+
+    /// For how long a name's answers may be kept.
+    pub fn ttl(&self, dns: &Dns, name: &str) -> Duration {
+        if self.in_doubt.contains_key(name) { dns.ttl_in_doubt } else { dns.ttl }
     }
 
     /// Whether every pool of this node and every peer has been judged at least once.
@@ -222,7 +244,7 @@ pub fn publication(config: &Config, own: &BTreeMap<PoolId, SelfState>, peers: &P
             .collect(),
         None => BTreeMap::new(),
     };
-    Publication { names, own, in_doubt: BTreeSet::new() }
+    Publication { names, own, in_doubt: BTreeMap::new() }
 }
 
 /// A DNS name: its services, and how many of them it requires.

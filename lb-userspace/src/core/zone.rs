@@ -105,8 +105,7 @@ impl Zone {
         }
         for (name, view) in publication.names.iter().filter(|(name, _)| is_within(name, zone)) {
             let published = view.addresses.iter().filter(|entry| entry.published).map(|entry| entry.address);
-            let ttl = if publication.in_doubt.contains(name) { dns.ttl_in_doubt } else { dns.ttl };
-            builder.addresses(name, published, seconds(ttl));
+            builder.addresses(name, published, seconds(publication.ttl(dns, name)));
         }
 
         Zone {

@@ -260,6 +260,15 @@ fn dns(state: &State, now: Instant) -> Option<status::Dns> {
         name: name.to_string(),
         require: view.require,
         policy_in_force: view.policy_in_force,
+        ttl_s: state.publication.ttl(dns, name).as_secs(),
+        in_doubt: state
+            .publication
+            .in_doubt
+            .get(name)
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect(),
         addresses: view
             .addresses
             .iter()

@@ -97,10 +97,14 @@ impl Known {
             Require::Any => ": any of its services is enough",
         };
         let mut out = format!("{}{enough}\n", printable(&self.name.name));
+        if !self.name.in_doubt.is_empty() {
+            let doubts = self.name.in_doubt.join(", ");
+            let _ = writeln!(out, "  TTL {} s, since {}", self.name.ttl_s, printable(&doubts));
+        }
+        // Writing to a String cannot fail.
         for address in &self.name.addresses {
             self.address(address, &mut out);
         }
-        // Writing to a String cannot fail.
         for publisher in &self.publishers {
             let zone = format!("zone {} at {}", printable(&publisher.zone), publisher.primary);
             if let Some(failing) = &publisher.failing {
@@ -249,6 +253,7 @@ mod tests {
         };
         let expected = "\
 www.example.test
+  TTL 5 s, since 192.0.2.12 of node2 seems to serve soon
   192.0.2.11 of node1: named by this node for 6 min (can serve)
     zone example.test: published; its record changed 8.2 s ago
   192.0.2.12 of node2: not named by this node for 12 s (web/v4 down: L4TOUT)

@@ -64,6 +64,13 @@ fn what_is_about_to_change_is_kept_for_a_shorter_time() {
         assert_eq!(found(&zone, "www.example.test").ttl, ttl);
         assert_eq!(found(&zone, "node1.example.test").ttl, 300, "whatever its health");
     }
+    for (now, soon, said) in [
+        (&serves, &does_not, "192.0.2.11 of node1 seems to stop serving ("),
+        (&does_not, &serves, "192.0.2.11 of node1 seems to serve soon"),
+    ] {
+        let doubts = now.clone().expecting(soon).in_doubt["www.example.test"][0].to_string();
+        assert!(doubts.starts_with(said), "{doubts}");
+    }
     let after = zone_of(&config, SelfState::Serves);
     let doubtful = after.successor(&config, dns, &serves.clone().expecting(&does_not), 8).unwrap();
     assert_eq!(doubtful.soa().serial, 8);
