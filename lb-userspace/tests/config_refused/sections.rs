@@ -460,6 +460,23 @@ dns_port = 0"#,
         r#"usher.toml:17: peer "node2": addresses: 203.0.113.11: is also an address of this node ([nat] source); give every node addresses of its own"#,
     ),
     (
+        r#"zone = "example.test"
+[peer_check]
+interval = "500ms"
+[[peer]]
+name = "node2""#,
+        r#"zone = "example.test"
+[[dns.publish]]
+kind = "rfc2136"
+primaries = ["192.0.2.53:53"]
+key_file = "/etc/usher/publish.key"
+[peer_check]
+interval = "500ms"
+[[peer]]
+name = "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn""#,
+        r#"usher.toml:24: service "web": dns_name: has no room for the record "_usher-nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn.www.example.test" beside it: DNS names have at most 253 characters, and 63 between dots; use a shorter name here, or for the node"#,
+    ),
+    (
         r#"interfaces = ["front", "back"]"#,
         r#"interfaces = [
   "front",

@@ -7,23 +7,27 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use humantime::format_duration;
 
 use crate::{
     config::{
-        Backend, Config, Forward, NoBackend, NodeAddress, Protocol, Service,
+        Backend, Config, Dns, Forward, NoBackend, NodeAddress, Protocol, Service,
         findings::Findings,
         is_within,
         key::Key,
         shape::{list, nearest},
     },
-    core::{ids::Family, plan},
+    core::{ids::Family, lease::owner, plan},
 };
 
 /// Services times families: each has a Maglev table, and the map of tables has this many places.
 const MAX_POOLS: usize = 4_096;
+/// Of a DNS name without its final dot (RFC 1035 section 2.3.4).
+const LONGEST_NAME: usize = 253;
+const LONGEST_LABEL: usize = 63;
 /// Backends, counted once per service and family: flow entries and table slots hold 16-bit numbers.
 const MAX_BACKENDS: usize = 65_000;
 
@@ -163,12 +167,30 @@ fn dns(config: &Config, findings: &mut Findings) {
         } else if node_names.iter().any(|node| node == name) {
             let mend = "use a name that is no node's";
             findings.refuse(&key, format!("\"{name}\" is the name of a node in the zone"), mend);
+        } else if let Some(record) = record_without_room(config, dns, name) {
+            let what = format!(
+                "has no room for the record \"{record}\" beside it: DNS names have at most 253 characters, and 63 \
+                 between dots"
+            );
+            findings.refuse(&key, what, "use a shorter name here, or for the node");
         }
     }
     if !any && findings.sound(&Key::root()) {
         let mend = "give a service a dns_name, or remove [dns]";
         findings.warn(&Key::section("dns"), "names no service", mend);
     }
+}
+
+/// A node's record beside a name in a zone on another server, if it can have none: nothing of the zone could be read.
+fn record_without_room(config: &Config, dns: &Dns, name: &str) -> Option<Arc<str>> {
+    if !dns.publish.iter().any(|publish| is_within(name, &publish.zone)) {
+        return None;
+    }
+    let nodes = std::iter::once(&config.node.name).chain(config.peers.iter().map(|peer| &peer.name));
+    let is_too_long = |record: &Arc<str>| {
+        record.len() > LONGEST_NAME || record.split('.').any(|label| label.len() > LONGEST_LABEL)
+    };
+    nodes.map(|node| owner(node, name)).find(is_too_long)
 }
 
 /// Protocol, port and address name one service.
