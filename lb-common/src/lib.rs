@@ -105,6 +105,9 @@ pub mod map {
     pub const REASONS: &str = "REASONS";
     /// Backend number to [`BackendCounters`](crate::BackendCounters), per CPU.
     pub const COUNTERS: &str = "COUNTERS";
+    /// Backend number to flows that have begun: packets that were sent to it and whose flow the flow table did not know.
+    /// Per CPU. Apart from COUNTERS, so that packets of known flows do not touch it.
+    pub const BEGUN: &str = "BEGUN";
     /// Backend number to [`Openings`](crate::Openings), per CPU.
     pub const OPENINGS: &str = "OPENINGS";
     /// The programs that go on where another leaves off, by their place in [`program::NEXT`](crate::program::NEXT).

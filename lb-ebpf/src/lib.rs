@@ -91,6 +91,13 @@ impl Outcome {
         if sent && from_client && self.backend != 0 { Some(self.backend) } else { None }
     }
 
+    /// Whether a packet that is sent to a backend is the first one of its flow, as far as the flow table knows. (An ICMP
+    /// error about a flow begins none.)
+    #[inline(always)]
+    pub fn begins_flow(&self) -> bool {
+        !self.known && !matches!(self.reason, Reason::IcmpToBackend)
+    }
+
     /// The outcome for the program for answers.
     #[inline(always)]
     pub fn handoff(&self) -> Handoff {

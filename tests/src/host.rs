@@ -5,9 +5,9 @@ use std::{cell::OnceCell, collections::BTreeMap, ops::Range, sync::Mutex};
 
 use anyhow::{Context as _, Result};
 use lb_common::{
-    Address, Backend, BackendCounters, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop,
-    NatSet, NewFlows, Openings, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens,
-    Trace, Word, chunk::split, flow::TICK_SHIFT,
+    Address, Backend, Bucket, Budget, Fate, Features, FragmentKey, FragmentPath, Hop, NatSet, NewFlows,
+    Openings, QuicKey, Reason, Service, ServiceKey, Settings, Shape, SourceKey, Tokens, Trace, Word,
+    chunk::split, flow::TICK_SHIFT,
 };
 use lb_ebpf::{
     Frame, Outcome, Tables, answer,
@@ -24,6 +24,7 @@ use lb_userspace::core::{
 
 use crate::{
     run::{DataPath, Memory, Ran},
+    scenario::Sent,
     world::{AFFINITY_BUCKETS, BACKENDS, FEATURES, FRONT},
 };
 
@@ -374,7 +375,7 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
 pub struct HostPath {
     tables: HostTables,
     reasons: Vec<u64>,
-    counters: BTreeMap<u16, BackendCounters>,
+    sent: BTreeMap<u16, Sent>,
 }
 
 impl HostPath {
@@ -384,7 +385,7 @@ impl HostPath {
     /// When the image has no settings.
     pub fn new(image: &Image, tick: u16) -> Result<HostPath> {
         let tables = HostTables { tick, ..HostTables::new(image)? };
-        Ok(HostPath { tables, reasons: vec![0; Reason::COUNT], counters: BTreeMap::new() })
+        Ok(HostPath { tables, reasons: vec![0; Reason::COUNT], sent: BTreeMap::new() })
     }
 }
 
@@ -410,9 +411,10 @@ impl DataPath for HostPath {
         let outcome = self.tables.process_frame(&mut memory, FRONT);
         self.reasons[outcome.reason as usize] += 1;
         if let Some(backend) = outcome.sent_to() {
-            let counters = self.counters.entry(backend).or_default();
-            counters.packets += 1;
-            counters.bytes += u64::from(outcome.length);
+            let sent = self.sent.entry(backend).or_default();
+            sent.packets += 1;
+            sent.bytes += u64::from(outcome.length);
+            sent.begun += u64::from(outcome.begins_flow());
         }
         let ran = match outcome.reason.fate() {
             Fate::Pass | Fate::Odd | Fate::Icmp => Ran::Pass,
@@ -432,8 +434,8 @@ impl DataPath for HostPath {
         Ok(self.reasons.clone())
     }
 
-    fn counters(&self, backend: u16) -> Result<BackendCounters> {
-        Ok(self.counters.get(&backend).copied().unwrap_or_default())
+    fn sent(&self, backend: u16) -> Result<Sent> {
+        Ok(self.sent.get(&backend).copied().unwrap_or_default())
     }
 
     fn openings(&self, backend: u16) -> Result<passive::Openings> {

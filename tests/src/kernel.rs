@@ -29,6 +29,7 @@ use nix::{
 use crate::{
     chunks::Copied,
     run::{DataPath, Memory, Ran},
+    scenario::Sent,
     world::{AFFINITY_BUCKETS, BACKENDS, FEATURES, FLOW_TABLE, FRAGMENTS, NAT_TABLE, SERVICES},
 };
 
@@ -153,8 +154,9 @@ impl DataPath for KernelPath {
         Ok(sums)
     }
 
-    fn counters(&self, backend: u16) -> Result<BackendCounters> {
-        Ok(self.dataplane.counters([backend])?[&backend])
+    fn sent(&self, backend: u16) -> Result<Sent> {
+        let BackendCounters { packets, bytes } = self.dataplane.counters([backend])?[&backend];
+        Ok(Sent { packets, bytes, begun: self.dataplane.begun([backend])?[&backend] })
     }
 
     fn openings(&self, backend: u16) -> Result<Openings> {

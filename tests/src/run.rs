@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use lb_common::{
-    Address, BackendCounters, Bucket, Entry, NatSet, Reason, Settings, State, Trace, Word, flow::IdleLimits,
-    hash::mix, nat::PORTS_PER_GROUP,
+    Address, Bucket, Entry, NatSet, Reason, Settings, State, Trace, Word, flow::IdleLimits, hash::mix,
+    nat::PORTS_PER_GROUP,
 };
 use lb_userspace::core::{
     deny::{Change, DenyList},
@@ -13,7 +13,7 @@ use lb_userspace::core::{
 
 use crate::{
     packet::{NatPorts, Packet, Port, Transport},
-    scenario::{After, Frame, Out, Scenario, Step, Verdict},
+    scenario::{After, Frame, Out, Scenario, Sent, Step, Verdict},
     world::{FRONT, TCP_IDLE},
 };
 
@@ -38,7 +38,7 @@ pub trait DataPath {
     fn reasons(&self) -> Result<Vec<u64>>;
 
     /// What was sent to a backend.
-    fn counters(&self, backend: u16) -> Result<BackendCounters>;
+    fn sent(&self, backend: u16) -> Result<Sent>;
 
     /// What was opened to a backend, and what it answered.
     fn openings(&self, backend: u16) -> Result<Openings>;
@@ -162,7 +162,7 @@ struct Run<'a, P> {
     image: Image,
     denied: DenyList,
     nat_ports: NatPorts,
-    sent_before: Vec<(u16, BackendCounters)>,
+    sent_before: Vec<(u16, Sent)>,
     openings_before: Vec<(u16, Openings)>,
 }
 
@@ -175,8 +175,7 @@ impl<'a, P: DataPath> Run<'a, P> {
         path.forget_sources()?;
         path.on_cpu(0);
         let numbers = scenario.after.sent.iter().map(|(number, _)| *number);
-        let sent_before =
-            numbers.map(|number| Ok((number, path.counters(number)?))).collect::<Result<_>>()?;
+        let sent_before = numbers.map(|number| Ok((number, path.sent(number)?))).collect::<Result<_>>()?;
         let numbers = scenario.after.openings.iter().map(|(number, _)| *number);
         let openings_before =
             numbers.map(|number| Ok((number, path.openings(number)?))).collect::<Result<_>>()?;
@@ -302,9 +301,12 @@ impl<'a, P: DataPath> Run<'a, P> {
         ensure!(flows == sorted(&after.flows), "the flows are {flows:?}, not {:?}", after.flows);
         ensure!(nat == sorted(&after.nat), "the NAT records are {nat:?}, not {:?}", after.nat);
         for ((number, expected), (_, before)) in after.sent.iter().zip(&self.sent_before) {
-            let now = self.path.counters(*number)?;
-            let sent =
-                BackendCounters { packets: now.packets - before.packets, bytes: now.bytes - before.bytes };
+            let now = self.path.sent(*number)?;
+            let sent = Sent {
+                packets: now.packets - before.packets,
+                bytes: now.bytes - before.bytes,
+                begun: now.begun - before.begun,
+            };
             ensure!(sent == *expected, "backend {number} was sent {sent:?}, not {expected:?}");
         }
         for ((number, expected), (_, before)) in after.openings.iter().zip(&self.openings_before) {

@@ -2,7 +2,7 @@
 
 use std::{fmt, rc::Rc};
 
-use lb_common::{BackendCounters, Reason, State};
+use lb_common::{Reason, State};
 use lb_userspace::core::{image::Image, passive::Openings};
 
 use crate::{
@@ -116,6 +116,17 @@ pub enum Verdict {
     Redirect(u32),
 }
 
+/// What was sent to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of IP packets.
+    pub bytes: u64,
+    /// Flows that began.
+    pub begun: u64,
+}
+
 /// What is in the tables.
 #[derive(Debug, Default)]
 pub struct After {
@@ -126,7 +137,7 @@ pub struct After {
     /// All live NAT records: state and backend, in any order.
     pub nat: Vec<(State, u16)>,
     /// What was sent to these backends since the scenario began.
-    pub sent: Vec<(u16, BackendCounters)>,
+    pub sent: Vec<(u16, Sent)>,
     /// What was opened to these backends since then, and what they answered.
     pub openings: Vec<(u16, Openings)>,
 }

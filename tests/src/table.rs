@@ -17,11 +17,11 @@ mod remember;
 mod tunnel;
 
 use answer::{refused, too_big};
-use lb_common::{BackendCounters, Reason, State};
+use lb_common::{Reason, State};
 
 use crate::{
     packet::{NatPorts, Packet},
-    scenario::{After, Frame, Out, Scenario, Step, Verdict},
+    scenario::{After, Frame, Out, Scenario, Sent, Step, Verdict},
     world::{Case, FRONT, Flow, TCP4, TCP6, UDP4, UDP6, addressed, hop, set_slots},
 };
 
@@ -119,10 +119,10 @@ fn nothing() -> After {
     After::default()
 }
 
-/// What a backend is sent with these packets, some times over.
-fn bytes_of(packets: &[Packet], times: u64) -> BackendCounters {
+/// What a backend is sent with so many flows of these packets.
+fn sent_with(packets: &[Packet], flows: u64) -> Sent {
     let bytes: u64 = packets.iter().map(Packet::ip_length).sum();
-    BackendCounters { packets: times * packets.len() as u64, bytes: times * bytes }
+    Sent { packets: flows * packets.len() as u64, bytes: flows * bytes, begun: flows }
 }
 
 /// The first bytes of a packet's frame. It bears no NAT port.

@@ -33,12 +33,15 @@ impl Dataplane {
         &self,
         numbers: impl IntoIterator<Item = u16>,
     ) -> Result<BTreeMap<u16, BackendCounters>, DataplaneError> {
-        let mut all = BTreeMap::new();
-        for numbers in runs(numbers) {
-            let (first, count) = (u32::from(numbers[0]), numbers.len() as u32);
-            all.extend(numbers.into_iter().zip(self.read_counters(map::COUNTERS, first, count, sum)?));
-        }
-        Ok(all)
+        self.read_of_backends(map::COUNTERS, numbers, sum)
+    }
+
+    /// Flows that have begun at each of these backends, over all CPUs.
+    pub fn begun(
+        &self,
+        numbers: impl IntoIterator<Item = u16>,
+    ) -> Result<BTreeMap<u16, u64>, DataplaneError> {
+        self.read_of_backends(map::BEGUN, numbers, |cpus: &[u64]| cpus.iter().sum())
     }
 
     /// What was opened to each of these backends and what they answered, over all CPUs.
@@ -46,16 +49,29 @@ impl Dataplane {
         &self,
         numbers: impl IntoIterator<Item = u16>,
     ) -> Result<BTreeMap<u16, Openings>, DataplaneError> {
-        let mut all = BTreeMap::new();
         let sum = |cpus: &[[u64; 2]]| {
             cpus.iter().fold(Openings::default(), |sum, [opened, answered]| Openings {
                 opened: sum.opened.wrapping_add(*opened),
                 answered: sum.answered.wrapping_add(*answered),
             })
         };
+        self.read_of_backends(map::OPENINGS, numbers, sum)
+    }
+
+    /// Elements of a per-CPU array, by backend number, each made of what the CPUs have.
+    fn read_of_backends<T, R>(
+        &self,
+        name: &'static str,
+        numbers: impl IntoIterator<Item = u16>,
+        sum: impl Fn(&[T]) -> R,
+    ) -> Result<BTreeMap<u16, R>, DataplaneError>
+    where
+        T: Counter,
+    {
+        let mut all = BTreeMap::new();
         for numbers in runs(numbers) {
             let (first, count) = (u32::from(numbers[0]), numbers.len() as u32);
-            all.extend(numbers.into_iter().zip(self.read_counters(map::OPENINGS, first, count, sum)?));
+            all.extend(numbers.into_iter().zip(self.read_counters(name, first, count, &sum)?));
         }
         Ok(all)
     }

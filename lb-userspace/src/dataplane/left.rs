@@ -30,11 +30,12 @@ const NEEDED: [&str; 8] = [
 
 /// Maps that may be made anew, if another version of usher has left them otherwise: by name, with what tells the versions
 /// apart.
-const FORGETTABLE: [(&str, usize); 5] = [
+const FORGETTABLE: [(&str, usize); 6] = [
     (map::FRAGMENTS, size_of::<lb_common::FragmentPath>()),
     (map::AFFINITY, size_of::<lb_common::Bucket>()),
     (map::SOURCES, size_of::<lb_common::Tokens>()),
     (map::REASONS, Reason::COUNT),
+    (map::BEGUN, size_of::<u64>()),
     (map::OPENINGS, size_of::<lb_common::Openings>()),
 ];
 

@@ -160,6 +160,7 @@ pub(super) fn load(
         (map::DENY, DENY_PLACES),
         (map::BACKENDS, sizes.backends),
         (map::COUNTERS, sizes.backends),
+        (map::BEGUN, sizes.backends),
         (map::OPENINGS, sizes.backends),
     ] {
         loader.map_max_entries(name, if left.contains_key(name) { REPLACED } else { entries });

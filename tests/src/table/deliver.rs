@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    Backend, BackendCounters, Forward, Hop, Reason, Service,
+    Backend, Forward, Hop, Reason, Service,
     State::{New, Proven},
 };
 
 use super::{
-    After, Scenario, Step, bytes_of, cut, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to,
-    nothing, passed, refused, scenario, set_slots,
+    After, Scenario, Sent, Step, cut, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to,
+    nothing, passed, refused, scenario, sent_with, set_slots,
 };
 use crate::{
     packet::{Ip, Packet, Transport},
@@ -25,10 +25,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::DsrL2),
             steps: vec![direct(flow.opens(), 1), direct(flow.goes_on(), 1)],
             after: After {
-                sent: vec![
-                    (1, bytes_of(&[flow.opens(), flow.goes_on()], 1)),
-                    (2, BackendCounters::default()),
-                ],
+                sent: vec![(1, sent_with(&[flow.opens(), flow.goes_on()], 1)), (2, Sent::default())],
                 ..flows(&[(New, 1)])
             },
         },
@@ -52,10 +49,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::Nat),
             steps: vec![nat(&flow, flow.opens(), 1), nat(&flow, flow.goes_on(), 1)],
             after: After {
-                sent: vec![
-                    (1, bytes_of(&[flow.opens(), flow.goes_on()], 1)),
-                    (2, BackendCounters::default()),
-                ],
+                sent: vec![(1, sent_with(&[flow.opens(), flow.goes_on()], 1)), (2, Sent::default())],
                 ..nat_flows(&[(New, 1)])
             },
         },
@@ -120,13 +114,13 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::DsrL2).with(|image| backend(image, 1).hop = Hop::default()),
             steps: vec![dropped(flow.opens(), Reason::NoNextHop)],
             // What was not sent is not counted as sent.
-            after: After { sent: vec![(1, BackendCounters::default())], ..nothing() },
+            after: After { sent: vec![(1, Sent::default())], ..nothing() },
         },
         Scenario {
             id: scenario(case, "A13 a padded frame: the IP length decides, and the padding stays"),
             world: World::service(case, Forward::Nat),
             steps: vec![nat(&flow, Packet { padding: vec![0xee; 23], ..flow.opens() }, 1)],
-            after: After { sent: vec![(1, bytes_of(&[flow.opens()], 1))], ..nat_flows(&[(New, 1)]) },
+            after: After { sent: vec![(1, sent_with(&[flow.opens()], 1))], ..nat_flows(&[(New, 1)]) },
         },
         Scenario {
             id: scenario(case, "A13 a header that would reach into the padding is none"),

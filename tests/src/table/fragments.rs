@@ -6,8 +6,8 @@ use lb_common::{
 };
 
 use super::{
-    Scenario, Step, bytes_of, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, out_of, passed,
-    scenario, sent, via_kernel,
+    Scenario, Step, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, out_of, passed, scenario,
+    sent, sent_with, via_kernel,
 };
 use crate::{
     packet::{Ip, Packet, flag},
@@ -45,7 +45,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         by_nat(
             "A10 fragments follow their first one by NAT, there and back",
             steps_by_nat(&flow),
-            After { sent: vec![(1, bytes_of(&there(&flow, 1), 1))], ..proven() },
+            After { sent: vec![(1, sent_with(&there(&flow, 1), 1))], ..proven() },
         ),
         by_nat(
             "A10 a fragment that comes before the first is dropped, and one of another packet",

@@ -12,8 +12,8 @@ use lb_common::{
 };
 
 use super::{
-    Scenario, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, out_of, passed,
-    scenario, sent,
+    After, Scenario, Sent, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, out_of,
+    passed, scenario, sent,
 };
 use crate::{
     packet::{NatPorts, Packet},
@@ -33,6 +33,16 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::DsrL2),
             steps: [vec![direct(flow.opens(), 1), new_flows_go_to(2)], errors(&flow, false)].concat_steps(),
             after: flows(&[(New, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "E53 direct return: an error about a flow that is not known begins none"),
+            world: World::service(case, Forward::DsrL2),
+            steps: errors(&flow, false).into_iter().take(1).collect(),
+            after: After {
+                // As long as what it quotes, and a header of each kind more.
+                sent: vec![(1, Sent { packets: 1, bytes: 2 * quotations(&flow)[0] as u64, begun: 0 })],
+                ..nothing()
+            },
         },
         Scenario {
             id: scenario(case, "E53 H71 NAT: an error goes to the flow's backend, the quotation rewritten"),

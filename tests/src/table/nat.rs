@@ -146,7 +146,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: After {
                 flows: vec![(New, 1)],
                 nat: vec![(if case.udp { Proven } else { New }, 1)],
-                sent: vec![(1, lb_common::BackendCounters { packets: 1, bytes: flow.opens().ip_length() })],
+                sent: vec![(1, super::sent_with(&[flow.opens()], 1))],
                 ..nothing()
             },
         },
@@ -209,7 +209,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             },
             after: After {
                 // Twice for each of the sixteen; what found no port was not sent.
-                sent: vec![(1, super::bytes_of(&[flow.opens(), flow.goes_on()], 16))],
+                sent: vec![(1, super::sent_with(&[flow.opens(), flow.goes_on()], 16))],
                 ..nat_flows(&[(Proven, 1); 16])
             },
         },

@@ -8,8 +8,8 @@ use lb_common::{
 };
 
 use super::{
-    After, Scenario, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed,
-    scenario,
+    After, Scenario, Sent, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed,
+    scenario, sent_with,
 };
 use crate::{
     packet::flag,
@@ -32,7 +32,13 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 Step::Later(1),
                 direct(flow.goes_on(), 1),
             ],
-            after: flows(&[(Proven, 1)]),
+            after: After {
+                sent: vec![(
+                    1,
+                    sent_with(&[flow.opens(), flow.goes_on(), flow.goes_on(), flow.goes_on()], 1),
+                )],
+                ..flows(&[(Proven, 1)])
+            },
         },
         Scenario {
             id: scenario(case, "NAT: a flow is not proven by itself, however long it goes on"),
@@ -70,7 +76,11 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat(&flow, flow.goes_on(), 1),
                 nat_reply(&flow, flow.answered_by(1)),
             ],
-            after: nat_flows(&[(Proven, 1)]),
+            after: After {
+                // Answers are not counted to the backend.
+                sent: vec![(1, sent_with(&[flow.opens(), flow.goes_on(), flow.goes_on()], 1))],
+                ..nat_flows(&[(Proven, 1)])
+            },
         },
         Scenario {
             id: scenario(case, "a known flow outlives its service's last slot"),
@@ -87,7 +97,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 new_flows_go_to(2),
                 direct(flow.goes_on(), 2),
             ],
-            after: flows(&[(New, 2)]),
+            after: After {
+                sent: vec![(1, sent_with(&[flow.opens()], 1)), (2, sent_with(&[flow.goes_on()], 1))],
+                ..flows(&[(New, 2)])
+            },
         },
         Scenario {
             id: scenario(case, "C33 C37 flow and NAT record live until the idle limit, and end together"),
@@ -117,7 +130,15 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat_reply(&flow, flow.answered_by(1)),
                 nat(&flow, flow.goes_on(), 1),
             ],
-            after: After { idle: Some(UDP_IDLE), ..nat_flows(&[(Proven, 1)]) },
+            after: After {
+                idle: Some(UDP_IDLE),
+                // It begins again.
+                sent: vec![(
+                    1,
+                    Sent { begun: 2, ..sent_with(&[flow.opens(), flow.goes_on(), flow.goes_on()], 1) },
+                )],
+                ..nat_flows(&[(Proven, 1)])
+            },
         },
         Scenario {
             id: scenario(case, "C37 each service has an idle limit of its own"),

@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{EtherType, Ethernet2Header, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 use lb_common::{
-    Address, BackendCounters, FlowHash, Forward, Hop, Reason,
+    Address, FlowHash, Forward, Hop, Reason,
     State::{New, Proven},
 };
 
 use super::{
-    After, Scenario, Step, bytes_of, dropped, flows, new_flows_go_to, nothing, out_of, scenario, too_big,
+    After, Scenario, Sent, Step, dropped, flows, new_flows_go_to, nothing, out_of, scenario, sent_with,
+    too_big,
 };
 use crate::{
     packet::{Ip, NatPorts, Packet},
@@ -61,10 +62,7 @@ impl Tunnel {
                 world: self.world(),
                 steps: vec![self.sent(&flow, flow.opens(), 1), self.sent(&flow, flow.goes_on(), 1)],
                 after: After {
-                    sent: vec![
-                        (1, bytes_of(&[flow.opens(), flow.goes_on()], 1)),
-                        (2, BackendCounters::default()),
-                    ],
+                    sent: vec![(1, sent_with(&[flow.opens(), flow.goes_on()], 1)), (2, Sent::default())],
                     ..flows(&[(New, 1)])
                 },
             },
@@ -113,7 +111,7 @@ impl Tunnel {
                 id: id("a backend whose next hop is not known"),
                 world: self.world().with(|image| backend(image, 1).hop = Hop::default()),
                 steps: vec![dropped(flow.opens(), Reason::NoNextHop)],
-                after: After { sent: vec![(1, BackendCounters::default())], ..nothing() },
+                after: After { sent: vec![(1, Sent::default())], ..nothing() },
             },
             Scenario {
                 id: id("A14 tagged packets leave by another interface without their tags"),

@@ -25,7 +25,9 @@ use lb_common::{
 };
 use lb_ebpf::{Frame, Outcome, answer, process, process_icmp, process_odd, read::read};
 
-use crate::maps::{COUNTERS, HANDOFF, Maps, PROGRAMS, READING, REASONS, TRACE, chunk_lines, features, tick};
+use crate::maps::{
+    BEGUN, COUNTERS, HANDOFF, Maps, PROGRAMS, READING, REASONS, TRACE, chunk_lines, features, tick,
+};
 
 // Inlined into its entry point, like the others: a call takes 32 bytes of the stack in Linux 6.1.
 #[xdp(frags)]
@@ -212,14 +214,19 @@ fn count(outcome: &Outcome) {
         // SAFETY: a per-CPU element; no other program runs on this CPU meanwhile.
         unsafe { *packets += 1 };
     }
-    if let Some(backend) = outcome.sent_to()
-        && let Some(counters) = COUNTERS.get_ptr_mut(backend as u32)
-    {
+    let Some(backend) = outcome.sent_to() else { return };
+    if let Some(counters) = COUNTERS.get_ptr_mut(backend as u32) {
         // SAFETY: as above.
         unsafe {
             (*counters).packets += 1;
             (*counters).bytes += outcome.length as u64;
         }
+    }
+    if outcome.begins_flow()
+        && let Some(begun) = BEGUN.get_ptr_mut(backend as u32)
+    {
+        // SAFETY: as above.
+        unsafe { *begun += 1 };
     }
 }
 

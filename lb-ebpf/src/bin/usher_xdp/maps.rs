@@ -83,6 +83,8 @@ pub static REASONS: PerCpuArray<u64, { Reason::COUNT * (MAX_SERVICES + 1) }> = P
 #[btf_map]
 pub static COUNTERS: PerCpuArray<BackendCounters, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
+pub static BEGUN: PerCpuArray<u64, MAX_BACKENDS> = PerCpuArray::new();
+#[btf_map]
 pub static OPENINGS: PerCpuArray<Openings, MAX_BACKENDS> = PerCpuArray::new();
 #[btf_map]
 pub static PROGRAMS: ProgramArray<{ program::NEXT.len() }> = ProgramArray::new();
