@@ -159,6 +159,8 @@ pub struct Backend {
     pub next_hop: Option<NextHop>,
     /// Flows in the flow table now.
     pub flows: u64,
+    /// Flows that have begun: packets sent to it of which the flow table knew no flow.
+    pub flows_begun: u64,
     /// Packets sent to it.
     pub packets: u64,
     /// Bytes of IP packets sent to it, headers included.

@@ -131,7 +131,7 @@ fn service(service: &Service, colour: bool) -> String {
     let mut rows = vec![
         headings(&["BACKEND", "ADDRESS", "ADMIN", "HEALTH", "LAST CHECK"])
             .into_iter()
-            .chain(["WEIGHT", "SHARE", "FLOWS", "PACKETS", "BYTES"].map(Cell::number))
+            .chain(["WEIGHT", "SHARE", "FLOWS", "BEGUN", "PACKETS", "BYTES"].map(Cell::number))
             .collect(),
     ];
     rows.extend(service.backends.iter().map(|backend| backend_row(service, backend)));
@@ -182,6 +182,7 @@ fn backend_row(service: &Service, backend: &Backend) -> Vec<Cell> {
         Cell::number(weight(backend)),
         Cell::number(percent(backend.slots.into(), pool_slots)),
         Cell::number(count(backend.flows)),
+        Cell::number(count(backend.flows_begun)),
         Cell::number(count(backend.packets)),
         Cell::number(bytes(backend.bytes)),
     ]

@@ -38,6 +38,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
     let measured = Measured {
         flows: state.dataplane.count_flows(&plan::idle_limits(&state.config))?,
         counters: state.dataplane.counters(numbers.backends())?,
+        begun: state.dataplane.begun(numbers.backends())?,
         silences: state.silences(now).collect(),
         slots: count_slots(state),
         names: interface_names(),
@@ -109,6 +110,8 @@ fn checks(lateness: &Lateness, now: Instant) -> status::Checks {
 struct Measured {
     flows: FlowCounts,
     counters: BTreeMap<u16, BackendCounters>,
+    /// Flows that have begun, by backend number.
+    begun: BTreeMap<u16, u64>,
     /// Backends that were silent, by number.
     silences: BTreeMap<u16, status::Silence>,
     /// Maglev slots by backend number.
@@ -211,6 +214,7 @@ fn backend(state: &State, member: &Member<'_>, measured: &Measured, now: Instant
         slots: measured.slots.get(&number).copied().unwrap_or(0),
         next_hop: next_hop.map(|hop| shown(&hop, &measured.names)),
         flows: measured.flows.by_backend.get(&number).copied().unwrap_or(0),
+        flows_begun: measured.begun.get(&number).copied().unwrap_or(0),
         packets: counters.packets,
         bytes: counters.bytes,
     }
