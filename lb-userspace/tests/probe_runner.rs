@@ -60,6 +60,26 @@ async fn a_run_that_is_awaited_comes_sooner_at_the_fast_pace() {
 }
 
 #[tokio::test]
+async fn runs_are_left_out_while_it_is_paused() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (sender, mut reports) = mpsc::channel(100);
+    let handle = probe::start((), tcp(listener.local_addr().unwrap()), timing(), sender);
+    reports.recv().await.unwrap();
+    assert!(handle.set_paused(true));
+    assert!(!handle.set_paused(true), "nothing new");
+    // One may be under way.
+    tokio::time::sleep(INTERVAL * 2).await;
+    while reports.try_recv().is_ok() {}
+    handle.check_now();
+    tokio::time::sleep(INTERVAL * 5).await;
+    assert!(reports.try_recv().is_err(), "it runs");
+
+    assert!(handle.set_paused(false));
+    let late = reports.recv().await.unwrap().late;
+    assert!(late < Duration::from_secs(1), "the pause counts as delay: {late:?}");
+}
+
+#[tokio::test]
 async fn a_run_can_be_had_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hour = Duration::from_secs(3_600);

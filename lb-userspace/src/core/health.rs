@@ -182,6 +182,11 @@ impl Checked {
         self.silence.held(now)
     }
 
+    /// What was found is too old to tell anything: the next result decides at once, as the first one did.
+    pub fn forget(&mut self) {
+        (self.presumed, self.seen) = (None, None);
+    }
+
     /// Judges by other numbers in a row from now on; what is known stays.
     pub fn set_timing(&mut self, timing: &Timing) {
         (self.rise, self.fall) = (timing.rise, timing.fall);

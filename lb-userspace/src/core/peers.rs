@@ -36,6 +36,10 @@ impl PeerId {
     pub fn at(&self) -> PeerAddress {
         (self.peer.clone(), self.address)
     }
+
+    fn is_at(&self, at: &PeerAddress) -> bool {
+        (&self.peer, self.address) == (&at.0, at.1)
+    }
 }
 
 impl fmt::Display for PeerId {
@@ -219,22 +223,26 @@ impl Peers {
     /// Takes what became of a question to a peer's daemon that ended at `now`.
     pub fn hear(
         &mut self,
-        (peer, address): &PeerAddress,
+        at: &PeerAddress,
         result: &CheckResult,
         word: Option<PeerWord>,
         now: Instant,
     ) -> Heard {
         let mut heard = Heard::default();
-        let Some(checked) = self.asked.get_mut(&(peer.clone(), *address)) else { return heard };
+        let Some(checked) = self.asked.get_mut(at) else { return heard };
         heard.transition = checked.observe(result, now);
-        let (Some(word), Some(voice)) = (word, self.voices.get_mut(peer)) else { return heard };
+        if heard.transition.as_ref().is_some_and(|transition| transition.to == Health::Down) {
+            self.forget_declined(at, |_| true);
+        }
+        let Some(word) = word else { return heard };
+        let said = |pool: &PoolId| word.serves.get(pool).map(|serving| serving.serves);
+        self.forget_declined(at, |pool| said(pool) == Some(true));
+        let Some(voice) = self.voices.get_mut(&at.0) else { return heard };
         voice.heard = now;
         heard.answers_again = std::mem::take(&mut voice.lost);
-        let said = |id: &PeerId| word.serves.get(&id.pool).map(|serving| serving.serves);
-        for (id, probed) in &mut self.probed {
-            let is_there = (&id.peer, &id.address) == (peer, address);
+        for (id, probed) in self.probed.iter_mut().filter(|(id, _)| id.is_at(at)) {
             // Silence about a pool is no word on it: a peer that has said no must not seem to take it back.
-            if let Some(serves) = said(id).filter(|serves| is_there && probed.says_no == *serves) {
+            if let Some(serves) = said(&id.pool).filter(|serves| probed.says_no == *serves) {
                 probed.says_no = !serves;
                 heard.said.push((id.clone(), serves));
             }
@@ -244,10 +252,34 @@ impl Peers {
         heard
     }
 
+    /// Connections for what a peer declines are left out while it is heard, so what they found before is too old to tell
+    /// anything once it is silent, or serves again. Where they take turns, a pool is judged late in any case, but the path
+    /// must not be.
+    fn forget_declined(&mut self, at: &PeerAddress, pools: impl Fn(&PoolId) -> bool) {
+        let declines_all = self.declines_all(at);
+        let is_one = |id: &PeerId, probed: &Probed| {
+            id.is_at(at) && probed.judge == Judge::Probe && probed.says_no && pools(&id.pool)
+        };
+        if let Some(path) = self.data_paths.get_mut(at) {
+            if declines_all && self.probed.iter().any(|(id, probed)| is_one(id, probed)) {
+                path.forget();
+            }
+            return;
+        }
+        for (_, probed) in self.probed.iter_mut().filter(|(id, probed)| is_one(id, probed)) {
+            probed.checked.forget();
+        }
+    }
+
+    /// Whether a peer that is heard says that it cannot serve the pool: no connection is needed to find that out. It is heard
+    /// until it has not answered `fall` questions in a row; a lost one must not lead connections to a node that is drained.
+    pub fn declines(&self, id: &PeerId) -> bool {
+        self.says(id).is_some() && self.probed.get(id).is_some_and(|probed| probed.says_no)
+    }
+
     /// The pools at an address that only the daemon's word can tell of.
-    pub fn told_by_word(&self, (peer, address): &PeerAddress) -> impl Iterator<Item = &PeerId> {
-        let is_there = move |id: &PeerId| (&id.peer, &id.address) == (peer, address);
-        let told = self.probed.iter().filter(move |(id, probed)| probed.judge == Judge::Word && is_there(id));
+    pub fn told_by_word(&self, at: &PeerAddress) -> impl Iterator<Item = &PeerId> {
+        let told = self.probed.iter().filter(move |(id, probed)| probed.judge == Judge::Word && id.is_at(at));
         told.map(|(id, _)| id)
     }
 
@@ -270,16 +302,18 @@ impl Peers {
 
     /// Its daemon and its data path are two means; both must have failed for it to be silent. Its daemon's own "no" counts
     /// while it is heard.
-    fn sight(&self, (peer, address): &PeerAddress, asked: &Checked) -> Sight {
-        let mut there = self.probed.iter().filter(|(id, _)| (&id.peer, &id.address) == (peer, address));
+    fn sight(&self, at: &PeerAddress, asked: &Checked) -> Sight {
+        let mut there = self.probed.iter().filter(|(id, _)| id.is_at(at));
         if asked.is_up() && there.any(|(_, probed)| probed.says_no) {
             return Sight::Declines;
         }
-        let at = (peer.clone(), *address);
-        let all: Vec<&Checked> = self.connections(&at).into_iter().chain([asked]).collect();
-        if all.iter().any(|checked| checked.is_up()) {
+        let connections = self.connections(at);
+        // A pool that was not tried yet tells nothing, but they are another means only if one was.
+        let tried: Vec<_> = connections.iter().filter(|checked| checked.health().is_some()).collect();
+        let is_known = tried.is_empty() == connections.is_empty();
+        if asked.is_up() || connections.iter().any(|checked| checked.is_up()) {
             Sight::Answers
-        } else if all.iter().all(|checked| checked.is_surely_down()) {
+        } else if is_known && asked.is_surely_down() && tried.iter().all(|checked| checked.is_surely_down()) {
             Sight::Silent
         } else {
             // Also of a peer that starts while this node does, and that a first question did not reach.
@@ -303,14 +337,18 @@ impl Peers {
     /// not be made here changes nothing ([`Checked::observe`]), nor does one that was cancelled meanwhile.
     pub fn observe(&mut self, id: &PeerId, result: &CheckResult, now: Instant) -> Observed {
         let mut observed = Observed::default();
+        let speaks = result.code.passed() || self.should_serve(id);
         let Some(probed) = self.probed.get_mut(id) else { return observed };
         let path = self.data_paths.get_mut(&id.at()).filter(|_| probed.judge == Judge::Probe);
         if let Some(path) = path {
-            observed.data_path = path.observe(result, probed.checked.is_up() && !probed.says_no, now);
+            let was_dead = path.checked().is_surely_down();
+            if speaks {
+                observed.data_path = path.observe(result, probed.checked.is_up(), now);
+            }
             // While nothing works there, a failure says nothing of the pool: what was known of it holds when the rest works
             // again, and need not be found anew in turn.
             if path.health() == Some(Health::Down) && !result.code.passed() && result.code != Code::Sockerr {
-                if observed.data_path.is_some() {
+                if !was_dead && path.checked().is_surely_down() {
                     self.forget_noes(&id.at());
                 }
                 return observed;
@@ -319,19 +357,37 @@ impl Peers {
         if !result.code.passed() && result.code != Code::Sockerr {
             probed.last_failure = Some(result.code);
         }
+        let was_dead = probed.checked.is_surely_down();
         observed.pool = probed.checked.observe(result, now);
-        match observed.pool.as_ref().map(|transition| transition.to) {
-            Some(Health::Up) => probed.has_served = true,
-            Some(Health::Down) if probed.judge == Judge::Probe => probed.says_no = false,
-            Some(Health::Down) | None => {}
+        if observed.pool.as_ref().is_some_and(|transition| transition.to == Health::Up) {
+            probed.has_served = true;
+        }
+        if probed.judge == Judge::Probe && !was_dead && probed.checked.is_surely_down() {
+            probed.says_no = false;
         }
         observed
+    }
+
+    /// Whether a failed connection for a pool may speak against the peer's data path: of a peer that is heard, if it says that it
+    /// serves the pool. (Its configuration may not have it any more.) Of one that is not, unless it said no; but where it said no to
+    /// everything, nothing else could tell that it is dead.
+    fn should_serve(&self, id: &PeerId) -> bool {
+        match self.heard_at(&id.at()) {
+            Some(word) => word.serves.get(&id.pool).is_some_and(|serving| serving.serves),
+            None => self.probed.get(id).is_some_and(|probed| !probed.says_no) || self.declines_all(&id.at()),
+        }
+    }
+
+    /// Whether the peer's last word was that it serves nothing at an address that connections could tell of.
+    fn declines_all(&self, at: &PeerAddress) -> bool {
+        let there = self.probed.iter().filter(|(id, _)| id.is_at(at));
+        there.filter(|(_, probed)| probed.judge == Judge::Probe).all(|(_, probed)| probed.says_no)
     }
 
     /// Probes that failed take back what the peer said of pools that connections can tell of.
     fn forget_noes(&mut self, at: &PeerAddress) {
         let there =
-            self.probed.iter_mut().filter(|(id, probed)| id.at() == *at && probed.judge == Judge::Probe);
+            self.probed.iter_mut().filter(|(id, probed)| id.is_at(at) && probed.judge == Judge::Probe);
         there.for_each(|(_, probed)| probed.says_no = false);
     }
 
@@ -383,15 +439,22 @@ impl Peers {
         let last = path.checked().last().map(|(result, _)| result.code);
         match (health(path.checked()), probed.state(health(&probed.checked))) {
             (Some(Health::Down), PeerState::Serves) => PeerState::Unreachable(last.unwrap_or(Code::L4Tout)),
-            (Some(Health::Up), PeerState::Unknown) if self.says_yes(id) => PeerState::Serves,
+            // Whatever was known of the pool, no connection has told since the path was forgotten.
+            (None, PeerState::Serves) => PeerState::Unknown,
+            (Some(Health::Up), PeerState::Unknown) if self.says(id) == Some(true) => PeerState::Serves,
             (_, state) => state,
         }
     }
 
-    fn says_yes(&self, id: &PeerId) -> bool {
-        let answers = self.asked.get(&id.at()).is_some_and(Checked::is_up);
-        let word = self.voices.get(&id.peer).and_then(|voice| voice.word.as_ref());
-        answers && word.and_then(|word| word.serves.get(&id.pool)).is_some_and(|serving| serving.serves)
+    /// Whether the peer says that it serves the pool, while it answers at the address.
+    fn says(&self, id: &PeerId) -> Option<bool> {
+        self.heard_at(&id.at())?.serves.get(&id.pool).map(|serving| serving.serves)
+    }
+
+    /// What the peer last said, while it answers at the address.
+    fn heard_at(&self, at: &PeerAddress) -> Option<&PeerWord> {
+        self.asked.get(at).filter(|asked| asked.is_up())?;
+        self.voices.get(&at.0)?.word.as_deref()
     }
 
     /// Whether connections through the same address of the peer work.
@@ -404,7 +467,7 @@ impl Peers {
         if let Some(path) = self.data_paths.get(at) {
             return vec![path.checked()];
         }
-        let there = self.probed.iter().filter(|(id, _)| (&id.peer, id.address) == (&at.0, at.1));
+        let there = self.probed.iter().filter(|(id, _)| id.is_at(at));
         let probed = there.filter(|(_, probed)| probed.judge == Judge::Probe);
         probed.map(|(_, probed)| &probed.checked).collect()
     }
@@ -429,8 +492,8 @@ impl Peers {
 impl Probed {
     fn state(&self, health: Option<Health>) -> PeerState {
         match (health, self.last_failure) {
-            (None, _) => PeerState::Unknown,
             _ if self.says_no => PeerState::SaysNo,
+            (None, _) => PeerState::Unknown,
             (Some(Health::Up), _) => PeerState::Serves,
             (Some(Health::Down), Some(Code::L7Sts | Code::L7Rsp) | None) => PeerState::SaysNo,
             (Some(Health::Down), Some(code)) => PeerState::Unreachable(code),

@@ -52,6 +52,12 @@ impl DataPath {
         self.apart = apart(timing);
     }
 
+    /// What probes found is too old to tell anything: the next result decides at once.
+    pub fn forget(&mut self) {
+        self.checked.forget();
+        self.last_failure = None;
+    }
+
     /// Takes the result of a probe that ended at `now`; `has_answered`: its pool is up.
     pub fn observe(&mut self, result: &CheckResult, has_answered: bool, now: Instant) -> Option<Transition> {
         if result.code == Code::Sockerr {

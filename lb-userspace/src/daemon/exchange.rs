@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
-    task::AbortHandle,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::state::State;
@@ -93,14 +93,18 @@ pub(super) fn asked(config: &Config) -> Vec<PeerAddress> {
     peers.flat_map(|peer| peer.addresses.iter().map(|have| (peer.name.clone(), have.address))).collect()
 }
 
-/// Asks the daemon at each address of each peer, again and again.
-pub(super) fn start(config: &Config, keys: &PeerKeys, words: &mpsc::Sender<Word>) -> Vec<AbortHandle> {
+/// Asks the daemon at each address of each peer, again and again, until what this gives is dropped.
+pub(super) fn start(
+    config: &Config,
+    keys: &PeerKeys,
+    words: &mpsc::Sender<Word>,
+) -> Vec<AbortOnDropHandle<()>> {
     let Some(dns) = &config.dns else { return Vec::new() };
     let start = |peer: &Peer, have: &NodeAddress| {
         let server = SocketAddr::new(have.check_address, peer.dns_port);
         let at = (peer.name.clone(), have.address);
         let question = Question { keys: keys.clone(), server, zone: dns.zone.clone(), at };
-        tokio::spawn(question.ask(config.peer_check.timing, words.clone())).abort_handle()
+        AbortOnDropHandle::new(tokio::spawn(question.ask(config.peer_check.timing, words.clone())))
     };
     let peers = config.peers.iter();
     peers.flat_map(|peer| peer.addresses.iter().map(move |have| start(peer, have))).collect()
@@ -154,8 +158,8 @@ fn judge_pool(word: &Word, id: &PeerId) -> CheckResult {
 }
 
 impl State {
-    /// Takes what became of a question to a peer's daemon.
-    pub(super) fn hear_peer(&mut self, word: &Word) {
+    /// Takes what became of a question to a peer's daemon. Says whether other connections to the peer may be needed now.
+    pub(super) fn hear_peer(&mut self, word: &Word) -> bool {
         let (peer, address) = &word.at;
         let report = |id: &PeerId| Report { result: judge_pool(word, id), id: id.clone(), late: word.late };
         let reports: Vec<_> = self.peers.told_by_word(&word.at).map(report).collect();
@@ -190,6 +194,7 @@ impl State {
         if changed || heard_news || self.outlook(&reports) != outlook {
             self.reconcile_dns();
         }
+        heard.transition.is_some() || heard.is_news || !heard.said.is_empty()
     }
 
     /// How a peer that answers differs from this node where it must not.

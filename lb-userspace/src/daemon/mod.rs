@@ -76,7 +76,7 @@ use check_path::CheckPrograms;
 use events::{Event, Events, Senders};
 use file_watch::FileWatch;
 use manager::Manager;
-use probes::{BackendProbes, Running};
+use probes::{BackendProbes, PeerProbes};
 use reload::{Order, prepare};
 use start::Started;
 use state::State;
@@ -131,7 +131,7 @@ struct Daemon {
     failed: bool,
     check_programs: CheckPrograms,
     backend_probes: BackendProbes,
-    peer_probes: Vec<Running>,
+    peer_probes: PeerProbes,
     next_hops: NextHops,
     /// While `reload_on_change` wants it.
     file_watch: Option<FileWatch>,
@@ -241,7 +241,11 @@ impl Daemon {
                 }
             }
             Event::Peers(reports) => self.state.observe_peers(&reports),
-            Event::Word(word) => self.state.hear_peer(&word),
+            Event::Word(word) => {
+                if self.state.hear_peer(&word) {
+                    self.peer_probes.follow(&self.state.peers, Some(&word.at.0));
+                }
+            }
             Event::Request(request) => {
                 if let Some(order) = self.state.answer(request) {
                     self.prepare_reload(order);

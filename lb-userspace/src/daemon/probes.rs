@@ -10,10 +10,8 @@ use std::{
 };
 
 use lb_common::{HashKey, SLOTS, check_path::Way, flow};
-use tokio::{
-    sync::{mpsc, watch},
-    task::AbortHandle,
-};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use super::exchange::{self, Word};
@@ -26,7 +24,7 @@ use crate::{
         check_path,
         health::{self, Pace},
         ids::{BackendId, Family, PoolId},
-        peers::{Judge, PeerId},
+        peers::{Judge, PeerId, Peers},
         plan,
         port_chooser::PortChooser,
         rotation,
@@ -37,20 +35,6 @@ use crate::{
     net::source,
     probe::{self, Probe, Report, Source, Through},
 };
-
-/// A running check of any kind; dropping it ends it.
-pub(super) enum Running {
-    Probe(probe::Handle),
-    Asking(AbortHandle),
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Running::Asking(task) = self {
-            task.abort();
-        }
-    }
-}
 
 /// What steers peer probes: every pool's Maglev table as this node has it.
 pub(super) type Tables = BTreeMap<PoolId, Slots>;
@@ -64,7 +48,7 @@ pub(super) struct Steering {
 
 /// One check per backend and family.
 #[derive(Default)]
-pub(super) struct BackendProbes(BTreeMap<BackendId, (BackendProbe, Running)>);
+pub(super) struct BackendProbes(BTreeMap<BackendId, (BackendProbe, probe::Handle)>);
 
 /// What makes a backend's check what it is.
 #[derive(PartialEq)]
@@ -111,14 +95,14 @@ impl BackendProbes {
 
     /// Has a backend checked at once.
     pub(super) fn check_now(&self, id: &BackendId) {
-        if let Some((_, Running::Probe(handle))) = self.0.get(id) {
+        if let Some((_, handle)) = self.0.get(id) {
             handle.check_now();
         }
     }
 
     /// Has a backend checked at this pace.
     pub(super) fn set_pace(&self, id: &BackendId, pace: Pace) {
-        if let Some((_, Running::Probe(handle))) = self.0.get(id) {
+        if let Some((_, handle)) = self.0.get(id) {
             handle.set_pace(pace);
         }
     }
@@ -130,7 +114,7 @@ fn start_backend(
     timing: Arc<Timing>,
     ways: Option<&Ways>,
     reports: &mpsc::Sender<Report<BackendId>>,
-) -> Running {
+) -> probe::Handle {
     let BackendProbe { check, target, forward, ways: aims } = wanted;
     let mut probe = Probe::new(check.kind.clone(), *target, timing.timeout);
     probe.source = check.source(target.ip()).map(Source::address);
@@ -145,7 +129,7 @@ fn start_backend(
             );
         }
     }
-    Running::Probe(probe::start(id, probe, timing, reports.clone()))
+    probe::start(id, probe, timing, reports.clone())
 }
 
 /// What is to be probed of the peers, and how.
@@ -182,13 +166,34 @@ pub(super) struct PeerNews {
 }
 
 /// One check per TCP service at each address of a peer, and one question to the daemon there.
+pub(super) struct PeerProbes {
+    connections: Vec<(PeerId, probe::Handle)>,
+    take_turns: bool,
+    _questions: Vec<AbortOnDropHandle<()>>,
+}
+
+impl PeerProbes {
+    /// Leaves out the connections for services that a peer, or one of them all, itself declines: each would be a new flow on a
+    /// node that is drained. When one is needed again, it is made at once, or where they take turns, in turn.
+    pub(super) fn follow(&self, peers: &Peers, whose: Option<&str>) {
+        let of_peer = |id: &PeerId| whose.is_none_or(|peer| *id.peer == *peer);
+        for (id, connection) in self.connections.iter().filter(|(id, _)| of_peer(id)) {
+            let declined = peers.declines(id);
+            if connection.set_paused(declined) && !declined && !self.take_turns {
+                connection.check_now();
+            }
+        }
+    }
+}
+
+/// Starts all that checks peers.
 pub(super) fn start_peers(
     config: &Config,
     host: &HostFacts,
     steering: &Steering,
     keys: Option<&PeerKeys>,
     news: &PeerNews,
-) -> Vec<Running> {
+) -> PeerProbes {
     let connections = connections(config);
     let mut timing = config.peer_check.timing;
     let turns = rotation::interval(&config.peer_check, connections.len());
@@ -197,7 +202,7 @@ pub(super) fn start_peers(
         // They would lose their order, and with it the even pauses between the probes of one address.
         timing.jitter = 0.0;
     }
-    let mut running = Vec::new();
+    let mut started = Vec::new();
     // Anywhere: if each reload began with the first, frequent ones would never come to the last.
     let start = rand::random::<f64>();
     for (turn, (service, have, id)) in connections.iter().enumerate() {
@@ -207,12 +212,14 @@ pub(super) fn start_peers(
             None => health::first_check(&timing, rand::random()),
         };
         let handle = probe::start_after(first, id.clone(), probe, timing, news.reports.clone());
-        running.push(Running::Probe(handle));
+        started.push((id.clone(), handle));
     }
-    if let Some(keys) = keys {
-        running.extend(exchange::start(config, keys, &news.words).into_iter().map(Running::Asking));
+    let questions = keys.map(|keys| exchange::start(config, keys, &news.words));
+    PeerProbes {
+        connections: started,
+        take_turns: turns.is_some(),
+        _questions: questions.unwrap_or_default(),
     }
-    running
 }
 
 /// All connections that probe peers, in the order in which they take turns: every address has its turn before the next

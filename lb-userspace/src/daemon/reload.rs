@@ -141,6 +141,7 @@ impl Daemon {
             let host = host.for_config(dataplane::kernel());
             let (steering, keys) = (self.state.steering(), self.state.own_word.keys());
             self.peer_probes = probes::start_peers(&config, &host, steering, keys, &self.senders.peers);
+            self.peer_probes.follow(&self.state.peers, None);
         }
         self.follow_file();
         let not_kept = self.state.administration.set_edits(edits);

@@ -50,6 +50,12 @@ impl Handle {
         self.wishes.told.notify_one();
     }
 
+    /// Leaves its runs out from now on, or no longer; says whether that is new. Its rhythm goes on meanwhile, and a run that is
+    /// under way is finished.
+    pub fn set_paused(&self, paused: bool) -> bool {
+        self.wishes.paused.swap(paused, Ordering::Relaxed) != paused
+    }
+
     /// Runs it at this pace from now on; the run that is awaited comes at that pace too.
     pub fn set_pace(&self, pace: Pace) {
         let is_fast = pace == Pace::Fast;
@@ -70,6 +76,7 @@ impl Drop for Handle {
 struct Wishes {
     fast: AtomicBool,
     at_once: AtomicBool,
+    paused: AtomicBool,
     told: Notify,
 }
 
@@ -116,11 +123,14 @@ where
         let mut due = Instant::now() + first;
         sleep_until(due).await;
         loop {
-            let late = due.elapsed();
-            let result = Box::pin(probe.run_once()).await;
             let mut earliest = Instant::now();
-            let Ok(place) = reports.reserve().await else { return };
-            place.send(Report { id: id.clone(), result, late });
+            if !told.paused.load(Ordering::Relaxed) {
+                let late = due.elapsed();
+                let result = Box::pin(probe.run_once()).await;
+                earliest = Instant::now();
+                let Ok(place) = reports.reserve().await else { return };
+                place.send(Report { id: id.clone(), result, late });
+            }
 
             let (begun, random) = (due, rand::random());
             loop {

@@ -28,10 +28,19 @@ fn asked(names: &[&str]) -> Vec<PeerAddress> {
 
 /// Its daemon answers, and says whether it serves the pool.
 fn says(peers: &mut Peers, id: &PeerId, serves: bool) -> Vec<(PeerId, bool)> {
-    let serving = Serving { serves, up: 1, of: 1 };
-    let word = PeerWord { serves: BTreeMap::from([(id.pool.clone(), serving)]), ..PeerWord::default() };
-    let address = (id.peer.clone(), id.address);
-    peers.hear(&address, &result(Code::L7Ok), Some(word), Instant::now()).said
+    says_of_all(peers, &id.at(), [&id.pool], serves)
+}
+
+/// The same of several pools.
+fn says_of_all<'a>(
+    peers: &mut Peers,
+    at: &PeerAddress,
+    pools: impl IntoIterator<Item = &'a PoolId>,
+    serves: bool,
+) -> Vec<(PeerId, bool)> {
+    let serving = |pool: &PoolId| (pool.clone(), Serving { serves, up: 1, of: 1 });
+    let word = PeerWord { serves: pools.into_iter().map(serving).collect(), ..PeerWord::default() };
+    peers.hear(at, &result(Code::L7Ok), Some(word), Instant::now()).said
 }
 
 fn result(code: Code) -> CheckResult {
@@ -66,10 +75,104 @@ fn a_no_is_seen_while_its_daemon_is_heard() {
         assert_eq!(sight(&peers), seen);
     }
     says(&mut peers, &id("node2"), false);
-    for _ in 0..3 {
-        peers.hear(&asked(&["node2"])[0], &result(Code::L4Tout), None, now);
-    }
+    fall_silent(&mut peers, &asked(&["node2"])[0]);
+    assert_eq!(sight(&peers), Sight::Unknown, "nobody has tried connections while it was heard");
+    peers.observe(&id("node2"), &result(Code::L4Ok), now);
     assert_eq!(sight(&peers), Sight::Answers, "connections work");
+    assert_eq!(peers.state(&id("node2")), PeerState::SaysNo);
+}
+
+/// It does not answer three questions.
+fn fall_silent(peers: &mut Peers, at: &PeerAddress) {
+    for _ in 0..3 {
+        peers.hear(at, &result(Code::L7Tout), None, Instant::now());
+    }
+}
+
+#[test]
+fn a_pool_is_declined_while_the_peer_is_heard() {
+    let mut peers = peers(&["node2", "node3"]);
+    let (node2, at) = (id("node2"), id("node2").at());
+    assert!(!peers.declines(&node2), "not heard yet");
+    for (serves, declined) in [(true, false), (false, true), (true, false), (false, true)] {
+        says(&mut peers, &node2, serves);
+        assert_eq!(peers.declines(&node2), declined);
+    }
+    assert!(!peers.declines(&id("node3")) && !peers.declines(&echo("node2")), "it said nothing of others");
+    // One answer that is lost tells nothing; silence does, until it is heard again for good.
+    peers.hear(&at, &result(Code::L7Tout), None, Instant::now());
+    assert!(peers.declines(&node2));
+    fall_silent(&mut peers, &at);
+    assert!(!peers.declines(&node2));
+    says(&mut peers, &node2, false);
+    assert!(!peers.declines(&node2));
+    says(&mut peers, &node2, false);
+    assert!(peers.declines(&node2));
+    // Its next configuration does not have it.
+    says(&mut peers, &echo("node2"), false);
+    assert!(!peers.declines(&node2));
+}
+
+#[test]
+fn what_was_found_before_a_peer_declined_does_not_count_afterwards() {
+    for (code, state) in [(Code::L4Ok, PeerState::Serves), (Code::L4Con, PeerState::Unreachable(Code::L4Con))]
+    {
+        for before in [Code::L4Ok, Code::L4Tout] {
+            let mut peers = peers(&["node2"]);
+            peers.observe(&id("node2"), &result(before), Instant::now());
+            says(&mut peers, &id("node2"), false);
+            assert_eq!(peers.state(&id("node2")), PeerState::SaysNo);
+            says(&mut peers, &id("node2"), true);
+            assert_eq!(peers.state(&id("node2")), PeerState::Unknown, "nobody has tried yet");
+            peers.observe(&id("node2"), &result(code), Instant::now());
+            assert_eq!(peers.state(&id("node2")), state);
+        }
+    }
+}
+
+/// Nothing was probed while it was drained.
+#[test]
+fn a_drained_peer_that_dies_is_silent_when_connections_have_failed_too() {
+    let mut peers = peers(&["node2"]);
+    let (node2, at) = (id("node2"), id("node2").at());
+    peers.observe(&node2, &result(Code::L4Ok), Instant::now());
+    says(&mut peers, &node2, false);
+    fall_silent(&mut peers, &at);
+    for (sight, state) in [
+        (Sight::Unknown, PeerState::SaysNo),
+        (Sight::Unknown, PeerState::SaysNo),
+        (Sight::Unknown, PeerState::SaysNo),
+        (Sight::Silent, PeerState::Unreachable(Code::L4Tout)),
+    ] {
+        assert_eq!((peers.sights()[&at], peers.state(&node2)), (sight, state));
+        peers.observe(&node2, &result(Code::L4Tout), Instant::now());
+    }
+}
+
+/// It declines one service, and dies: that it served the other one is found out as soon as ever.
+#[test]
+fn a_peer_that_declines_one_service_and_dies_is_silent_when_the_other_one_has_failed() {
+    let tls = PeerId { pool: PoolId { service: "tls".into(), family: Family::V4 }, ..id("node2") };
+    let at = tls.at();
+    let ids = [(id("node2"), Judge::Probe), (tls.clone(), Judge::Probe), (echo("node2"), Judge::Word)];
+    let mut peers = Peers::new(ids, asked(&["node2"]), &check(), Instant::now());
+    for (id, code) in [(id("node2"), Code::L4Ok), (tls.clone(), Code::L4Ok), (echo("node2"), Code::L7Ok)] {
+        peers.observe(&id, &result(code), Instant::now());
+    }
+    says(&mut peers, &tls, false);
+    fall_silent(&mut peers, &at);
+    for _ in 0..3 {
+        peers.observe(&echo("node2"), &result(Code::L7Tout), Instant::now());
+    }
+    assert_eq!(peers.state(&echo("node2")), PeerState::Serves, "connections work");
+    for _ in 0..3 {
+        peers.observe(&id("node2"), &result(Code::L4Tout), Instant::now());
+    }
+    assert_eq!(peers.sights()[&at], Sight::Silent);
+    assert_eq!(peers.state(&echo("node2")), PeerState::Unreachable(Code::L7Tout));
+    // Unless that one answers.
+    peers.observe(&tls, &result(Code::L4Ok), Instant::now());
+    assert_eq!(peers.sights()[&at], Sight::Answers);
 }
 
 #[test]
@@ -106,11 +209,12 @@ fn a_peers_own_no_counts_at_once_until_it_says_yes() {
     let mut peers = peers(&["node2"]);
     let (node2, node9) = (id("node2"), id("node9"));
     assert_eq!(says(&mut peers, &node2, false), [(node2.clone(), false)]);
-    assert_eq!(peers.state(&node2), PeerState::Unknown, "never seen");
+    assert_eq!(peers.state(&node2), PeerState::SaysNo, "though never seen");
     peers.observe(&node2, &result(Code::L4Ok), Instant::now());
     assert_eq!(peers.state(&node2), PeerState::SaysNo);
     assert_eq!(says(&mut peers, &node2, false), [], "no news");
     assert_eq!(says(&mut peers, &node2, true), [(node2.clone(), true)]);
+    peers.observe(&node2, &result(Code::L4Ok), Instant::now());
     assert_eq!(peers.state(&node2), PeerState::Serves);
     assert_eq!(says(&mut peers, &node2, true), []);
     assert_eq!(says(&mut peers, &node9, false), []);
@@ -280,6 +384,49 @@ fn a_row_of_services_of_which_the_peer_says_no_takes_nothing_else_with_it() {
     assert_eq!(take_turns(&mut peers, &ids, (start, minute), |id| !is_dead(id), "node2"), None);
     for (id, state, _) in peers.iter() {
         assert_eq!(state == PeerState::Serves, !is_dead(id), "{id}");
+    }
+}
+
+#[test]
+fn a_drained_peer_is_judged_anew_when_it_is_back_or_dies_though_services_take_turns() {
+    let start = Instant::now();
+    let (mut peers, ids) = in_turn(start);
+    let at = ids[0].at();
+    let says = |peers: &mut Peers, serves| {
+        let there = ids.iter().filter(|id| id.at() == at).map(|id| &id.pool);
+        assert_eq!(says_of_all(peers, &at, there, serves).len(), 300);
+    };
+    says(&mut peers, false);
+    assert!(ids.iter().all(|id| peers.declines(id) == (id.at() == at)));
+    says(&mut peers, true);
+    assert_eq!(peers.state(&ids[2]), PeerState::Unknown, "nobody has tried yet");
+    peers.observe(&ids[0], &result(Code::L4Ok), start);
+    assert_eq!(peers.state(&ids[2]), PeerState::Serves);
+
+    says(&mut peers, false);
+    fall_silent(&mut peers, &at);
+    let second = Duration::from_secs(1);
+    take_turns(&mut peers, &ids, (start + second, second * 3), |id| id.at() != at, "node2");
+    assert_eq!(peers.sights()[&at], Sight::Silent);
+    assert!(ids.iter().all(|id| id.at() == at || peers.state(id) == PeerState::Serves));
+}
+
+/// Its daemon was restarted by a file that has fewer of them.
+#[test]
+fn services_that_a_drained_peer_has_lost_do_not_speak_against_it_when_it_is_back() {
+    let start = Instant::now();
+    let (mut peers, ids) = in_turn(start);
+    let at = ids[0].at();
+    let there: Vec<_> = ids.iter().filter(|id| id.at() == at).collect();
+    says_of_all(&mut peers, &at, there.iter().map(|id| &id.pool), false);
+    let is_kept = |id: &PeerId| id.pool.service.ends_with('7');
+    let kept = || there.iter().filter(|id| is_kept(id)).map(|id| &id.pool);
+    says_of_all(&mut peers, &at, kept(), false);
+    says_of_all(&mut peers, &at, kept(), true);
+    let minute = Duration::from_secs(60);
+    take_turns(&mut peers, &ids, (start, minute), |id| id.at() != at || is_kept(id), "node2");
+    for id in ids {
+        assert_eq!(peers.state(&id) == PeerState::Serves, id.at() != at || is_kept(&id), "{id}");
     }
 }
 
