@@ -9,6 +9,7 @@ mod deny;
 mod detach;
 mod diff;
 mod dns;
+mod drain_watch;
 mod edit;
 mod explain;
 mod flows;

@@ -17,7 +17,7 @@ use crate::{admin::NodeChange, api::Client};
 Examples:
   usher node drain                until `usher node ready`
   usher node drain --for 30m      and back in after that
-  usher node drain --wait         ends when nobody is led here any more
+  usher node drain --wait         ends when nobody is led here any more, and nobody comes
   usher status                    FLOWS tells what is still there")]
 pub(super) struct NodeCommand {
     #[command(subcommand)]
@@ -31,10 +31,20 @@ enum Verb {
         /// Back in after this time
         #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
-        /// Wait until no server has named it for twice the TTL, so that nobody is led here any more
+        /// Wait until no server has named it for twice the TTL, so that nobody is led here any more, and no new flow has come
+        /// for `--quiet`
         #[arg(long)]
         wait: bool,
-        /// Fail if that takes longer
+        /// For how long no new flow may have come; `0s`: whatever comes
+        #[arg(
+            long,
+            value_name = "DURATION",
+            value_parser = humantime::parse_duration,
+            requires = "wait",
+            default_value = "60s"
+        )]
+        quiet: Duration,
+        /// Fail if that takes longer, and say what it still waits for
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "wait")]
         timeout: Option<Duration>,
     },
@@ -62,7 +72,9 @@ impl NodeCommand {
         };
         print(&format!("{said}\n"))?;
         match self.verb {
-            Verb::Drain { wait: true, timeout, .. } => print(&node_wait::wait(client, timeout).await?),
+            Verb::Drain { wait: true, quiet, timeout, .. } => {
+                print(&node_wait::wait(client, quiet, timeout).await?)
+            }
             _ => Ok(ExitCode::SUCCESS),
         }
     }

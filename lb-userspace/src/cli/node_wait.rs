@@ -1,13 +1,14 @@
-//! `usher node drain --wait`: until nobody is led to this node any more.
+//! `usher node drain --wait`: until nobody is led to this node any more, and nobody comes.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use tokio::time::sleep;
 
-use super::{advise, text::age};
+use super::advise;
 use crate::{
     api::Client,
+    cli::drain_watch::{Begun, Watch},
     dns::{Way, look_up},
     status::{Dns, Status},
 };
@@ -18,43 +19,55 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Waits until no server has named this node for twice the TTL, by when every cache has forgotten it; says so.
+/// Waits until no server has named this node for twice the TTL, by when every cache has forgotten it, and no flow has begun
+/// for `quiet`; says so.
 ///
 /// # Errors
 /// The node stays in DNS because no other one serves; or it takes longer than `timeout`.
-pub(super) async fn wait(client: &Client, timeout: Option<Duration>) -> anyhow::Result<String> {
+pub(super) async fn wait(
+    client: &Client,
+    quiet: Duration,
+    timeout: Option<Duration>,
+) -> anyhow::Result<String> {
     let begin = Instant::now();
-    let mut unnamed: Option<Instant> = None;
+    let mut watch = Watch::new(quiet);
     loop {
         let status = client.status().await.map_err(advise)?;
         let dns = status.dns.as_ref().context("this node has no [dns] section, so nobody finds it by DNS")?;
         let named = named_by(&status.node, dns).await?;
-        match &named {
-            Some(_) => unnamed = None,
-            None => drop(unnamed.get_or_insert_with(Instant::now)),
-        }
-        let ttl = Duration::from_secs(dns.ttl_s);
-        if let Some(unnamed) = unnamed.map(|since| since.elapsed()).filter(|unnamed| *unnamed >= ttl * 2) {
-            return Ok(safe(unnamed, SystemTime::now() - (unnamed - ttl), &status));
+        let now = Instant::now();
+        watch.look(named, begun(&status), now);
+        let left = watch.left(Duration::from_secs(dns.ttl_s), now);
+        if left.is_empty() {
+            let ran_out = watch.unnamed(now).saturating_sub(Duration::from_secs(dns.ttl_s));
+            return Ok(safe(&watch, now, SystemTime::now() - ran_out, status.flow_table.used));
         }
         if timeout.is_some_and(|timeout| begin.elapsed() >= timeout) {
-            match named {
-                Some(server) => bail!("{server} still names this node"),
-                None => bail!("no server names this node any more, but caches may still hold it"),
-            }
+            bail!("not safe to stop yet: {}", left.join("; "));
         }
         sleep(LOOK).await;
     }
 }
 
 /// `ran_out`: when the last answer that named it could be kept no longer.
-fn safe(unnamed: Duration, ran_out: SystemTime, status: &Status) -> String {
-    let unnamed = age(unnamed.as_millis().try_into().unwrap_or(u64::MAX));
+fn safe(watch: &Watch, now: Instant, ran_out: SystemTime, flows: u64) -> String {
+    let seen = watch.seen(now);
     let ran_out = humantime::format_rfc3339_seconds(ran_out);
-    let flows = status.flow_table.used;
-    format!(
-        "safe to stop: no server has named it for {unnamed}, the last TTL ran out at {ran_out}; {flows} flows are left\n"
-    )
+    format!("safe to stop: {seen}, the last TTL ran out at {ran_out}; {flows} flows are left\n")
+}
+
+/// The counters of every backend.
+fn begun(status: &Status) -> Begun {
+    let backends = status
+        .services
+        .iter()
+        .flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));
+    backends
+        .map(|(service, backend)| {
+            let key = (service.name.clone(), backend.name.clone(), backend.address, backend.port);
+            (key, backend.flows_begun)
+        })
+        .collect()
 }
 
 /// A server that names the node. One that does not answer leads nobody anywhere.

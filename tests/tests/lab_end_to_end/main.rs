@@ -147,6 +147,7 @@ const NAT: &[(&str, Body)] = &checks![
     nodes::dns_query_during_a_restart_is_answered,
     nodes::f61_node_that_falls_silent_leaves_dns_though_services_take_turns,
     nodes::d46_drained_node_leaves_dns_and_serves_on,
+    nodes::drained_node_is_safe_to_stop_when_no_flow_begins,
     nodes::running_daemon_keeps_four_capabilities,
     lifecycle::d47_restart_follows_the_file,
     lifecycle::node_without_a_daemon_serves_and_leaves_dns_after_the_grace,

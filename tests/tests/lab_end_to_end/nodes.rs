@@ -285,6 +285,30 @@ pub(crate) fn d46_drained_node_leaves_dns_and_serves_on(lab: &Lab) -> Result<()>
     expect_equal("said", &lab.run(node, &["usher", "node", "ready"])?.as_str(), &"ready already\n")
 }
 
+/// Peers do not try what they are told is not served; but clients may come that nobody leads here.
+pub(crate) fn drained_node_is_safe_to_stop_when_no_flow_begins(lab: &Lab) -> Result<()> {
+    let node = Host::Node(VICTIM);
+    let drain = |timeout| {
+        lab.output(node, &["usher", "node", "drain", "--wait", "--quiet", "3s", "--timeout", timeout])
+    };
+    let script =
+        format!("while curl -s -m 1 -o /dev/null http://{}/; do sleep 0.2; done", lab.address(node)?.v4);
+    let client = Background::start(lab, Host::Client, &["bash", "-c", &script])?;
+    let late = drain("5s")?;
+    ensure!(
+        late.code == Some(1) && late.stderr.contains("not safe to stop yet: clients still open flows: "),
+        "{late:?}"
+    );
+    drop(client);
+    let safe = drain("20s")?;
+    let said = "safe to stop: 0 new flows for 3 s, the last TTL ran out at ";
+    ensure!(safe.code == Some(0) && safe.stdout.contains(said), "{safe:?}");
+    ensure!(safe.stdout.ends_with(" flows are left\n"), "{safe:?}");
+    lab.run(node, &["usher", "node", "ready"])?;
+    wait_named(lab, 1, VICTIM, true)?;
+    lab.wait_all_well(LIMIT)
+}
+
 /// The backend of which the nodes think differently.
 const DOUBTED: u8 = 2;
 
