@@ -295,11 +295,13 @@ fn publisher(publisher: &Publisher, colour: bool) -> String {
 }
 
 fn doubt(name: &DnsName) -> String {
-    if name.in_doubt.is_empty() {
-        return String::new();
-    }
-    let (ttl, doubts) = (name.ttl_s, name.in_doubt.join(", "));
-    format!("  {}: TTL {ttl} s, since {}\n", printable(&name.name), printable(&doubts))
+    short_ttl(name).map_or_else(String::new, |why| format!("  {}: {why}\n", printable(&name.name)))
+}
+
+/// Why a name's TTL is short, while it is.
+pub(super) fn short_ttl(name: &DnsName) -> Option<String> {
+    let doubts = name.in_doubt.join(", ");
+    (!doubts.is_empty()).then(|| format!("TTL {} s, since {}", name.ttl_s, printable(&doubts)))
 }
 
 fn policy(name: &DnsName) -> String {

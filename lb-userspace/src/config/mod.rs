@@ -24,7 +24,7 @@ pub use load::Loaded;
 pub use locations::Locations;
 
 use std::{
-    fmt,
+    fmt, iter,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
     path::PathBuf,
@@ -65,6 +65,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The name of this node, then those of its peers.
+    pub fn node_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        iter::once(&self.node.name).chain(self.peers.iter().map(|peer| &peer.name))
+    }
+
     /// Every address that this node connects to: backends and peers.
     pub fn destinations(&self) -> impl Iterator<Item = IpAddr> {
         let backends = self.services.iter().flat_map(|service| &service.backends);

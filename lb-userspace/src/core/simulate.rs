@@ -57,7 +57,7 @@ impl Supposition {
     /// # Errors
     /// When it is of no known form, or names what the configuration does not.
     pub fn parse(text: &str, config: &Config) -> Result<Supposition, SuppositionError> {
-        let nodes = nodes(config);
+        let nodes: Vec<Arc<str>> = config.node_names().cloned().collect();
         let services: Vec<Arc<str>> = config.services.iter().map(|service| service.name.clone()).collect();
         let list = |names: &[Arc<str>]| names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ");
         let known = |all: &[Arc<str>], name: &str| all.iter().find(|known| ***known == *name).cloned();
@@ -81,12 +81,6 @@ impl Supposition {
     }
 }
 
-/// This node's name, then the peers'.
-fn nodes(config: &Config) -> Vec<Arc<str>> {
-    let peers = config.peers.iter().map(|peer| &peer.name);
-    std::iter::once(&config.node.name).chain(peers).cloned().collect()
-}
-
 /// What DNS shows in the end, when all nodes have noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outlook {
@@ -108,7 +102,7 @@ pub struct ZoneOutlook {
 /// Finds out what would be published.
 pub fn simulate(config: &Config, suppositions: &[Supposition], now: Instant) -> Outlook {
     let world = World { config, suppositions: suppositions.iter().cloned().collect(), now };
-    let living: Vec<_> = nodes(config).into_iter().filter(|node| world.lives(node)).collect();
+    let living: Vec<_> = config.node_names().filter(|node| world.lives(node)).cloned().collect();
     let answers = living.iter().map(|node| (node.clone(), world.publication(node))).collect();
     let publish = config.dns.iter().flat_map(|dns| dns.publish.iter().map(move |publish| (dns, publish)));
     let zones = publish.map(|(dns, publish)| world.zone(dns, publish, &living)).collect();
@@ -202,7 +196,7 @@ impl World<'_> {
     /// All nodes have published themselves, and then it is so.
     fn zone(&self, dns: &Dns, publish: &Publish, living: &[Arc<str>]) -> ZoneOutlook {
         let well = World { config: self.config, suppositions: BTreeSet::new(), now: self.now };
-        let all = nodes(self.config);
+        let all: Vec<_> = self.config.node_names().cloned().collect();
         let settings = publish.settings(dns.ttl);
         let start = self.now;
         let mut primary = InMemory::default();
@@ -259,7 +253,7 @@ impl World<'_> {
         let others = Others { sights: &sights, words: words.collect() };
         let wanted = situation(&config, dns, publish, &self.publication(node), &others);
         let names: Vec<Arc<str>> = wanted.names.keys().cloned().collect();
-        let all = nodes(self.config);
+        let all: Vec<_> = self.config.node_names().cloned().collect();
         for _ in 0..MOST {
             zone.observe(&primary.contents(&names, &all), &all, now);
             let Some(planned) = zone.decide(&wanted, now, &mut Vec::new()) else { return };

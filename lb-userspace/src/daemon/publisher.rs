@@ -17,7 +17,7 @@ use crate::{
     core::{
         lease::owner,
         records::Outcome,
-        shared::{self, Act, Others, Planned, Removal, SharedZone, Situation, Trouble},
+        shared::{self, Act, Others, Planned, SharedZone, Situation, Trouble},
     },
     dns::update::{Primaries, UpdateError},
 };
@@ -99,7 +99,7 @@ impl Publisher {
 
     fn start(config: &Config, dns: &Dns, publish: &Publish, boot: u64) -> Publisher {
         let settings = publish.settings(dns.ttl);
-        let nodes = nodes(config);
+        let nodes: Vec<_> = config.node_names().cloned().collect();
         let (situation, situations) = watch::channel(None);
         let (progress, seen) = watch::channel(Progress::default());
         let work = Work {
@@ -112,12 +112,6 @@ impl Publisher {
         let task = tokio::spawn(work.run(situations)).abort_handle();
         Publisher { publish: publish.clone(), settings, nodes, situation, progress: seen, task }
     }
-}
-
-/// All whose records may be in a zone.
-fn nodes(config: &Config) -> Vec<Arc<str>> {
-    let peers = config.peers.iter().map(|peer| &peer.name);
-    std::iter::once(&config.node.name).chain(peers).cloned().collect()
 }
 
 impl State {
@@ -134,7 +128,7 @@ impl State {
                 let is_same = |old: &Publisher| {
                     old.publish == *publish
                         && old.settings == publish.settings(dns.ttl)
-                        && old.nodes == nodes(&config)
+                        && old.nodes.iter().eq(config.node_names())
                 };
                 match before.iter().position(is_same) {
                     Some(at) => before.swap_remove(at),
@@ -361,9 +355,9 @@ fn text(error: UpdateError) -> String {
 }
 
 fn describe(planned: &Planned) -> String {
-    match &planned.removes {
-        Some(Removal { name, peer, .. }) => format!("took {peer} out of {name}"),
-        None => {
+    match &planned.acts[..] {
+        [(name, Act::Remove(peer))] => format!("took {peer} out of {name}"),
+        _ => {
             let mut names: Vec<&str> = planned.acts.iter().map(|(name, _)| &**name).collect();
             names.dedup();
             format!("wrote this node's records at {}", names.join(", "))
@@ -372,16 +366,20 @@ fn describe(planned: &Planned) -> String {
 }
 
 fn log(zone: &str, planned: &Planned, outcome: Outcome) {
-    match (&planned.removes, outcome) {
-        (Some(Removal { name, peer, why }), Outcome::Applied) => {
-            warn!(zone, "{name}: the addresses of {peer} are taken away: {why}");
+    match (&planned.acts[..], outcome) {
+        ([(name, Act::Remove(peer))], Outcome::Applied) => {
+            warn!(
+                zone,
+                "{name}: the addresses of {peer} are taken away: {}",
+                planned.why.unwrap_or_default()
+            );
         }
-        (Some(Removal { name, peer, .. }), Outcome::NotAsExpected) => {
+        ([(name, Act::Remove(peer))], Outcome::NotAsExpected) => {
             info!(
                 zone,
                 "{name}: {peer} was not taken away: its lease, or this node's, has changed meanwhile"
             );
         }
-        (None, _) => debug!(zone, ?outcome, acts = planned.acts.len(), "own records written"),
+        _ => debug!(zone, ?outcome, acts = planned.acts.len(), "own records written"),
     }
 }

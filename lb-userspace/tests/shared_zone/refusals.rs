@@ -207,6 +207,16 @@ fn room_at_a_name_ends_its_rest() {
     assert!(primary.holds("n01.example.test", address(0)));
 }
 
+/// Of the first node, while the second is dead.
+fn dead() -> Situation {
+    everywhere(3, &without(wish(0), 1, 2).names.into_values().next().expect("one name"))
+}
+
+/// At which of three names a node is.
+fn places(primary: &Picky, node: usize) -> Vec<bool> {
+    names(3).iter().map(|name| primary.holds(name, address(node))).collect()
+}
+
 /// Two nodes that have published themselves at three names.
 fn two(primary: &mut Picky, now: Instant) -> [SharedZone; 2] {
     let mut zones = [node(0), node(1)];
@@ -221,23 +231,20 @@ fn a_dead_peer_is_removed_where_the_lease_is_not_refused() {
     let start = Instant::now();
     let mut primary = Picky::new();
     let [mut zone, _] = two(&mut primary, start);
-    let dead = without(wish(0), 1, 2).names.into_values().next().expect("one name");
     primary.refuse(|change| touches(change, "n01.example.test"));
     let due = start + seconds(20);
     assert_eq!(
         primary.act(&mut zone, &everywhere(3, &wish(0)), due),
         [refused("n01.example.test", Act::Renew)]
     );
-    primary.act(&mut zone, &everywhere(3, &dead), due);
-    let there =
-        |primary: &Picky| names(3).iter().map(|name| primary.holds(name, address(1))).collect::<Vec<_>>();
-    assert_eq!(there(&primary), [false, true, false]);
+    primary.act(&mut zone, &dead(), due);
+    assert_eq!(places(&primary, 1), [false, true, false]);
     // The peer's own lease was refused as well, perhaps.
     primary.refuse(|_| false);
-    primary.act(&mut zone, &everywhere(3, &dead), due + seconds(59));
-    assert_eq!(there(&primary), [false, true, false]);
-    assert_eq!(primary.act(&mut zone, &everywhere(3, &dead), due + seconds(60)), []);
-    assert_eq!(there(&primary), [false, false, false]);
+    primary.act(&mut zone, &dead(), due + seconds(59));
+    assert_eq!(places(&primary, 1), [false, true, false]);
+    assert_eq!(primary.act(&mut zone, &dead(), due + seconds(60)), []);
+    assert_eq!(places(&primary, 1), [false, false, false]);
 }
 
 #[test]
@@ -245,15 +252,11 @@ fn a_removal_or_a_withdrawal_that_is_refused_stops_no_other() {
     let start = Instant::now();
     let mut primary = Picky::new();
     let [mut zone, _] = two(&mut primary, start);
-    let dead = without(wish(0), 1, 2).names.into_values().next().expect("one name");
     // No right to its record there.
     primary.refuse(|change| touches(change, "_usher-node2.n00.example.test"));
-    let said = primary.act(&mut zone, &everywhere(3, &dead), start);
+    let said = primary.act(&mut zone, &dead(), start);
     assert_eq!(said, [refused("n00.example.test", Act::Remove(NODES[1].into()))]);
-    let there = |primary: &Picky, node| {
-        names(3).iter().map(|name| primary.holds(name, address(node))).collect::<Vec<_>>()
-    };
-    assert_eq!(there(&primary, 1), [true, false, false]);
+    assert_eq!(places(&primary, 1), [true, false, false]);
     assert_eq!(primary.act(&mut zone, &everywhere(3, &wish(0)), start), [], "it lives");
 
     let nothing = Wish { wanted: Default::default(), keep_last: false, ..wish(0) };
@@ -262,10 +265,10 @@ fn a_removal_or_a_withdrawal_that_is_refused_stops_no_other() {
     );
     let said = primary.act(&mut zone, &everywhere(3, &nothing), start);
     assert_eq!(said, [refused("n01.example.test", Act::Withdraw)]);
-    assert_eq!(there(&primary, 0), [false, true, false]);
+    assert_eq!(places(&primary, 0), [false, true, false]);
     primary.refuse(|_| false);
     assert_eq!(primary.act(&mut zone, &everywhere(3, &nothing), start + seconds(1)), []);
-    assert_eq!(there(&primary, 0), [false, false, false]);
+    assert_eq!(places(&primary, 0), [false, false, false]);
 }
 
 /// However many names there are.

@@ -12,6 +12,7 @@ use crate::{
     api::Client,
     cli::{
         advise, print,
+        status_page::short_ttl,
         text::{age, printable},
     },
     config::Require,
@@ -97,11 +98,10 @@ impl Known {
             Require::Any => ": any of its services is enough",
         };
         let mut out = format!("{}{enough}\n", printable(&self.name.name));
-        if !self.name.in_doubt.is_empty() {
-            let doubts = self.name.in_doubt.join(", ");
-            let _ = writeln!(out, "  TTL {} s, since {}", self.name.ttl_s, printable(&doubts));
-        }
         // Writing to a String cannot fail.
+        if let Some(why) = short_ttl(&self.name) {
+            let _ = writeln!(out, "  {why}");
+        }
         for address in &self.name.addresses {
             self.address(address, &mut out);
         }

@@ -12,6 +12,7 @@ use std::{
 
 use humantime::format_duration;
 
+use super::values::malformed;
 use crate::{
     config::{
         Backend, Config, Dns, Forward, NoBackend, NodeAddress, Protocol, Service,
@@ -25,9 +26,6 @@ use crate::{
 
 /// Services times families: each has a Maglev table, and the map of tables has this many places.
 const MAX_POOLS: usize = 4_096;
-/// Of a DNS name without its final dot (RFC 1035 section 2.3.4).
-const LONGEST_NAME: usize = 253;
-const LONGEST_LABEL: usize = 63;
 /// Backends, counted once per service and family: flow entries and table slots hold 16-bit numbers.
 const MAX_BACKENDS: usize = 65_000;
 
@@ -150,8 +148,7 @@ fn dns(config: &Config, findings: &mut Findings) {
         }
         return;
     };
-    let nodes = std::iter::once(&config.node.name).chain(config.peers.iter().map(|peer| &peer.name));
-    let node_names: Vec<String> = nodes.map(|name| format!("{name}.{}", dns.zone)).collect();
+    let node_names: Vec<String> = config.node_names().map(|name| format!("{name}.{}", dns.zone)).collect();
     let mut any = false;
     for (service, name) in named {
         any = true;
@@ -186,11 +183,8 @@ fn record_without_room(config: &Config, dns: &Dns, name: &str) -> Option<Arc<str
     if !dns.publish.iter().any(|publish| is_within(name, &publish.zone)) {
         return None;
     }
-    let nodes = std::iter::once(&config.node.name).chain(config.peers.iter().map(|peer| &peer.name));
-    let is_too_long = |record: &Arc<str>| {
-        record.len() > LONGEST_NAME || record.split('.').any(|label| label.len() > LONGEST_LABEL)
-    };
-    nodes.map(|node| owner(node, name)).find(is_too_long)
+    // The names of both are sound, so what is made of them can only be too long.
+    config.node_names().map(|node| owner(node, name)).find(|record| malformed(record).is_some())
 }
 
 /// Protocol, port and address name one service.

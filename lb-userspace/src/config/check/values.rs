@@ -248,7 +248,7 @@ fn unusable(address: IpAddr) -> Option<(&'static str, String)> {
 }
 
 /// Why this is no DNS name (RFC 1035, section 2.3.4; letters, digits, `-` and `_`).
-fn malformed(name: &str) -> Option<String> {
+pub(super) fn malformed(name: &str) -> Option<String> {
     /// Text length of a name that has 255 bytes on the wire.
     const LONGEST: usize = 253;
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';

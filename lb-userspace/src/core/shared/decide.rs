@@ -73,19 +73,8 @@ pub struct Planned {
     pub update: Update,
     /// What that is, and where.
     pub acts: Vec<(Arc<str>, Act)>,
-    /// Whose addresses are removed, and where.
-    pub removes: Option<Removal>,
-}
-
-/// A peer is taken out of a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Removal {
-    /// The name.
-    pub name: Arc<str>,
-    /// The peer.
-    pub peer: Arc<str>,
-    /// In one word.
-    pub why: &'static str,
+    /// Why a peer is removed, in one word.
+    pub why: Option<&'static str>,
 }
 
 /// What one name's part of a renewal is.
@@ -198,7 +187,7 @@ impl SharedZone {
             true => update.changes.push(Change::RemoveText { name: owner(&self.node, name) }),
             false => self.write(name, known, &target, &mut update),
         }
-        Some(Planned { update, acts: vec![(name.clone(), Act::Withdraw)], removes: None })
+        Some(Planned { update, acts: vec![(name.clone(), Act::Withdraw)], why: None })
     }
 
     /// Renews leases, and adds addresses that should be there: at all names at once, unless that failed before. What was
@@ -356,7 +345,7 @@ impl SharedZone {
         Some(Planned {
             update: Update { prerequisites, changes },
             acts: vec![(name.clone(), Act::Remove(peer.clone()))],
-            removes: Some(Removal { name: name.clone(), peer: peer.clone(), why }),
+            why: Some(why),
         })
     }
 

@@ -29,7 +29,7 @@ use crate::core::{
 
 use refusal::Refusals;
 
-pub use decide::{Gone, Planned, Removal, Situation, Wish};
+pub use decide::{Gone, Planned, Situation, Wish};
 pub use in_memory::InMemory;
 pub use refusal::Act;
 pub use situation::{Others, situation};
