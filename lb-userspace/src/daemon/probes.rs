@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    iter::once,
+    convert,
+    iter::{self, once},
     mem,
     net::{IpAddr, SocketAddr},
     ops::{Range, RangeInclusive},
@@ -45,6 +46,9 @@ pub(super) struct Steering {
     pub(super) hash_key: HashKey,
     pub(super) tables: watch::Receiver<Arc<Tables>>,
 }
+
+/// Ports that are tried for one peer probe. In the lab another connection of the node has one once in hundreds of probes.
+const PORTS: usize = 4;
 
 /// One check per backend and family.
 #[derive(Default)]
@@ -243,9 +247,17 @@ fn peer_probe(
     let (node, at) = (config.node.clone(), *at);
     probe.source = Some(Source::new(move || {
         let address = sources.choose(source::kernels_choice(target), source::is_here);
-        (address, address.and_then(|source| port(node.seen_as(source, &at))))
+        let port = address.and_then(|source| free_port(source, || port(node.seen_as(source, &at))));
+        (address, port)
     }));
     probe
+}
+
+/// The first of a few chosen ports that no other connection has; `None`, and so the kernel's choice, when there is none. A probe
+/// from a taken one could not be made, and a peer that has just died would be found 0.5 s later.
+fn free_port(from: IpAddr, choose: impl FnMut() -> Option<u16>) -> Option<u16> {
+    let mut chosen = iter::repeat_with(choose).map_while(convert::identity).take(PORTS);
+    chosen.find(|port| source::is_free(SocketAddr::new(from, *port)))
 }
 
 /// Chooses among the ports of the host's own connections: the configuration is refused if NAT ports are
@@ -299,6 +311,10 @@ fn steer(
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use tokio::net::TcpSocket;
+
     use super::*;
     use crate::{
         config::{AllDown, host::Kernel},
@@ -322,6 +338,26 @@ mod tests {
                 assert!(range.contains(&port), "{port} of {range:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_probe_takes_a_port_that_no_connection_has() {
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = server.local_addr().unwrap();
+        let connections = [(); PORTS].map(|()| TcpStream::connect(to).unwrap());
+        let taken = connections.each_ref().map(|connection| connection.local_addr().unwrap().port());
+        // It shares its port with other probes.
+        let probe = TcpSocket::new_v4().unwrap();
+        probe.set_reuseaddr(true).unwrap();
+        probe.bind(SocketAddr::new(to.ip(), 0)).unwrap();
+        let free = probe.local_addr().unwrap().port();
+        let choose = |ports: &[u16]| {
+            let mut ports = ports.iter().copied();
+            free_port(to.ip(), || ports.next())
+        };
+        assert_eq!(choose(&[taken[0], free]), Some(free));
+        assert_eq!(choose(&taken[..2]), None);
+        assert_eq!(choose(&[&taken[..], &[free]].concat()), None, "it does not look for ever");
     }
 
     #[test]
