@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Instant,
 };
 
@@ -111,6 +112,42 @@ fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_
     assert_eq!(addresses(&primary), ips(&[0, 1]));
     three.act(&mut primary, &situation(wish(2)), now);
     assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "seen by a majority");
+}
+
+/// Families are taken away one after the other, and the node renews its lease in between.
+#[test]
+fn a_family_that_was_removed_stays_away_when_the_other_one_is_removed_too() {
+    let start = Instant::now();
+    let mut primary = InMemory::default();
+    let [mut one, _, mut three] = cluster(&mut primary, start);
+    let v6 = ip("2001:db8:1::13");
+    let both = || {
+        let mut wish = wish(2);
+        wish.own.insert(v6);
+        wish.wanted.insert(v6);
+        Situation { seen_by: 1, ..situation(wish) }
+    };
+    let gone = |dead: &[IpAddr]| {
+        let mut wish = wish(0);
+        wish.peers.get_mut("node3").unwrap().insert(v6);
+        let gone = Gone { agreeing: 2, why: "silent", can_act: false };
+        wish.gone.extend(dead.iter().map(|&address| (address, gone.clone())));
+        situation(wish)
+    };
+    let state = |node: &Node, address| node.zone.state(NAME, "node3", address);
+    assert_eq!(three.act(&mut primary, &both(), start), []);
+    one.act(&mut primary, &gone(&[address(2)]), start);
+    three.act(&mut primary, &both(), start + seconds(1));
+    assert_eq!(state(&three, v6), State::Published, "its lease is for that alone");
+    one.act(&mut primary, &gone(&[address(2), v6]), start + seconds(2));
+
+    for (time, left) in [(3, ips(&[0, 1])), (30, ips(&[0, 1])), (31, ips(&[0, 1, 2]))] {
+        three.act(&mut primary, &both(), start + seconds(time));
+        assert_eq!(addresses(&primary), left, "after {time} s");
+        assert_eq!(state(&three, v6), State::RemovedBy(Some("node1".into())));
+    }
+    three.act(&mut primary, &both(), start + seconds(33));
+    assert_eq!(addresses(&primary), &ips(&[0, 1, 2]) | &[v6].into(), "each 30 s after that was seen");
 }
 
 /// Measured on a real server: with the victim's lease alone as a prerequisite the name was empty afterwards.

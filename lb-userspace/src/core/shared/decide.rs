@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Act, Hold, Name, Seen, SharedZone, Trouble, TwoNodes};
+use super::{Act, Name, Seen, SharedZone, Trouble, TwoNodes};
 use crate::core::{
     ids::Family,
     lease::{Claim, Kind, owner},
@@ -121,14 +121,13 @@ impl SharedZone {
     /// Addresses of this node that should be there, held ones left out.
     fn target(&self, known: &Name, wish: &Wish, situation: &Situation, now: Instant) -> BTreeSet<IpAddr> {
         let majority = situation.seen_by * 2 > situation.voters;
-        let is_held =
-            |hold: &&Hold| hold.until > now && !(majority && situation.voters > 1 && hold.by.is_some());
-        let held = known.own.hold.as_ref().filter(is_held).map(|hold| &hold.addresses);
-        wish.wanted
-            .iter()
-            .filter(|address| held.is_none_or(|held| !held.contains(address)))
-            .copied()
-            .collect()
+        let is_held = |address: IpAddr| {
+            let hold = known.own.holds.get(address);
+            hold.is_some_and(|hold| {
+                hold.until > now && !(majority && situation.voters > 1 && hold.by.is_some())
+            })
+        };
+        wish.wanted.iter().copied().filter(|&address| !is_held(address)).collect()
     }
 
     /// Takes this node's addresses out of one name.
@@ -278,12 +277,18 @@ impl SharedZone {
         now: Instant,
         troubles: &mut Vec<Trouble>,
     ) {
-        if let Some(Hold { by, why, addresses, .. }) = known.own.hold.as_ref().filter(|hold| hold.until > now)
-            && addresses.iter().any(|address| wish.wanted.contains(address) && !target.contains(address))
-        {
-            let (by, why, addresses) = (by.clone(), why.clone(), addresses.clone());
-            troubles.push(Trouble::Removed { name: name.clone(), by, addresses, why });
+        let mut removed: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
+        for &address in wish.wanted.difference(target) {
+            if let Some(hold) = known.own.holds.get(address).filter(|hold| hold.until > now) {
+                removed.entry((hold.by.clone(), hold.why.clone())).or_default().insert(address);
+            }
         }
+        troubles.extend(removed.into_iter().map(|((by, why), addresses)| Trouble::Removed {
+            name: name.clone(),
+            by,
+            addresses,
+            why,
+        }));
     }
 
     /// Takes a dead peer out of one name.

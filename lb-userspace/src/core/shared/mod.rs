@@ -10,6 +10,7 @@
 //!   name from the others.
 
 mod decide;
+mod hold;
 mod in_memory;
 mod refusal;
 mod situation;
@@ -27,18 +28,13 @@ use crate::core::{
     records::{Addresses, Contents, Outcome},
 };
 
+use hold::Holds;
 use refusal::Refusals;
 
 pub use decide::{Gone, Planned, Situation, Wish};
 pub use in_memory::InMemory;
 pub use refusal::Act;
 pub use situation::{Others, situation};
-
-/// The first hold-down; each further one is twice as long.
-const HOLD_DOWN: Duration = Duration::from_secs(30);
-
-/// The longest hold-down. After so long without a removal they begin anew.
-const LONGEST_HOLD_DOWN: Duration = Duration::from_secs(600);
 
 /// How a node behaves in a shared zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,29 +104,11 @@ struct Own {
     /// A lease of this run of the daemon was written.
     ever: bool,
     renewed: Option<Instant>,
-    hold: Option<Hold>,
-    /// Removals in a row, and the last one.
-    removals: u32,
-    last: Option<Instant>,
+    holds: Holds,
     /// Addresses of the lease that were seen there: one that never was is missing because the primary left it out.
     shown: BTreeSet<IpAddr>,
     /// Another daemon writes under this node's name.
     contested: bool,
-}
-
-/// Addresses that were taken away, and not put back before the time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hold {
-    /// Who took them; none: somebody that left no mark.
-    pub by: Option<Arc<str>>,
-    /// In one word.
-    pub why: Arc<str>,
-    /// Which.
-    pub addresses: BTreeSet<IpAddr>,
-    /// The end of the hold-down.
-    pub until: Instant,
-    /// The record that showed it.
-    mark: String,
 }
 
 /// What is the matter with an address in a shared zone.
@@ -328,9 +306,7 @@ impl SharedZone {
             State::Contested
         } else if known.has(address) {
             State::Published
-        } else if is_own
-            && let Some(hold) = known.own.hold.as_ref().filter(|hold| hold.addresses.contains(&address))
-        {
+        } else if is_own && let Some(hold) = known.own.holds.get(address) {
             State::RemovedBy(hold.by.clone())
         } else {
             match known.claims.get(node).and_then(|seen| seen.claim.as_ref()).map(|claim| &claim.kind) {
@@ -355,8 +331,7 @@ impl SharedZone {
             let due = name.own.renewed? + self.settings.renew;
             Some(name.refusals.end_of_renewal().map_or(due, |end| end.max(due)))
         });
-        let holds = self.names.values().filter_map(|name| Some(name.own.hold.as_ref()?.until));
-        let holds = holds.filter(|&until| until > now);
+        let holds = self.names.values().filter_map(|name| name.own.holds.next_end(now));
         let due = renewals.chain(holds).chain(self.next_try(now)).min();
         due.unwrap_or(now + self.settings.renew).max(now)
     }
@@ -415,40 +390,16 @@ impl Name {
                 let missing: BTreeSet<IpAddr> = not.intersection(&self.own.shown).copied().collect();
                 self.own.shown.retain(|address| addresses.contains(address));
                 self.own.shown.extend(&there);
+                self.own.holds.are_back(&there);
                 if !missing.is_empty() && self.addresses.alias.is_none() {
-                    self.hold(None, "by-hand".into(), missing, seen.text, now);
-                } else if self.own.hold.as_ref().is_some_and(|hold| hold.addresses.is_subset(&there)) {
-                    self.own.hold = None;
+                    self.own.holds.taken(None, &"by-hand".into(), &missing, claim.sequence, now);
                 }
             }
             Kind::Removed { by, addresses, why } if claim.boot == boot => {
-                self.hold(Some(by), why, addresses, seen.text, now);
+                self.own.holds.taken(Some(&by), &why, &addresses, claim.sequence, now);
             }
             Kind::Removed { .. } => {}
         }
-    }
-
-    /// The same removal is seen again and again until the node is back.
-    fn hold(
-        &mut self,
-        by: Option<Arc<str>>,
-        why: Arc<str>,
-        addresses: BTreeSet<IpAddr>,
-        mark: String,
-        now: Instant,
-    ) {
-        let own = &mut self.own;
-        if own.hold.as_ref().is_some_and(|hold| hold.mark == mark) {
-            return;
-        }
-        if own.last.is_some_and(|last| now.saturating_duration_since(last) > LONGEST_HOLD_DOWN * 2) {
-            own.removals = 0;
-        }
-        let factor = 1_u32.checked_shl(own.removals).unwrap_or(u32::MAX);
-        let length = HOLD_DOWN.saturating_mul(factor).min(LONGEST_HOLD_DOWN);
-        own.removals = own.removals.saturating_add(1);
-        own.last = Some(now);
-        own.hold = Some(Hold { by, why, addresses, until: now + length, mark });
     }
 
     fn has(&self, address: IpAddr) -> bool {
