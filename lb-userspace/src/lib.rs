@@ -3,7 +3,8 @@
 //! The modules, and who may call whom, are described in `ARCHITECTURE.md`. In short: the shells
 //! (`cli`, `daemon`, `probe`, `dataplane`, `net`, `dns`, `api`) call the pure [`core`]; nothing in `core`
 //! does I/O, reads a clock or knows aya, tokio or the DNS library. [`status`], [`explain`], [`flows`],
-//! [`deny`], [`admin`], [`reload`] and [`capture`] are what the control socket says, as data. [`backend`] is `usher backend`, for the hosts behind
+//! [`deny`], [`admin`], [`reload`] and [`capture`] are what the control socket says, as data; [`metrics`] is the status for
+//! Prometheus. [`backend`] is `usher backend`, for the hosts behind
 //! the nodes.
 
 pub mod admin;
@@ -19,6 +20,7 @@ pub mod deny;
 pub mod dns;
 pub mod explain;
 pub mod flows;
+pub mod metrics;
 pub mod net;
 pub mod probe;
 pub mod reload;

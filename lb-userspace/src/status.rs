@@ -358,6 +358,8 @@ pub struct LastChange {
 pub struct Failing {
     /// For how long, in ms.
     pub since_ms: u64,
+    /// In one word, such as `timeout`.
+    pub kind: String,
     /// Why, and what helps.
     pub why: String,
     /// When it is tried again, in ms.

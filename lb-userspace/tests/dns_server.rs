@@ -445,6 +445,7 @@ fn config(peers: u8) -> Config {
             on_stop: OnStop::Keep,
             reload_on_change: false,
             icmp_rate: 1_000,
+            metrics_listen: vec![],
         },
     }
 }

@@ -1,6 +1,12 @@
 //! The routes, and the way from a request to the daemon loop and back.
 
-use std::{convert::Infallible, fs, future::Future, io, time::Duration};
+use std::{
+    convert::Infallible,
+    fs,
+    future::{Future, IntoFuture},
+    io,
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -12,9 +18,12 @@ use axum::{
 };
 use thiserror::Error;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{ControlSocket, ErrorBody, Refusal, Request};
 use crate::{
@@ -24,6 +33,7 @@ use crate::{
     deny::{Denied, DenyChange, DenyChanged, DenyQuery},
     explain::{ExplainQuery, Explanation, MixedFamilies},
     flows::{Flows, FlowsQuery},
+    metrics,
     reload::{ReloadQuery, Reloaded},
     status::Status,
 };
@@ -33,48 +43,54 @@ const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long answers under way may take once the daemon stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// Answers on `socket` until `shutdown` is done, then removes the socket's file and lets answers
-/// under way finish, for one second at most.
+/// Answers on `socket`, and with nothing but figures on `metrics`, until `shutdown` is done; then removes the socket's file and
+/// lets answers under way finish, for one second at most.
 ///
 /// # Errors
-/// When the listener fails for good.
+/// When a listener fails for good.
 pub async fn serve(
     socket: ControlSocket,
+    metrics: Vec<TcpListener>,
     requests: mpsc::Sender<Request>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let ControlSocket { listener, path } = socket;
-    let (stop, stopped) = oneshot::channel::<()>();
-    let serving = axum::serve(listener, router(requests)).with_graceful_shutdown(async {
-        // A dropped sender stops the server too.
-        let _ = stopped.await;
-    });
-    let mut serving = tokio::spawn(serving.into_future());
+    let daemon = Daemon { requests, patience: LOOP_TIMEOUT };
+    let stop = CancellationToken::new();
+    let mut servers = JoinSet::new();
+    let stopped = || stop.clone().cancelled_owned();
+    let control = axum::serve(listener, router(daemon.clone()));
+    servers.spawn(control.with_graceful_shutdown(stopped()).into_future());
+    for listener in metrics {
+        let figures = axum::serve(listener, metrics_router(daemon.clone()));
+        servers.spawn(figures.with_graceful_shutdown(stopped()).into_future());
+    }
     tokio::select! {
-        ended = &mut serving => return ended.map_err(io::Error::other)?,
+        Some(ended) = servers.join_next() => return ended.map_err(io::Error::other)?,
         () = shutdown => {}
     }
     // While this daemon still listens nobody else can have replaced the file, so it is ours.
     if let Err(error) = fs::remove_file(&path) {
         tracing::debug!(socket = %path.display(), %error, "cannot remove the control socket");
     }
-    drop(stop);
-    match timeout(STOP_GRACE, &mut serving).await {
-        Ok(ended) => ended.map_err(io::Error::other)?,
-        Err(_) => {
-            serving.abort();
-            Ok(())
+    stop.cancel();
+    let last_answers = async {
+        while let Some(ended) = servers.join_next().await {
+            ended.map_err(io::Error::other)??;
         }
-    }
+        Ok(())
+    };
+    timeout(STOP_GRACE, last_answers).await.unwrap_or(Ok(()))
 }
 
 /// What may be asked, for whoever asks for something else.
-const PATHS: &str = "GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied, POST \
+const PATHS: &str = "GET /metrics, GET /v1/status, POST /v1/explain, POST /v1/flows, POST /v1/deny, POST /v1/denied, POST \
                      /v1/server, POST /v1/reload, POST /v1/edit, POST \
                      /v1/node and POST /v1/capture";
 
-fn router(requests: mpsc::Sender<Request>) -> Router {
+fn router(daemon: Daemon) -> Router {
     Router::new()
+        .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/explain", post(explain))
         .route("/v1/flows", post(flows))
@@ -87,7 +103,21 @@ fn router(requests: mpsc::Sender<Request>) -> Router {
         .route("/v1/capture", post(capture))
         .fallback(async || Problem::NoSuchPath)
         .method_not_allowed_fallback(async || Problem::NoSuchMethod)
-        .with_state(Daemon { requests, patience: LOOP_TIMEOUT })
+        .with_state(daemon)
+}
+
+/// What anybody may ask who reaches it.
+fn metrics_router(daemon: Daemon) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .fallback(async || (StatusCode::NOT_FOUND, "there is GET /metrics\n"))
+        .with_state(daemon)
+}
+
+async fn metrics(State(daemon): State<Daemon>) -> Result<Response, Problem> {
+    let status = daemon.ask(Request::Status).await?.map_err(Problem::Failed)?;
+    let text = metrics::text(status).map_err(|error| Problem::Failed(error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn status(State(daemon): State<Daemon>) -> Result<Json<Status>, Problem> {

@@ -14,6 +14,7 @@ mod edit;
 mod explain;
 mod flows;
 mod init;
+mod metrics;
 mod node;
 mod node_wait;
 mod reload;
@@ -84,6 +85,7 @@ enum Command {
     Init(init::Init),
     CheckConfig(check_config::CheckConfig),
     Status(status::StatusCommand),
+    Metrics(metrics::MetricsCommand),
     Explain(explain::ExplainCommand),
     Flows(flows::FlowsCommand),
     Capture(capture::CaptureCommand),
@@ -130,6 +132,7 @@ impl Cli {
             Command::Init(command) => command.run(),
             Command::CheckConfig(command) => command.run().await,
             Command::Status(command) => command.run(&client).await,
+            Command::Metrics(command) => command.run(&client).await,
             Command::Explain(command) => command.run(&client).await,
             Command::Flows(command) => command.run(&client).await,
             Command::Capture(command) => command.run(&client).await,

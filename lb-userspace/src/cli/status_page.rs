@@ -267,7 +267,7 @@ fn publisher(publisher: &Publisher, colour: bool) -> String {
     let read = publisher
         .read_ago_ms
         .map_or_else(|| "not read yet".to_owned(), |ago| format!("read {} ago", age(ago)));
-    let failing = publisher.failing.as_ref().map(|Failing { since_ms, why, again_in_ms }| {
+    let failing = publisher.failing.as_ref().map(|Failing { since_ms, why, again_in_ms, .. }| {
         let (since, again) = (age(*since_ms), age(*again_in_ms));
         format!("  FAILING for {since}, next try in {again}: {}\n", printable(why))
     });

@@ -53,6 +53,7 @@ pub(super) struct Node {
     pub on_stop: Value<String>,
     pub reload_on_change: Value<bool>,
     pub icmp_rate: Value<i64>,
+    pub metrics_listen: List<String>,
 }
 
 /// `"192.0.2.11"`, or a table where DNS names another address.

@@ -111,6 +111,8 @@ pub struct Node {
     pub reload_on_change: bool,
     /// Answers of each kind (resets, ICMP errors, errors sent on, echo replies) per second and CPU.
     pub icmp_rate: u32,
+    /// Where figures are shown over HTTP to whoever asks; ordinarily nowhere.
+    pub metrics_listen: Vec<SocketAddr>,
 }
 
 impl Node {

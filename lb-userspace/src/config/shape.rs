@@ -265,6 +265,7 @@ const FORMS: &[(&str, &str)] = &[
     ),
     ("gue_port", "a port without quotes, such as 6080"),
     ("icmp_rate", "a whole number without quotes, such as 1000"),
+    ("metrics_listen", "a list of addresses with ports, such as [\"127.0.0.1:9464\"]"),
     ("reply", "\"last-hop\" or \"route\""),
     ("ports", "a range in quotes, such as \"1024-32767\""),
     ("max", "a whole number without quotes, such as 1000000"),

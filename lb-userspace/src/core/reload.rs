@@ -15,7 +15,7 @@ pub const ANEW: &str =
     "to make them anew, stop usher, run `usher detach`, and start it: that ends all connections";
 
 /// Where settings of `[node]` differ: the key, whether it does, and whether only a restart can change it.
-fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 11] {
+fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 12] {
     [
         ("name", old.name != new.name, true),
         ("interfaces", old.interfaces != new.interfaces, true),
@@ -28,6 +28,7 @@ fn node(old: &Node, new: &Node) -> [(&'static str, bool, bool); 11] {
         ("on_stop", old.on_stop != new.on_stop, false),
         ("reload_on_change", old.reload_on_change != new.reload_on_change, false),
         ("icmp_rate", old.icmp_rate != new.icmp_rate, false),
+        ("metrics_listen", old.metrics_listen != new.metrics_listen, true),
     ]
 }
 
@@ -272,6 +273,11 @@ backend = [{ name = "b1", address = "203.0.113.21" }]
                 "[node] interfaces: only a restart can change it",
             ),
             (r#"name = "node1""#, r#"name = "node2""#, "[node] name: only a restart can change it"),
+            (
+                r#"name = "node1""#,
+                "name = \"node1\"\nmetrics_listen = [\"127.0.0.1:9464\"]",
+                "[node] metrics_listen: only a restart can change it",
+            ),
             (
                 "check = { kind = \"tcp\", port = 80 }",
                 "affinity = \"10m\"\ncheck = { kind = \"tcp\", port = 80 }",

@@ -54,11 +54,14 @@ mod start;
 mod state;
 mod task;
 
-use std::{future::pending, io, mem, path::Path, process::ExitCode, time::Duration};
+use std::{future::pending, io, mem, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use humantime::format_duration;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep_until},
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -106,11 +109,24 @@ pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     limits::raise_open_files();
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&basis.config.node.socket).await?;
+    let metrics = bind_metrics(&basis.config.node.metrics_listen).await?;
     let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen, &manager::kept())).transpose()?;
     let started = start::start(basis, path)?;
-    let daemon = Daemon::start(started, socket, dns).await?;
+    let daemon = Daemon::start(started, socket, metrics, dns).await?;
     capabilities::drop_others();
     daemon.run().await
+}
+
+async fn bind_metrics(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let bound = TcpListener::bind(address).await;
+        listeners.push(
+            bound.with_context(|| format!("cannot show metrics on {address} ([node] metrics_listen)"))?,
+        );
+        info!(%address, "metrics are shown");
+    }
+    Ok(listeners)
 }
 
 fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {
@@ -157,6 +173,7 @@ impl Daemon {
     async fn start(
         started: Started,
         socket: ControlSocket,
+        metrics: Vec<TcpListener>,
         dns: Option<dns::Sockets>,
     ) -> anyhow::Result<Daemon> {
         let config = started.config.clone();
@@ -184,7 +201,7 @@ impl Daemon {
         Ok(Daemon {
             state,
             events,
-            api: Some(Task::start("the API", |stop| api::serve(socket, requests, stop.wait()))),
+            api: Some(Task::start("the API", |stop| api::serve(socket, metrics, requests, stop.wait()))),
             dns: match dns {
                 None => Dns::None,
                 Some(sockets) => Dns::Waiting(sockets, Instant::now() + FIRST_VERDICTS),

@@ -60,8 +60,19 @@ pub(super) struct Progress {
     pub(super) read: Option<Instant>,
     /// The newest change that was sent: when, what for, and why it was not made.
     pub(super) last_change: Option<(Instant, String, Option<String>)>,
-    /// Since when, why, and when it is tried again.
-    pub(super) failing: Option<(Instant, String, Instant)>,
+    /// Set while it cannot be read or written.
+    pub(super) failing: Option<Failing>,
+}
+
+/// A zone that cannot be read or written.
+#[derive(Debug, Clone)]
+pub(super) struct Failing {
+    pub(super) since: Instant,
+    /// In one word.
+    pub(super) kind: &'static str,
+    pub(super) why: String,
+    /// When it is tried again.
+    pub(super) again: Instant,
 }
 
 /// One address in the zone.
@@ -198,16 +209,17 @@ impl Work {
                 Ok(refused) => {
                     pause = PAUSE;
                     let next = self.zone.next_due(now).clamp(now + PAUSE, now + LOOK);
-                    (next, refused.map(|why| (why, self.zone.next_try(now).unwrap_or(next))))
+                    let again = self.zone.next_try(now).unwrap_or(next);
+                    (next, refused.map(|why| Failing { since: now, kind: "refused", why, again }))
                 }
                 Err(error) => {
                     self.zone.unreadable(now);
                     let (again, next) = (now + pause, now + pause.mul_f64(rand::random_range(0.8..1.2)));
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    (next, Some((text(error), again)))
+                    (next, Some(Failing { since: now, kind: error.kind(), why: text(error), again }))
                 }
             };
-            self.tell(failing, now);
+            self.tell(failing);
             tokio::select! {
                 changed = situations.changed() => if changed.is_err() { return },
                 () = sleep_until(next.into()) => {}
@@ -327,29 +339,25 @@ impl Work {
     }
 
     /// Tells that nothing can be published, why, and when that is tried again; or that it can.
-    fn tell(&self, failing: Option<(String, Instant)>, now: Instant) {
+    fn tell(&self, failing: Option<Failing>) {
         let zone = &self.publish.zone;
         self.progress.send_modify(|progress| {
             let before = progress.failing.take();
-            let Some((why, again)) = failing else {
+            let Some(failing) = failing else {
                 if before.is_some() {
                     info!(%zone, primary = ?progress.primary, "the zone can be read and written again");
                 }
                 return;
             };
-            let since = match before {
-                Some((since, before, _)) if before == why => since,
-                _ => {
-                    error!(%zone, "cannot publish: {why}; trying again");
-                    now
-                }
-            };
-            progress.failing = Some((since, why, again));
+            if before.as_ref().is_none_or(|before| before.why != failing.why) {
+                error!(%zone, "cannot publish: {}; trying again", failing.why);
+            }
+            let since = before.map_or(failing.since, |before| before.since);
+            progress.failing = Some(Failing { since, ..failing });
         });
     }
 }
 
-/// With its causes.
 fn text(error: UpdateError) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }

@@ -12,7 +12,7 @@ use lb_common::{BackendCounters, Fate, Reason, Trace};
 
 use super::{
     nat_ports,
-    publisher::{Publisher, Standing},
+    publisher::{Failing, Publisher, Standing},
     state::State,
 };
 use crate::{
@@ -354,8 +354,9 @@ fn published(publisher: &Publisher, now: Instant) -> status::Publisher {
         zone: publish.zone.to_string(),
         primary: progress.primary.unwrap_or(publish.primaries[0]),
         read_ago_ms: progress.read.map(|at| millis(now.saturating_duration_since(at))),
-        failing: progress.failing.map(|(since, why, again)| status::Failing {
+        failing: progress.failing.map(|Failing { since, kind, why, again }| status::Failing {
             since_ms: millis(now.saturating_duration_since(since)),
+            kind: kind.to_owned(),
             why,
             again_in_ms: millis(again.saturating_duration_since(now)),
         }),

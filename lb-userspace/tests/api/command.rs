@@ -9,6 +9,7 @@ use lb_userspace::{
     config::{Edit, NewBackend},
     core::deny::parse_file,
     deny::Denied,
+    metrics,
     status::Status,
 };
 use tempfile::TempDir;
@@ -69,6 +70,15 @@ async fn status_prints_json() {
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     let status: Status = serde_json::from_str(&outcome.stdout).expect("stdout is a status");
     assert_eq!(status, example());
+}
+
+#[tokio::test]
+async fn metrics_prints_the_text() {
+    let daemon = FakeDaemon::start().await;
+    let socket = daemon.socket.to_str().expect("path is UTF-8");
+    let text = metrics::text(example()).expect("text");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    assert_eq!(usher(&["metrics", "--socket", socket]).await, Outcome::success(text));
 }
 
 #[tokio::test]

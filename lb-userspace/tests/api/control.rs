@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, ErrorKind},
+    net::SocketAddr,
     os::unix::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
@@ -21,12 +22,16 @@ use lb_userspace::{
     deny::{DenyAction, DenyChange, DenyQuery},
     explain::ExplainQuery,
     flows::FlowsQuery,
+    metrics,
     reload::ReloadQuery,
 };
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{FakeDaemon, NO_PROGRAM, denied, deny, example, explanation, flows, reloaded, server};
 
@@ -210,6 +215,32 @@ async fn every_error_is_json_with_a_fitting_code() {
         assert!(!error.is_empty(), "{head} {body}: {answer}");
         assert_eq!(answer, json!({ "error": error }), "{head} {body}");
     }
+}
+
+/// Asks for a path over TCP; the status code and the whole answer.
+async fn ask_for_figures(at: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(at).await.expect("connection");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: usher\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("request is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answer is read");
+    (answer.split(' ').nth(1).expect("status line").to_owned(), answer)
+}
+
+#[tokio::test]
+async fn metrics_are_shown_over_tcp_and_nothing_else_is() {
+    let daemon = FakeDaemon::start().await;
+    let (code, answer) = ask_for_figures(daemon.figures, "/metrics").await;
+    assert_eq!(code, "200");
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0"), "{answer}");
+    assert!(answer.ends_with(&metrics::text(example()).expect("text")), "{answer}");
+    for path in ["/v1/status", "/"] {
+        assert_eq!(ask_for_figures(daemon.figures, path).await.0, "404", "{path}");
+    }
+    let daemon = FakeDaemon::start_with(Err("the maps cannot be read".to_owned())).await;
+    let (code, answer) = ask_for_figures(daemon.figures, "/metrics").await;
+    assert_eq!(code, "500");
+    assert!(answer.contains("the maps cannot be read"), "{answer}");
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! A daemon loop that answers from fixed values: the seam between the API and the real loop.
 
-use std::path::PathBuf;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 use lb_userspace::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
@@ -19,6 +22,7 @@ use lb_userspace::{
 };
 use tempfile::TempDir;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -35,6 +39,8 @@ pub(crate) fn example() -> Status {
 pub(crate) struct FakeDaemon {
     directory: TempDir,
     pub(crate) socket: PathBuf,
+    /// Where it shows metrics.
+    pub(crate) figures: SocketAddr,
     stop: oneshot::Sender<()>,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -49,13 +55,15 @@ impl FakeDaemon {
         let directory = TempDir::new().expect("temporary directory");
         let socket = directory.path().join("usher.sock");
         let control = ControlSocket::bind(&socket).await.expect("control socket");
+        let metrics = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("socket for metrics");
+        let figures = metrics.local_addr().expect("its address");
         let (requests, queue) = mpsc::channel(8);
         tokio::spawn(answer(queue, status));
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(serve(control, requests, async {
+        let server = tokio::spawn(serve(control, vec![metrics], requests, async {
             let _ = stopped.await;
         }));
-        FakeDaemon { directory, socket, stop, server }
+        FakeDaemon { directory, socket, figures, stop, server }
     }
 
     /// Stops it as a daemon stops, and waits for that. The directory goes when the caller is done

@@ -48,6 +48,12 @@ secret_file = "/etc/usher/secret"
     (
         r#"name = "node1""#,
         r#"name = "node1"
+metrics_listen = ["192.0.2.11"]"#,
+        r#"usher.toml:4: node: metrics_listen: 192.0.2.11: is not an address with a port; write "192.0.2.11:9464""#,
+    ),
+    (
+        r#"name = "node1""#,
+        r#"name = "node1"
 xdp_mode = "nativ""#,
         r#"usher.toml:4: node: xdp_mode: "nativ" is not possible here; did you mean "native"?"#,
     ),
@@ -360,7 +366,7 @@ listen = ["192.0.2.11"]"#,
         r#"zone = "example.test""#,
         r#"zone = "example.test"
 listen = ["192.0.2.11:0"]"#,
-        "usher.toml:13: dns: listen: 192.0.2.11:0: has port 0; name the port, which peers and resolvers must know: 53",
+        "usher.toml:13: dns: listen: 192.0.2.11:0: has port 0; name the port, which others must know: 53",
     ),
     (
         r#"zone = "example.test""#,
@@ -401,6 +407,12 @@ zone = "example.test"
         "port = 53",
         r#"usher.toml:37: service "mail": port: 53 on 192.0.2.11 is where this node's own DNS server listens (192.0.2.11:53); offer the service on another address, or name other addresses in [dns] listen
 usher.toml:37: service "mail": port: 53 on 2001:db8:1::11 is where this node's own DNS server listens ([2001:db8:1::11]:53); offer the service on another address, or name other addresses in [dns] listen"#,
+    ),
+    (
+        r#"name = "node1""#,
+        r#"name = "node1"
+metrics_listen = ["0.0.0.0:25"]"#,
+        r#"usher.toml:38: service "mail": port: 25 on 192.0.2.11 is where this node's metrics are (0.0.0.0:25); offer the service on another address, or name other addresses in [node] metrics_listen"#,
     ),
     (
         r#"name = "node2""#,

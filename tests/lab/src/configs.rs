@@ -166,6 +166,7 @@ socket = "{socket}"
 secret_file = "{secret}"
 state_file = "{remembered}"
 pin_dir = "{pins}"
+metrics_listen = ["127.0.0.1:9464"]
 
 [dns]
 zone = "{ZONE}"

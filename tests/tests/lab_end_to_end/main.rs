@@ -70,6 +70,7 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     explain::b22_both_nodes_name_the_backend_that_100_flows_then_reach,
     explain::asking_changes_nothing,
     observe::flows_of_one_client_are_found_with_their_backend,
+    observe::metrics_tell_what_status_tells,
     observe::f63_packets_are_counted_by_service_and_reason,
     observe::f64_capture_sees_curls_packets_before_and_after,
     observe::f64_capture_ends_however_it_ends,

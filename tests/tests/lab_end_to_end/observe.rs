@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lb_userspace::{
     flows::{Flows, Stage},
-    status::Status,
+    status::{Backend, Status},
 };
 use pcap_file::pcapng::{Block, PcapNgReader, blocks::enhanced_packet::EnhancedPacketOption};
 use usher_lab::{Family, Forward, Host, Lab, Tally, until};
@@ -69,6 +69,28 @@ pub(crate) fn flows_of_one_client_are_found_with_their_backend(lab: &Lab) -> Res
     ensure!(counted.starts_with("Flow table: "), "{counted}");
     let unknown = lab.output(Host::Node(1), &["usher", "flows", "--service", "wbe"])?;
     ensure!(unknown.stderr.contains("no service is called `wbe`; there are "), "{unknown:?}");
+    Ok(())
+}
+
+pub(crate) fn metrics_tell_what_status_tells(lab: &Lab) -> Result<()> {
+    fetch(lab, Family::V4, 27_003)?;
+    let before = status(lab, 1)?;
+    let text = lab.run(Host::Node(1), &["curl", "-sSf", "-m", "2", "http://127.0.0.1:9464/metrics"])?;
+    let after = status(lab, 1)?;
+    let figure = |name: &str, backend: &Backend| {
+        let Backend { family, name: of, .. } = backend;
+        let series = format!("{name}{{service=\"web\",family=\"{family}\",backend=\"{of}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series));
+        value.with_context(|| format!("no {series}in:\n{text}"))?.parse::<f64>().context("a number")
+    };
+    let backends = &service(&before, "web")?.backends;
+    for (backend, later) in backends.iter().zip(&service(&after, "web")?.backends) {
+        expect_equal("up", &figure("usher_backend_up", backend)?, &1.0)?;
+        let packets = figure("usher_backend_packets_total", backend)? as u64;
+        ensure!((backend.packets..=later.packets).contains(&packets), "{packets} packets of {backend:?}");
+    }
+    ensure!(backends.iter().any(|backend| backend.packets > 0), "no packets: {backends:?}");
+    ensure!(text.ends_with("# EOF\n"), "{text}");
     Ok(())
 }
 

@@ -275,6 +275,9 @@ pub(crate) fn primary_that_stands_still_takes_nobody_away(lab: &Lab) -> Result<(
         ensure!(why.contains(":53"), "{why}");
         Ok(())
     })?;
+    let metrics = lab.run(Host::Node(1), &["usher", "metrics"])?;
+    let said = "usher_publisher_error{zone=\"example.test\",kind=\"timeout\"} 1.0\n";
+    ensure!(metrics.contains(said), "no {said}in:\n{metrics}");
     // The embedded servers answer all the while.
     let start = Instant::now();
     while start.elapsed() < LEASE * 3 {

@@ -431,13 +431,22 @@ fn ports_of_the_node(config: &Config, service: &Service, findings: &mut Findings
                 "choose [nat] ports without it, or another [nat] source",
             );
         }
-        let listens = config.dns.iter().flat_map(|dns| &dns.listen);
-        for socket in listens.filter(|socket| **socket == SocketAddr::new(vip, port)) {
-            findings.refuse(
-                &key,
-                format!("{port} on {vip} is where this node's own DNS server listens ({socket})"),
-                "offer the service on another address, or name other addresses in [dns] listen",
-            );
+        let dns = config.dns.iter().flat_map(|dns| &dns.listen);
+        let dns = dns.map(|socket| (socket, "own DNS server listens", "[dns] listen"));
+        let metrics = config.node.metrics_listen.iter();
+        let metrics = metrics.map(|socket| (socket, "metrics are", "[node] metrics_listen"));
+        let metrics = metrics.filter(|_| service.protocol == Protocol::Tcp);
+        for (socket, what, setting) in dns.chain(metrics) {
+            // `[::]` takes IPv4 as well.
+            let is_taken =
+                socket.ip() == vip || socket.ip().is_unspecified() && (socket.is_ipv6() || vip.is_ipv4());
+            if is_taken && socket.port() == port {
+                findings.refuse(
+                    &key,
+                    format!("{port} on {vip} is where this node's {what} ({socket})"),
+                    format!("offer the service on another address, or name other addresses in {setting}"),
+                );
+            }
         }
     }
     if service.protocol == Protocol::Tcp && port == 22 {

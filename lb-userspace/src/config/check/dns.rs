@@ -50,7 +50,7 @@ fn listen(reader: &mut Reader<'_>, dns: &Key, list: List<String>) -> Option<Vec<
     let mut seen = Seen::default();
     let mut sockets: Vec<SocketAddr> = Vec::new();
     for field in reader.list(dns, "listen", list, String::clone)? {
-        let Some(socket) = reader.socket_address(&field) else { continue };
+        let Some(socket) = reader.socket_address(&field, 53) else { continue };
         reader.unique(&mut seen, &field, socket);
         if socket.ip().is_unspecified() {
             let what =

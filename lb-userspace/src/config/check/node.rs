@@ -1,6 +1,10 @@
 //! `[node]` and `[[peer]]`: names, interfaces and addresses of the nodes.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use toml::Spanned;
 
@@ -13,6 +17,9 @@ use crate::config::{
 
 /// As many as the Linux kernel sends (net.ipv4.icmp_msgs_per_sec).
 const ICMP_RATE: u32 = 1_000;
+
+/// Prometheus' own list of ports knows none for usher; OpenTelemetry's exporters have this one.
+const METRICS_PORT: u16 = 9_464;
 
 const SOCKET: &str = "/run/usher/usher.sock";
 const STATE_FILE: &str = "/var/lib/usher/state.json";
@@ -31,6 +38,7 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
         on_stop: OnStop::Keep,
         reload_on_change: false,
         icmp_rate: ICMP_RATE,
+        metrics_listen: Vec::new(),
     };
     let Some(section) = reader.required(root, "node", section) else { return node };
     let (key, section) = (section.key, section.value);
@@ -67,6 +75,7 @@ pub(super) fn node(reader: &mut Reader<'_>, root: &Key, section: Value<file::Nod
         let mend = "use 0 to 1000000; 1000 suits most";
         node.icmp_rate = reader.whole(&rate, 0..=1_000_000, mend).unwrap_or(node.icmp_rate);
     }
+    node.metrics_listen = metrics_listen(reader, &key, section.metrics_listen);
     node
 }
 
@@ -87,6 +96,17 @@ pub(super) fn peers(reader: &mut Reader<'_>, root: &Key, peers: Vec<Spanned<file
         }
     }
     checked
+}
+
+fn metrics_listen(reader: &mut Reader<'_>, node: &Key, list: List<String>) -> Vec<SocketAddr> {
+    let mut seen = Seen::default();
+    let mut sockets = Vec::new();
+    for field in reader.list(node, "metrics_listen", list, String::clone).unwrap_or_default() {
+        let Some(socket) = reader.socket_address(&field, METRICS_PORT) else { continue };
+        reader.unique(&mut seen, &field, socket);
+        sockets.push(socket);
+    }
+    sockets
 }
 
 fn interfaces(reader: &mut Reader<'_>, node: &Key, list: List<String>) -> Vec<String> {

@@ -76,7 +76,7 @@ fn primaries(reader: &mut Reader<'_>, publish: &Key, list: List<String>) -> Vec<
     let mut seen = Seen::default();
     let fields = reader.required_list(publish, "primaries", list, String::clone);
     let sockets = fields.into_iter().filter_map(|field| {
-        let socket = reader.socket_address(&field)?;
+        let socket = reader.socket_address(&field, 53)?;
         reader.unique(&mut seen, &field, socket);
         Some(socket)
     });

@@ -156,21 +156,22 @@ impl Reader<'_> {
         addresses
     }
 
-    /// An address and a port; square brackets around IPv6.
+    /// An address and a port; square brackets around IPv6. `port` is the usual one, for examples.
     pub(super) fn socket_address(
         &mut self,
         Field { key, value: text, .. }: &Field<String>,
+        port: u16,
     ) -> Option<SocketAddr> {
         match text.parse::<SocketAddr>() {
             Ok(socket) if socket.port() == 0 => {
-                self.refuse(key, "has port 0", "name the port, which peers and resolvers must know: 53");
+                self.refuse(key, "has port 0", format!("name the port, which others must know: {port}"));
                 None
             }
             Ok(socket) => Some(socket),
             Err(_) => {
                 let mend = match text.parse::<IpAddr>() {
-                    Ok(address) => format!("write \"{}\"", SocketAddr::new(address, 53)),
-                    Err(_) => "write one such as \"192.0.2.11:53\" or \"[2001:db8::11]:53\"".to_owned(),
+                    Ok(address) => format!("write \"{}\"", SocketAddr::new(address, port)),
+                    Err(_) => format!("write one such as \"192.0.2.11:{port}\" or \"[2001:db8::11]:{port}\""),
                 };
                 self.refuse(key, "is not an address with a port", mend);
                 None

@@ -79,6 +79,7 @@ pub(crate) fn config(all_down: AllDown) -> Config {
             on_stop: OnStop::Keep,
             reload_on_change: false,
             icmp_rate: 1_000,
+            metrics_listen: vec![],
         },
         nat: Nat { source: Vec::new(), ports: 1024..=32767, reply: Reply::LastHop },
         tunnel: Tunnel { source: Vec::new(), gue_port: 6_080 },

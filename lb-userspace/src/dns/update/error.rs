@@ -167,6 +167,30 @@ pub enum UpdateError {
 }
 
 impl UpdateError {
+    /// What it is, in a word that is the same for all of its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            UpdateError::Keys(_) => "key-file",
+            UpdateError::NoPrimary(_) => "no-primary",
+            UpdateError::Name(_) => "name",
+            UpdateError::TooLong(_) => "too-long",
+            UpdateError::Timeout { .. } => "timeout",
+            UpdateError::Io { .. } => "unreachable",
+            UpdateError::Key { .. } => "key",
+            UpdateError::Time { .. } => "clock",
+            UpdateError::Refused { .. } => "refused",
+            UpdateError::NotAuth { .. } | UpdateError::NotAuthoritative { .. } => "not-authoritative",
+            UpdateError::NotZone { .. } => "not-in-zone",
+            UpdateError::ServFail(_) => "servfail",
+            UpdateError::FormErr(_) => "formerr",
+            UpdateError::NotImp(_) => "notimp",
+            UpdateError::Rcode { .. } => "other-code",
+            UpdateError::Unsigned { .. } => "unsigned",
+            UpdateError::Forged { .. } => "forged",
+            UpdateError::Malformed(_) => "malformed",
+        }
+    }
+
     /// Whether an update was not made for what was asked for, and nothing is changed; another one may be made.
     ///
     /// Not so if it says something about the server, the way to it, the clocks, or the zone as a whole. Of a key that the
