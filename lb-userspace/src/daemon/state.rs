@@ -200,32 +200,30 @@ impl State {
     /// Takes the results of backends' checks: what they change together is written once. Says how soon those are to be
     /// checked again for which that may have changed.
     pub(super) fn observe_backends(&mut self, reports: &[Report<BackendId>]) -> Vec<(BackendId, Pace)> {
-        let mut paces = Vec::new();
-        let outlook = |state: &State, id: &BackendId| state.backends.get(id).map(Checked::expected);
-        let before: Vec<_> = reports.iter().map(|report| outlook(self, &report.id)).collect();
-        let changes = reports.iter().filter(|report| self.observe_backend(report, &mut paces)).count();
-        if changes > 0 {
-            self.reconcile();
-            return paces;
+        let (mut paces, mut wavering, mut is_changed) = (Vec::new(), BTreeSet::new(), false);
+        for report in reports {
+            match self.observe_backend(report, &mut paces) {
+                Effect::None => {}
+                Effect::Outlook => drop(wavering.insert(&report.id.pool)),
+                Effect::Maps => is_changed = true,
+            }
         }
-        let wavering =
-            reports.iter().zip(before).filter(|(report, before)| outlook(self, &report.id) != *before);
-        let pools: BTreeSet<&PoolId> = wavering.map(|(report, _)| &report.id.pool).collect();
-        if pools.into_iter().any(|pool| self.seems_to_change(pool)) {
+        if is_changed {
+            self.reconcile();
+        } else if wavering.into_iter().any(|pool| self.seems_to_change(pool)) {
             self.reconcile_dns();
         }
         paces
     }
 
-    /// Takes the result of a backend's check, and says if it changes what the maps hold.
-    fn observe_backend(&mut self, report: &Report<BackendId>, paces: &mut Vec<(BackendId, Pace)>) -> bool {
+    /// Takes the result of a backend's check.
+    fn observe_backend(&mut self, report: &Report<BackendId>, paces: &mut Vec<(BackendId, Pace)>) -> Effect {
         let now = Instant::now();
         self.lateness.note(report.late, now);
-        let Some(checked) = self.backends.get_mut(&report.id) else { return false };
+        let Some(checked) = self.backends.get_mut(&report.id) else { return Effect::None };
         let was_in_trouble = checked.trouble().is_some();
         let warned_of = checked.warning().map(str::to_owned);
-        let advised = checked.advice();
-        let paced = checked.pace();
+        let (advised, expected, paced) = (checked.advice(), checked.expected(), checked.pace());
         let transition = checked.observe(&report.result, now);
         // Fast each time: a check that a reload has started anew begins at the usual pace.
         if [paced, checked.pace()].contains(&Pace::Fast) {
@@ -242,7 +240,13 @@ impl State {
         if let Some(transition) = &transition {
             log(transition.to, "backend", &report.id, transition);
         }
-        transition.is_some() || advice.is_some()
+        if transition.is_some() || advice.is_some() {
+            Effect::Maps
+        } else if checked.expected() != expected {
+            Effect::Outlook
+        } else {
+            Effect::None
+        }
     }
 
     /// Takes the results of peers' checks.
@@ -512,6 +516,15 @@ impl State {
         self.tables.send_replace(Arc::new(tables));
         Ok(())
     }
+}
+
+/// What the result of a check changes.
+enum Effect {
+    None,
+    /// What more such results would lead to.
+    Outlook,
+    /// What the maps hold.
+    Maps,
 }
 
 /// Attaches the program to an interface that was made anew. Whether it did; why not is said only if it was `present` before.
