@@ -9,12 +9,12 @@ fn the_benchmark_measures_checks_memory_and_reloads() {
     }
     let report = measure(Size { services: 20, backends: 3, seconds: 2 }).unwrap();
     let table = report.to_string();
-    assert_eq!(report.rows.len(), 7);
+    assert_eq!(report.rows.len(), 8);
     for row in &report.rows {
         assert!(row.measured.is_finite() && row.measured > 0.0 || row.what.starts_with("busy"), "{table}");
         assert!(table.contains(row.what), "{table}");
     }
     let kilobytes = report.rows.iter().find(|row| row.what.contains("for a service")).unwrap().measured;
     assert!((131.0..140.0).contains(&kilobytes), "{table}");
-    assert_eq!(report.json()["rows"].as_array().unwrap().len(), 7);
+    assert_eq!(report.json()["rows"].as_array().unwrap().len(), 8);
 }

@@ -43,6 +43,15 @@ const BACKENDS: Host = Host::Backend(1);
 /// How often the servers look whether they are still wanted.
 const RHYTHM: i64 = 100;
 
+/// Processor time of a process since it began.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuTime {
+    /// In its own code.
+    pub user: Duration,
+    /// In the kernel.
+    pub system: Duration,
+}
+
 /// A node and its backends. Dropping it removes both.
 #[derive(Debug)]
 pub struct Crowd {
@@ -161,16 +170,18 @@ source = ["{own}"]
     ///
     /// # Errors
     /// When it does not run.
-    pub fn cpu_time(&self) -> Result<Duration> {
+    pub fn cpu_time(&self) -> Result<CpuTime> {
         /// USER_HZ, which is the same on all of usher's systems.
         const TICKS_PER_SECOND: u64 = 100;
         let path = format!("/proc/{}/stat", self.pid()?);
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
         // The name, in parentheses, may hold anything; utime and stime are the 14th and 15th field.
         let fields = text.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
-        let times: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+        let times = fields.skip(11).take(2).filter_map(|field| field.parse().ok());
+        let times: Vec<_> =
+            times.map(|ticks: u64| Duration::from_millis(ticks * 1_000 / TICKS_PER_SECOND)).collect();
         let [user, system] = times[..] else { return Err(anyhow!("{path} has another form")) };
-        Ok(Duration::from_millis((user + system) * 1_000 / TICKS_PER_SECOND))
+        Ok(CpuTime { user, system })
     }
 }
 

@@ -59,7 +59,7 @@ pub use chaos::{Summary, chaos};
 pub use command::Output;
 pub use configs::TTL;
 pub use connections::{Connections, Report};
-pub use crowd::Crowd;
+pub use crowd::{CpuTime, Crowd};
 pub use exchange::Connection;
 pub use fault::Fault;
 pub use flood::Flood;

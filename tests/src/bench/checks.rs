@@ -41,27 +41,28 @@ impl Size {
     }
 }
 
-/// One figure and its bound.
+/// One figure, and its bound if it has one.
 #[derive(Debug, Clone)]
 pub struct Row {
     /// What was measured, with its unit.
     pub what: &'static str,
     /// What it came to.
     pub measured: f64,
-    /// What is allowed.
-    pub bound: f64,
+    /// What is allowed; `None` for what explains another figure.
+    pub bound: Option<f64>,
     /// The bound is the least that is allowed, not the most.
     pub at_least: bool,
 }
 
 impl Row {
     fn at_most(what: &'static str, measured: f64, bound: f64) -> Row {
-        Row { what, measured, bound, at_least: false }
+        Row { what, measured, bound: Some(bound), at_least: false }
     }
 
     /// Whether the bound is kept.
     pub fn holds(&self) -> bool {
-        if self.at_least { self.measured >= self.bound } else { self.measured <= self.bound }
+        self.bound
+            .is_none_or(|bound| if self.at_least { self.measured >= bound } else { self.measured <= bound })
     }
 }
 
@@ -111,7 +112,7 @@ impl fmt::Display for Report {
                 "{:46}{:10.1}{:>12}{verdict}",
                 row.what,
                 row.measured,
-                format!("{sign} {}", row.bound)
+                row.bound.map_or(String::new(), |bound| format!("{sign} {bound}"))
             )
         })
     }
@@ -146,21 +147,23 @@ fn checks(crowd: &Crowd, size: Size) -> Result<Vec<Row>> {
     let before = status(crowd)?.checks;
     let (begin, cpu) = (Instant::now(), crowd.cpu_time()?);
     thread::sleep(Duration::from_secs(size.seconds));
-    let (took, cpu) = (begin.elapsed(), crowd.cpu_time()? - cpu);
+    let (took, cpu_after) = (begin.elapsed(), crowd.cpu_time()?);
     let after = status(crowd)?.checks;
     let made = (after.begun - before.begun) as f64 / begin.elapsed().as_secs_f64();
     let later = |limit: &u32| after.later_than_ms[limit] - before.later_than_ms[limit];
     let latest = after.later_than_ms.keys().find(|limit| later(limit) == 0);
-    let busy = 100.0 * cpu.as_secs_f64() / took.as_secs_f64();
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / took.as_secs_f64();
+    let (user, system) = (share(cpu_after.user - cpu.user), share(cpu_after.system - cpu.system));
     Ok(vec![
         Row {
             what: "checks a second",
             measured: made,
             // It varies with the jitter of the intervals.
-            bound: (f64::from(size.per_second()) * 0.98).floor(),
+            bound: Some((f64::from(size.per_second()) * 0.98).floor()),
             at_least: true,
         },
-        Row::at_most("busy, percent of a core", busy, 40.0),
+        Row::at_most("busy, percent of a core", user + system, 40.0),
+        Row { what: "busy in the kernel, percent of a core", measured: system, bound: None, at_least: false },
         Row::at_most(
             "the latest check begins within, ms",
             latest.map_or(f64::INFINITY, |&ms| ms.into()),
