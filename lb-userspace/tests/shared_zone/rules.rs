@@ -114,6 +114,22 @@ fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_
     assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "seen by a majority");
 }
 
+/// Addresses and records are read one after the other.
+#[test]
+fn a_removal_whose_mark_is_read_later_is_not_taken_for_one_by_hand() {
+    let start = Instant::now();
+    let mut primary = InMemory::default();
+    let [mut one, _, mut three] = cluster(&mut primary, start);
+    let before = primary.texts.clone();
+    one.act(&mut primary, &without(wish(0), 2, 2), start);
+    let after = std::mem::replace(&mut primary.texts, before);
+    three.read(&mut primary, start);
+    assert_eq!(three.state(2), State::RemovedBy(None));
+    primary.texts = after;
+    three.act(&mut primary, &situation(wish(2)), start + seconds(1));
+    assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "a majority sees it");
+}
+
 /// Families are taken away one after the other, and the node renews its lease in between.
 #[test]
 fn a_family_that_was_removed_stays_away_when_the_other_one_is_removed_too() {

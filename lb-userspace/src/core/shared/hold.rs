@@ -69,7 +69,11 @@ impl Holds {
     ) {
         for &address in addresses {
             let removals = self.0.entry(address).or_insert(Removals { times: 0, last: now, hold: None });
-            if removals.hold.as_ref().is_some_and(|hold| hold.sequence == sequence) {
+            if let Some(hold) = removals.hold.as_mut().filter(|hold| hold.sequence == sequence) {
+                // Addresses may be read after a removal and the mark before it: it tells later who that was.
+                if let Some(by) = by.filter(|_| hold.by.is_none()) {
+                    (hold.by, hold.why) = (Some(by.clone()), why.clone());
+                }
                 continue;
             }
             let in_a_row = now.saturating_duration_since(removals.last) <= LONGEST_HOLD_DOWN * 2;
