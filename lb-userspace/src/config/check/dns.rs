@@ -4,7 +4,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use super::{
     publish::publish,
-    reader::{Field, Reader, Seen},
+    reader::{Field, Reader},
 };
 use crate::config::{
     AllDown, Dns, NodeAddress,
@@ -47,19 +47,13 @@ pub(super) fn dns(
 }
 
 fn listen(reader: &mut Reader<'_>, dns: &Key, list: List<String>) -> Option<Vec<SocketAddr>> {
-    let mut seen = Seen::default();
-    let mut sockets: Vec<SocketAddr> = Vec::new();
-    for field in reader.list(dns, "listen", list, String::clone)? {
-        let Some(socket) = reader.socket_address(&field, 53) else { continue };
-        reader.unique(&mut seen, &field, socket);
-        if socket.ip().is_unspecified() {
-            let what =
-                "is the unspecified address: answers would leave from whatever address the kernel picks";
-            reader.refuse(&field.key, what, "list this node's addresses one by one");
-        }
-        sockets.push(socket);
+    let fields = reader.list(dns, "listen", list, String::clone)?;
+    let sockets = reader.socket_addresses(fields, 53);
+    for field in sockets.iter().filter(|field| field.value.ip().is_unspecified()) {
+        let what = "is the unspecified address: answers would leave from whatever address the kernel picks";
+        reader.refuse(&field.key, what, "list this node's addresses one by one");
     }
-    Some(sockets)
+    Some(sockets.into_iter().map(|socket| socket.value).collect())
 }
 
 fn ttl(

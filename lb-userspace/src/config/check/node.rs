@@ -99,14 +99,9 @@ pub(super) fn peers(reader: &mut Reader<'_>, root: &Key, peers: Vec<Spanned<file
 }
 
 fn metrics_listen(reader: &mut Reader<'_>, node: &Key, list: List<String>) -> Vec<SocketAddr> {
-    let mut seen = Seen::default();
-    let mut sockets = Vec::new();
-    for field in reader.list(node, "metrics_listen", list, String::clone).unwrap_or_default() {
-        let Some(socket) = reader.socket_address(&field, METRICS_PORT) else { continue };
-        reader.unique(&mut seen, &field, socket);
-        sockets.push(socket);
-    }
-    sockets
+    let fields = reader.list(node, "metrics_listen", list, String::clone).unwrap_or_default();
+    let sockets = reader.socket_addresses(fields, METRICS_PORT);
+    sockets.into_iter().map(|socket| socket.value).collect()
 }
 
 fn interfaces(reader: &mut Reader<'_>, node: &Key, list: List<String>) -> Vec<String> {

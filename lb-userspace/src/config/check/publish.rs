@@ -73,12 +73,7 @@ fn one(
 }
 
 fn primaries(reader: &mut Reader<'_>, publish: &Key, list: List<String>) -> Vec<SocketAddr> {
-    let mut seen = Seen::default();
     let fields = reader.required_list(publish, "primaries", list, String::clone);
-    let sockets = fields.into_iter().filter_map(|field| {
-        let socket = reader.socket_address(&field, 53)?;
-        reader.unique(&mut seen, &field, socket);
-        Some(socket)
-    });
-    sockets.collect()
+    let sockets = reader.socket_addresses(fields, 53);
+    sockets.into_iter().map(|socket| socket.value).collect()
 }

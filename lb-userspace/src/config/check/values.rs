@@ -12,7 +12,7 @@ use std::{
 use humantime::format_duration;
 use toml::Spanned;
 
-use super::reader::{Field, Reader};
+use super::reader::{Field, Reader, Seen};
 use crate::{
     config::{
         file::{AddressPerFamily, Value},
@@ -156,8 +156,23 @@ impl Reader<'_> {
         addresses
     }
 
-    /// An address and a port; square brackets around IPv6. `port` is the usual one, for examples.
-    pub(super) fn socket_address(
+    /// Addresses with ports, each once; `port` is the usual one, for examples.
+    pub(super) fn socket_addresses(
+        &mut self,
+        fields: Vec<Field<String>>,
+        port: u16,
+    ) -> Vec<Field<SocketAddr>> {
+        let mut seen = Seen::default();
+        let sockets = fields.into_iter().filter_map(|field| {
+            let socket = self.socket_address(&field, port)?;
+            self.unique(&mut seen, &field, socket);
+            Some(field.with(socket))
+        });
+        sockets.collect()
+    }
+
+    /// Square brackets are around IPv6.
+    fn socket_address(
         &mut self,
         Field { key, value: text, .. }: &Field<String>,
         port: u16,
