@@ -115,13 +115,13 @@ fn services(page: &mut Page<'_>, services: &[Service]) -> fmt::Result {
 }
 
 fn backends(page: &mut Page<'_>, services: &[Service]) -> fmt::Result {
+    let all =
+        || services.iter().flat_map(|service| service.backends.iter().map(move |backend| (service, backend)));
     let of = |figure: fn(&Backend) -> Option<f64>| {
-        let all = services.iter().flat_map(|service| service.backends.iter().map(move |one| (service, one)));
-        all.filter_map(move |(service, backend)| Some((labels(service, backend), figure(backend)?)))
+        all().filter_map(move |(service, backend)| Some((labels(service, backend), figure(backend)?)))
     };
     let count = |figure: fn(&Backend) -> u64| {
-        let all = services.iter().flat_map(|service| service.backends.iter().map(move |one| (service, one)));
-        all.map(move |(service, backend)| (labels(service, backend), figure(backend)))
+        all().map(move |(service, backend)| (labels(service, backend), figure(backend)))
     };
     let is_up = |backend: &Backend| {
         let measured = backend.health == State::Up;

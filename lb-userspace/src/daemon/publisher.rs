@@ -358,6 +358,7 @@ impl Work {
     }
 }
 
+/// With its causes.
 fn text(error: UpdateError) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }

@@ -122,10 +122,8 @@ impl SharedZone {
     fn target(&self, known: &Name, wish: &Wish, situation: &Situation, now: Instant) -> BTreeSet<IpAddr> {
         let majority = situation.seen_by * 2 > situation.voters;
         let is_held = |address: IpAddr| {
-            let hold = known.own.holds.get(address);
-            hold.is_some_and(|hold| {
-                hold.until > now && !(majority && situation.voters > 1 && hold.by.is_some())
-            })
+            let hold = known.own.holds.in_force(address, now);
+            hold.is_some_and(|hold| !(majority && situation.voters > 1 && hold.by.is_some()))
         };
         wish.wanted.iter().copied().filter(|&address| !is_held(address)).collect()
     }
@@ -279,7 +277,7 @@ impl SharedZone {
     ) {
         let mut removed: BTreeMap<_, BTreeSet<IpAddr>> = BTreeMap::new();
         for &address in wish.wanted.difference(target) {
-            if let Some(hold) = known.own.holds.get(address).filter(|hold| hold.until > now) {
+            if let Some(hold) = known.own.holds.in_force(address, now) {
                 removed.entry((hold.by.clone(), hold.why.clone())).or_default().insert(address);
             }
         }

@@ -20,7 +20,7 @@ pub(super) struct Hold {
     pub(super) by: Option<Arc<str>>,
     /// In one word.
     pub(super) why: Arc<str>,
-    pub(super) until: Instant,
+    until: Instant,
     /// Of the lease that the address was taken out of.
     sequence: u64,
 }
@@ -45,10 +45,14 @@ impl Holds {
         self.0.get(&address)?.hold.as_ref()
     }
 
+    /// One that is not over.
+    pub(super) fn in_force(&self, address: IpAddr, now: Instant) -> Option<&Hold> {
+        self.get(address).filter(|hold| hold.until > now)
+    }
+
     /// The next end of one.
     pub(super) fn next_end(&self, now: Instant) -> Option<Instant> {
-        let holds = self.0.values().filter_map(|removals| removals.hold.as_ref());
-        holds.map(|hold| hold.until).filter(|&until| until > now).min()
+        self.0.keys().filter_map(|&address| self.in_force(address, now)).map(|hold| hold.until).min()
     }
 
     /// These addresses are there.
