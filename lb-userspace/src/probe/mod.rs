@@ -6,6 +6,7 @@ mod exec;
 mod grpc;
 mod http;
 mod runner;
+mod spare;
 mod tcp;
 mod through;
 mod tls;
@@ -144,6 +145,11 @@ struct Endpoints<'a> {
 }
 
 impl Endpoints<'_> {
+    /// Whether the kernel chooses the local end and the way.
+    fn is_plain(&self) -> bool {
+        self.source.is_none() && self.source_port.is_none() && self.through.is_none()
+    }
+
     /// The address to bind to.
     fn local_address(&self) -> IpAddr {
         let any = match self.target {

@@ -8,12 +8,17 @@ use nix::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Endpoints, Finding, Limit, io_detail, is_local};
+use super::{Endpoints, Finding, Limit, io_detail, is_local, spare::Spare};
 use crate::core::check::Code;
 
 /// Connects and hangs up.
 pub(super) async fn check(endpoints: &Endpoints<'_>, limit: Limit) -> Result<Finding, Finding> {
-    connect(endpoints, limit).await?;
+    let spare = endpoints.is_plain().then(|| Spare::of(endpoints.target));
+    let socket = spare.and_then(Spare::take).map_or_else(|| open(endpoints), Ok);
+    let stream = connect_from(socket, endpoints, limit).await?;
+    if let Some(spare) = spare {
+        spare.give(stream);
+    }
     Ok(Finding::new(Code::L4Ok, ""))
 }
 
@@ -22,8 +27,16 @@ pub(super) async fn check(endpoints: &Endpoints<'_>, limit: Limit) -> Result<Fin
 /// Dropping the stream resets the connection (SO_LINGER 0). A proper close would leave TIME_WAIT on
 /// this side for a minute: at 1,000 checks a second of one target the ports run out before that.
 pub(super) async fn connect(endpoints: &Endpoints<'_>, limit: Limit) -> Result<TcpStream, Finding> {
-    let socket = open(endpoints)
-        .map_err(|error| Finding::new(Code::Sockerr, format!("{} here", io_detail(&error))))?;
+    connect_from(open(endpoints), endpoints, limit).await
+}
+
+async fn connect_from(
+    socket: io::Result<TcpSocket>,
+    endpoints: &Endpoints<'_>,
+    limit: Limit,
+) -> Result<TcpStream, Finding> {
+    let socket =
+        socket.map_err(|error| Finding::new(Code::Sockerr, format!("{} here", io_detail(&error))))?;
     limit.or(Code::L4Tout, socket.connect(endpoints.target)).await?.map_err(|error| connect_finding(&error))
 }
 
