@@ -29,8 +29,7 @@ impl State {
     fn observe_nat_ports(&mut self, now: Instant) -> Result<(), DataplaneError> {
         let mut began = false;
         for (_, pool) in under_nat(&self.config) {
-            let refused =
-                self.dataplane.reasons_of(self.planner.numbers().pool(&pool))?[Reason::NatFull as usize];
+            let refused = self.dataplane.count_of(self.planner.numbers().pool(&pool), Reason::NatFull)?;
             match self.nat_ports.entry(pool.clone()).or_default().observe(refused, now) {
                 Some(Change::Began) => began = true,
                 Some(Change::Ended(shortage)) => info!(

@@ -1,7 +1,7 @@
 //! What the loop owns, and how it is kept true to what happens.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::IpAddr,
     path::PathBuf,
@@ -64,7 +64,8 @@ pub(super) struct State {
     pub(super) planner: Planner,
     pub(super) dataplane: Dataplane,
     pub(super) interfaces: Vec<Interface>,
-    pub(super) backends: BTreeMap<BackendId, Checked>,
+    /// No order: there is a lookup for each result of a check.
+    pub(super) backends: HashMap<BackendId, Checked>,
     pub(super) peers: Peers,
     /// What this node tells them.
     pub(super) own_word: OwnWord,

@@ -18,6 +18,13 @@ impl Dataplane {
         self.read_counters(map::REASONS, first, Reason::COUNT as u32, |cpus: &[u64]| cpus.iter().sum())
     }
 
+    /// Packets of a service for one reason, over all CPUs: cheaper than all of them where there are many services.
+    pub fn count_of(&self, service: u32, reason: Reason) -> Result<u64, DataplaneError> {
+        let index = service * Reason::COUNT as u32 + reason as u32;
+        let sum = |cpus: &[u64]| cpus.iter().sum::<u64>();
+        Ok(self.read_counters(map::REASONS, index, 1, sum)?.into_iter().sum())
+    }
+
     /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
     pub fn reasons(&self) -> Result<Vec<u64>, DataplaneError> {
         let mut sums = vec![0; Reason::COUNT];
