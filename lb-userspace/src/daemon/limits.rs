@@ -20,8 +20,8 @@ const LARGE: libc::c_int = 48 << 10;
 /// Places from which threads take memory: what is free in one serves no thread of another.
 const ARENAS: libc::c_int = 2;
 
-/// Keeps Maglev tables, and other large buffers that come and go, from leaving holes between small ones that stay. glibc
-/// would do so only for larger ones.
+/// Keeps large buffers that come and go, Maglev tables of many backends among them, from leaving holes between small ones that
+/// stay. glibc would do so only for larger ones.
 pub(super) fn map_large_buffers() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets numbers of the allocator's.
