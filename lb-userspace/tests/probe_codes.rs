@@ -129,9 +129,8 @@ async fn l4con() {
     assert_result(&http(address).run_once().await, Code::L4Con, "Connection refused");
 }
 
-/// A listener whose queue is full does not answer: the kernel drops the SYN.
-#[tokio::test]
-async fn l4tout() {
+/// A listener whose queue is full does not answer: the kernel drops the SYN. The connections in the queue come with it.
+async fn full() -> (TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(0).unwrap();
@@ -140,6 +139,27 @@ async fn l4tout() {
     while let Ok(stream) = timeout(Duration::from_secs(1), TcpStream::connect(address)).await {
         queue.push(stream.unwrap());
     }
+    (listener, queue)
+}
+
+#[tokio::test]
+async fn l4ok_after_a_while() {
+    let (listener, queue) = full().await;
+    let mut probe = tcp(listener.local_addr().unwrap());
+    let check = tokio::spawn(async move { probe.run_once().await });
+    tokio::time::sleep(SHORT).await;
+    for _ in queue {
+        drop(listener.accept().await.unwrap());
+    }
+    let result = check.await.unwrap();
+    assert_result(&result, Code::L4Ok, "");
+    assert!(result.duration > SHORT, "{:?}", result.duration);
+}
+
+#[tokio::test]
+async fn l4tout() {
+    let (listener, _queue) = full().await;
+    let address = listener.local_addr().unwrap();
     for probe in [tcp(address), http(address)] {
         let result = Probe { timeout: SHORT, ..probe }.run_once().await;
         assert_result(&result, Code::L4Tout, "timeout after 200ms");

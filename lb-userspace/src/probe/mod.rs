@@ -4,6 +4,7 @@ mod agent;
 mod dns;
 mod exec;
 mod grpc;
+mod handshake;
 mod http;
 mod runner;
 mod spare;
@@ -78,8 +79,9 @@ impl Probe {
         if let Some(through) = &mut self.through {
             through.ended(finding.is_ok());
         }
-        let Finding { code, detail, warning, advice } = finding.unwrap_or_else(|failure| failure);
-        CheckResult { code, duration: start.elapsed(), detail, warning, advice }
+        let Finding { code, detail, warning, advice, took } = finding.unwrap_or_else(|failure| failure);
+        let duration = took.unwrap_or_else(|| start.elapsed());
+        CheckResult { code, duration, detail, warning, advice }
     }
 }
 
@@ -177,17 +179,19 @@ impl Limit {
     }
 }
 
-/// A result that has not been timed. Failures are passed on with `?`, hence `Result<Finding, Finding>`.
+/// What a check comes to. Failures are passed on with `?`, hence `Result<Finding, Finding>`.
 struct Finding {
     code: Code,
     detail: String,
     warning: Option<String>,
     advice: Option<Override>,
+    /// How long it took, if that is known better than from when it was done.
+    took: Option<Duration>,
 }
 
 impl Finding {
     fn new(code: Code, detail: impl Into<String>) -> Finding {
-        Finding { code, detail: detail.into(), warning: None, advice: None }
+        Finding { code, detail: detail.into(), warning: None, advice: None, took: None }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::errno::Errno;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 
 /// Sockets of one family that are connected to nothing.
 pub(super) struct Spare(Mutex<Vec<TcpSocket>>);
@@ -36,15 +36,14 @@ impl Spare {
 
     /// Resets a connection, as closing it would have done, and keeps its socket, if there is need of it. It must not have been
     /// bound.
-    pub(super) fn give(&self, stream: TcpStream) {
-        // Whatever fails here: it is closed then, and the next check opens another.
-        let Ok(stream) = stream.into_std() else { return };
-        if disconnect(&stream).is_err() {
+    pub(super) fn give(&self, socket: TcpSocket) {
+        if disconnect(&socket).is_err() {
+            // It is closed then, and the next check opens another.
             return;
         }
         let mut sockets = self.sockets();
         if sockets.len() < KEPT {
-            sockets.push(TcpSocket::from_std_stream(stream));
+            sockets.push(socket);
         }
     }
 
@@ -65,6 +64,8 @@ fn disconnect(socket: &impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
     use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
     use super::*;
@@ -73,19 +74,18 @@ mod tests {
     async fn a_socket_is_used_again_after_a_reset() {
         let spare = Spare(Mutex::default());
         let (one, other) = (listener("[::1]:0").await, listener("[::1]:0").await);
-        let stream = TcpStream::connect(one.local_addr().unwrap()).await.unwrap();
-        let number = stream.as_fd().as_raw_fd();
-        let (mut accepted, first) = one.accept().await.unwrap();
-        spare.give(stream);
+        let socket = connected(&one);
+        let number = socket.as_raw_fd();
+        let (mut accepted, _) = one.accept().await.unwrap();
+        spare.give(socket);
         assert_eq!(accepted.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 
         let socket = spare.take().unwrap();
         assert!(spare.take().is_none());
-        assert_eq!(socket.as_fd().as_raw_fd(), number);
+        assert_eq!(socket.as_raw_fd(), number);
         let stream = socket.connect(other.local_addr().unwrap()).await.unwrap();
-        let (_accepted, second) = other.accept().await.unwrap();
-        assert_eq!(second, stream.local_addr().unwrap());
-        assert_ne!(second.port(), first.port());
+        let (_accepted, from) = other.accept().await.unwrap();
+        assert_eq!(from, stream.local_addr().unwrap());
     }
 
     #[tokio::test]
@@ -93,7 +93,7 @@ mod tests {
         let spare = Spare(Mutex::default());
         let listener = listener("127.0.0.1:0").await;
         for _ in 0..=KEPT {
-            spare.give(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            spare.give(connected(&listener));
             drop(listener.accept().await.unwrap());
         }
         assert_eq!(spare.sockets().len(), KEPT);
@@ -101,5 +101,11 @@ mod tests {
 
     async fn listener(address: &str) -> TcpListener {
         TcpListener::bind(address).await.unwrap()
+    }
+
+    fn connected(listener: &TcpListener) -> TcpSocket {
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        TcpSocket::from_std_stream(stream)
     }
 }

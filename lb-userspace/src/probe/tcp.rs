@@ -8,18 +8,18 @@ use nix::{
 };
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::{Endpoints, Finding, Limit, io_detail, is_local, spare::Spare};
+use super::{Endpoints, Finding, Limit, handshake::shake_hands, io_detail, is_local, spare::Spare};
 use crate::core::check::Code;
 
 /// Connects and hangs up.
 pub(super) async fn check(endpoints: &Endpoints<'_>, limit: Limit) -> Result<Finding, Finding> {
     let spare = endpoints.is_plain().then(|| Spare::of(endpoints.target));
-    let socket = spare.and_then(Spare::take).map_or_else(|| open(endpoints), Ok);
-    let stream = connect_from(socket, endpoints, limit).await?;
+    let socket = spare.and_then(Spare::take).map_or_else(|| open_or_tell(endpoints), Ok)?;
+    let (socket, took) = shake_hands(socket, endpoints.target, limit).await?;
     if let Some(spare) = spare {
-        spare.give(stream);
+        spare.give(socket);
     }
-    Ok(Finding::new(Code::L4Ok, ""))
+    Ok(Finding { took, ..Finding::new(Code::L4Ok, "") })
 }
 
 /// Connects; on failure the finding is L4CON, L4TOUT or SOCKERR.
@@ -27,17 +27,12 @@ pub(super) async fn check(endpoints: &Endpoints<'_>, limit: Limit) -> Result<Fin
 /// Dropping the stream resets the connection (SO_LINGER 0). A proper close would leave TIME_WAIT on
 /// this side for a minute: at 1,000 checks a second of one target the ports run out before that.
 pub(super) async fn connect(endpoints: &Endpoints<'_>, limit: Limit) -> Result<TcpStream, Finding> {
-    connect_from(open(endpoints), endpoints, limit).await
+    let socket = open_or_tell(endpoints)?;
+    limit.or(Code::L4Tout, socket.connect(endpoints.target)).await?.map_err(|error| connect_finding(&error))
 }
 
-async fn connect_from(
-    socket: io::Result<TcpSocket>,
-    endpoints: &Endpoints<'_>,
-    limit: Limit,
-) -> Result<TcpStream, Finding> {
-    let socket =
-        socket.map_err(|error| Finding::new(Code::Sockerr, format!("{} here", io_detail(&error))))?;
-    limit.or(Code::L4Tout, socket.connect(endpoints.target)).await?.map_err(|error| connect_finding(&error))
+fn open_or_tell(endpoints: &Endpoints<'_>) -> Result<TcpSocket, Finding> {
+    open(endpoints).map_err(|error| Finding::new(Code::Sockerr, format!("{} here", io_detail(&error))))
 }
 
 /// Whether there is any answer to a connection: it is accepted, or refused.
