@@ -20,6 +20,32 @@ struct Packed {
     words: Box<[u64]>,
 }
 
+/// A table that is filled slot by slot.
+pub(super) struct Filling(Packed);
+
+impl Filling {
+    /// `shares`: the numbers, ascending, and in how many slots each will be; none of them in no slot.
+    pub(super) fn new(shares: Box<[(u16, u32)]>) -> Filling {
+        let bits_log = bits_log(shares.len());
+        let length = shares.iter().map(|&(_, count)| count as usize).sum::<usize>();
+        let words = vec![0; length.div_ceil(per_word(bits_log))].into();
+        Filling(Packed { shares, bits_log, length, words })
+    }
+
+    /// Gives the number at this place of the shares to a slot, which has none yet.
+    #[inline(always)]
+    pub(super) fn set(&mut self, slot: usize, place: u32) {
+        let Packed { bits_log, words, .. } = &mut self.0;
+        let in_word = slot % per_word(*bits_log);
+        words[slot / per_word(*bits_log)] |= u64::from(place) << (in_word << *bits_log);
+    }
+
+    /// The table, when each slot has a number.
+    pub(super) fn done(self) -> Slots {
+        Slots(Arc::new(self.0))
+    }
+}
+
 /// Slots of so many bits in a word.
 fn per_word(bits_log: u32) -> usize {
     1 << (u64::BITS.ilog2() - bits_log)
@@ -45,21 +71,16 @@ impl From<&[u16]> for Slots {
         for (place, &(number, _)) in (0..).zip(&shares) {
             places[usize::from(number)] = place;
         }
-        let bits_log = bits_log(shares.len());
-        let add = |word: u64, number: &u16| word << (1 << bits_log) | u64::from(places[usize::from(*number)]);
-        let words = slots.chunks(per_word(bits_log)).map(|slots| slots.iter().rev().fold(0, add)).collect();
-        Slots(Arc::new(Packed { shares, bits_log, length: slots.len(), words }))
+        let mut filling = Filling::new(shares);
+        for (slot, &number) in slots.iter().enumerate() {
+            filling.set(slot, places[usize::from(number)]);
+        }
+        filling.done()
     }
 }
 
 impl From<Vec<u16>> for Slots {
     fn from(slots: Vec<u16>) -> Slots {
-        Slots::from(&*slots)
-    }
-}
-
-impl From<Box<[u16]>> for Slots {
-    fn from(slots: Box<[u16]>) -> Slots {
         Slots::from(&*slots)
     }
 }

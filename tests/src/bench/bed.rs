@@ -240,7 +240,7 @@ fn image(case: Case, forward: Forward, sizes: Sizes) -> Image {
         };
         image.backends.insert(number, backend);
     }
-    image.tables.insert(SERVICE, maglev::build(&candidates(&image)).into());
+    image.tables.insert(SERVICE, maglev::build(&candidates(&image)));
     image
 }
 

@@ -41,7 +41,7 @@ impl Node {
             identity[16..].copy_from_slice(&BACKEND_PORT.to_be_bytes());
             candidates.push(Candidate { number: number_here, identity, weight: WEIGHTS[backend] });
         }
-        world.image.tables.insert(u32::from(number) + 1, build(&candidates).into());
+        world.image.tables.insert(u32::from(number) + 1, build(&candidates));
         let tables = HostTables::new(&world.image).unwrap();
         Node { vip, tables, meaning: order }
     }

@@ -68,7 +68,8 @@ impl List {
         }
     }
 
-    /// Reads the next batch.
+    /// Reads the next batch. Out of the way, so that to claim a slot which was read before takes few registers.
+    #[inline(never)]
     fn advance(&mut self, free: &FreeSlots) {
         // Copies, which may stay in registers.
         let (mut slots, mut firsts, mut seconds, thirds) =
@@ -128,6 +129,7 @@ impl FreeSlots {
     }
 
     /// Takes the first free slot of a list, which each has as long as any is free.
+    #[inline(always)]
     pub(super) fn claim(&mut self, list: &mut List) -> usize {
         loop {
             while list.was_free == 0 {
