@@ -36,11 +36,15 @@ pub(super) fn read(text: &str, path: &Arc<Path>) -> Result<File, Vec<Problem>> {
     check_version(document.get_ref(), text)
         .map_err(|(offset, what, mend)| vec![problem(offset, Key::root().child("version"), what, mend)])?;
 
-    let mut document = document;
+    if let Ok(file) = File::deserialize(Deserializer::from(document)) {
+        return Ok(file);
+    }
+
+    // Read again: a copy of what is consumed would be for bad files only, and cost the good ones, too.
+    let (mut document, _) = DeTable::parse_recoverable(text);
     let mut problems = Vec::new();
     loop {
         let error = match File::deserialize(Deserializer::from(document.clone())) {
-            Ok(file) if problems.is_empty() => return Ok(file),
             Ok(_) => break,
             Err(error) => error,
         };

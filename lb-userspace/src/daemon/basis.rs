@@ -76,7 +76,7 @@ async fn edited(path: &Path, known: Edits) -> Result<(Config, HostFacts, Edits),
 
 async fn checked(loaded: Loaded) -> Result<(Config, HostFacts), Unfit> {
     let host = facts::gather(loaded.config.destinations()).await.context("cannot read the host's network")?;
-    let warnings = loaded.check_host(&host.for_config(dataplane::kernel()))?;
+    let warnings = loaded.check_host(&host.clone().for_config(dataplane::kernel()))?;
     for warning in loaded.warnings.iter().chain(&warnings) {
         warn!("{warning}");
     }

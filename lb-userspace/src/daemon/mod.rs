@@ -177,7 +177,7 @@ impl Daemon {
         dns: Option<dns::Sockets>,
     ) -> anyhow::Result<Daemon> {
         let config = started.config.clone();
-        let host = started.host.for_config(dataplane::kernel());
+        let host = started.host.clone().for_config(dataplane::kernel());
         let (next_hops, mut hops) =
             NextHops::watch(config.destinations()).await.context("cannot watch next hops")?;
         let counters = dns.as_ref().map(dns::Sockets::counters);
@@ -325,10 +325,10 @@ impl Daemon {
     /// Has the configuration's file read beside the loop.
     fn prepare_reload(&self, order: Order) {
         let (path, prepared) = (self.state.path.clone(), self.senders.prepared.clone());
-        let known = self.state.administration.edits().clone();
+        let (running, known) = (self.state.config.clone(), self.state.administration.edits().clone());
         tokio::spawn(async move {
             // The loop may have ended meanwhile.
-            let _ = prepared.send(Box::new(prepare(path, known, order).await)).await;
+            let _ = prepared.send(Box::new(prepare(path, running, known, order).await)).await;
         });
     }
 

@@ -1,8 +1,12 @@
 //! Another configuration for the running daemon: all of it, or nothing.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Instant,
 };
 
@@ -12,7 +16,7 @@ use tracing::{error, info, warn};
 use super::{Daemon, TIDY, deny, exchange, probes, state::State};
 use crate::{
     api::Refusal,
-    config::{Config, ConfigError, Edit, Edits, Loaded},
+    config::{Config, ConfigError, Edit, Edits, Loaded, host::HostFacts},
     core::{
         deny::Rule,
         health::Checked,
@@ -22,7 +26,7 @@ use crate::{
         reload::{ANEW, differences, needs_restart, peers_differ},
     },
     dataplane::{self, DataplaneError},
-    net::facts::{self, HostFacts},
+    net::facts,
     reload::{ReloadQuery, Reloaded},
 };
 
@@ -54,31 +58,42 @@ struct Next {
     denied: Vec<Rule>,
 }
 
-/// Reads and checks the file as the start does, with the changes that are `known` and the one that is wanted; on a thread of
+/// Reads and checks the file as the start does, with the changes that are `known` and the one that is wanted; on threads of
 /// its own, since it takes its time, and since the others have checks to run: there, each of ten thousand questions about
 /// routes would wait for its turn.
-pub(super) async fn prepare(path: PathBuf, known: Edits, order: Order) -> Prepared {
+pub(super) async fn prepare(path: PathBuf, running: Arc<Config>, known: Edits, order: Order) -> Prepared {
     let (with, edit) = (known.clone(), order.edit.clone());
-    let read = tokio::task::spawn_blocking(move || read(&path, with, edit.as_ref())).await;
+    let read = tokio::task::spawn_blocking(move || read(&path, &running, with, edit.as_ref())).await;
     let next = read.unwrap_or_else(|error| Err(Reloaded::refused([format!("reading it failed: {error}")])));
     Prepared { order, known, next }
 }
 
-fn read(path: &Path, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
-    let (loaded, edits, notes) = Loaded::load_edited(path, known, edit).map_err(|error| refused(&error))?;
+fn read(path: &Path, running: &Config, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
+    // Most destinations stay, and to ask about them takes as long as to read the file.
+    let asked: BTreeSet<IpAddr> = running.destinations().collect();
+    let (loaded, host) = thread::scope(|scope| {
+        let host = scope.spawn(|| gather(&asked));
+        let loaded = Loaded::load_edited(path, known, edit);
+        (loaded, host.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    let (loaded, edits, notes) = loaded.map_err(|error| refused(&error))?;
     let other = |error: anyhow::Error| Reloaded::refused([format!("{error:#}")]);
-    let host = gather(&loaded.config).map_err(other)?;
-    let warnings =
-        loaded.check_host(&host.for_config(dataplane::kernel())).map_err(|error| refused(&error))?;
+    let mut host = host.map_err(other)?;
+    let new: BTreeSet<IpAddr> = loaded.config.destinations().filter(|one| !asked.contains(one)).collect();
+    if !new.is_empty() {
+        host.check_route.extend(gather(&new).map_err(other)?.check_route);
+    }
+    let warnings = loaded.check_host(&host).map_err(|error| refused(&error))?;
     let denied = deny::read_file(loaded.config.defence.as_ref()).map_err(other)?;
     let warnings = loaded.warnings.iter().chain(&warnings).map(ToString::to_string).collect();
     Ok(Next { config: loaded.config, edits, notes, warnings, host, denied })
 }
 
-/// The host's network, read by this thread alone.
-fn gather(config: &Config) -> anyhow::Result<HostFacts> {
+/// The host's network and the ways to these, read by this thread alone.
+fn gather(destinations: &BTreeSet<IpAddr>) -> anyhow::Result<HostFacts> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(facts::gather(config.destinations()))?)
+    let facts = runtime.block_on(facts::gather(destinations.iter().copied()))?;
+    Ok(facts.for_config(dataplane::kernel()))
 }
 
 fn refused(error: &ConfigError) -> Reloaded {
@@ -138,7 +153,6 @@ impl Daemon {
         // What was sent before may be of a backend that was elsewhere then.
         self.events.forget_backends();
         if peers_differ(&old, &config) {
-            let host = host.for_config(dataplane::kernel());
             let (steering, keys) = (self.state.steering(), self.state.own_word.keys());
             self.peer_probes = probes::start_peers(&config, &host, steering, keys, &self.senders.peers);
             self.peer_probes.follow(&self.state.peers, None);

@@ -1,7 +1,7 @@
 //! What a configuration is checked against: the host's interfaces, addresses, ports and routes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
     ops::RangeInclusive,
@@ -48,14 +48,16 @@ pub struct HostFacts {
 
 impl HostFacts {
     /// What a configuration is checked against, with what the data path finds the kernel to be.
-    pub fn for_config(&self, kernel: host::Kernel) -> host::HostFacts {
-        let interface = |interface: &Interface| (interface.link.name.clone(), interface.addresses.clone());
+    pub fn for_config(self, kernel: host::Kernel) -> host::HostFacts {
+        let HostFacts { interfaces, settings, ip_local_port_range, ip_local_reserved_ports, check_route } =
+            self;
+        let interfaces = interfaces.into_iter().map(|have| (have.link.name, have.addresses)).collect();
         host::HostFacts {
-            interfaces: self.interfaces.iter().map(interface).collect(),
-            settings: self.settings.clone(),
-            ip_local_port_range: self.ip_local_port_range.clone(),
-            ip_local_reserved_ports: self.ip_local_reserved_ports.clone(),
-            check_route: self.check_route.clone(),
+            interfaces,
+            settings,
+            ip_local_port_range,
+            ip_local_reserved_ports,
+            check_route,
             kernel,
         }
     }
@@ -86,6 +88,8 @@ impl Interface {
 pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<HostFacts, NetError> {
     let netlink = Netlink::open()?;
     let interfaces = interfaces(&netlink).await?;
+    // Services often share their backends.
+    let destinations: BTreeSet<IpAddr> = destinations.into_iter().collect();
     let mut check_route = BTreeMap::new();
     let look_up = async |destination| (destination, route_to(&netlink, destination).await);
     let mut routes = pin!(stream::iter(destinations).map(look_up).buffer_unordered(AT_ONCE));
