@@ -34,6 +34,8 @@ use crate::{
 
 /// The state at `now`; counters are read from the kernel.
 pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
+    // Before the answer takes some itself: of ten thousand backends it has several MiB.
+    let memory = memory(state)?;
     let numbers = state.planner.numbers();
     let measured = Measured {
         flows: state.dataplane.count_flows(&plan::idle_limits(&state.config))?,
@@ -79,7 +81,7 @@ pub(super) fn status(state: &State, now: Instant) -> anyhow::Result<Status> {
             proven: measured.flows.proven,
             closing: measured.flows.closing,
         },
-        memory: memory(state)?,
+        memory,
         packets: packets(|_| true),
         drops: packets(|reason| {
             !matches!(reason.fate(), Fate::Pass | Fate::Forward | Fate::Odd | Fate::Icmp)
