@@ -63,7 +63,11 @@ impl Builder {
         takers.sort_unstable_by_key(|candidate| (candidate.identity, candidate.number));
         let mut lists: Vec<List> = takers.iter().map(|candidate| List::new(&candidate.identity)).collect();
         self.turns.follow(&takers);
-        let (shares, places) = shares(&takers, &self.turns.counts);
+        let numbers = takers.iter().map(|taker| taker.number);
+        let mut shares: Box<[_]> = numbers.clone().zip(self.turns.counts.iter().copied()).collect();
+        shares.sort_unstable();
+        let places: Vec<u32> =
+            numbers.map(|number| shares.partition_point(|&(other, _)| other < number) as u32).collect();
 
         let mut table = Filling::new(shares);
         self.free.reset();
@@ -72,17 +76,6 @@ impl Builder {
         }
         table.done()
     }
-}
-
-/// How many slots each number gets, ascending by number; and each taker's place among them.
-fn shares(takers: &[&Candidate], counts: &[u32]) -> (Box<[(u16, u32)]>, Vec<u32>) {
-    let mut by_number: Vec<usize> = (0..takers.len()).collect();
-    by_number.sort_unstable_by_key(|&taker| takers[taker].number);
-    let mut places = vec![0; takers.len()];
-    for (place, &taker) in (0..).zip(&by_number) {
-        places[taker] = place;
-    }
-    (by_number.iter().map(|&taker| (takers[taker].number, counts[taker])).collect(), places)
 }
 
 /// Builds many tables, on as many CPUs.
