@@ -48,7 +48,7 @@ pub struct Row {
     pub what: &'static str,
     /// What it came to.
     pub measured: f64,
-    /// What is allowed; `None` for what explains another figure, or depends on the machine more than on usher.
+    /// What is allowed; `None` for what explains another figure.
     pub bound: Option<f64>,
     /// The bound is the least that is allowed, not the most.
     pub at_least: bool,
@@ -57,10 +57,6 @@ pub struct Row {
 impl Row {
     fn at_most(what: &'static str, measured: f64, bound: f64) -> Row {
         Row { what, measured, bound: Some(bound), at_least: false }
-    }
-
-    fn unbound(what: &'static str, measured: f64) -> Row {
-        Row { what, measured, bound: None, at_least: false }
     }
 
     /// Whether the bound is kept.
@@ -140,7 +136,7 @@ pub fn measure(size: Size) -> Result<Report> {
     rows.push(Row::at_most("reload, weight of one backend changed, ms", one, 1_000.0));
     size.settle();
     let all = reload(&crowd, &config(size, |_, backend| if backend == 0 { 3 } else { 1 }))?;
-    rows.push(Row::unbound("reload, weight changed in every service, ms", all));
+    rows.push(Row::at_most("reload, weight changed in every service, ms", all, 1_000.0));
     size.settle();
     rows.extend(memory(&status(&crowd)?, size));
     Ok(Report { host: machine()?, size, rows })
@@ -167,7 +163,7 @@ fn checks(crowd: &Crowd, size: Size) -> Result<Vec<Row>> {
             at_least: true,
         },
         Row::at_most("busy, percent of a core", user + system, 40.0),
-        Row::unbound("busy in the kernel, percent of a core", system),
+        Row { what: "busy in the kernel, percent of a core", measured: system, bound: None, at_least: false },
         Row::at_most(
             "the latest check begins within, ms",
             latest.map_or(f64::INFINITY, |&ms| ms.into()),
