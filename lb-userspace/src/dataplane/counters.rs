@@ -15,14 +15,13 @@ impl Dataplane {
     /// packets of none.
     pub fn reasons_of(&self, service: u32) -> Result<Vec<u64>, DataplaneError> {
         let first = service * Reason::COUNT as u32;
-        self.read_counters(map::REASONS, first, Reason::COUNT as u32, |cpus: &[u64]| cpus.iter().sum())
+        self.read_counters(map::REASONS, first, Reason::COUNT as u32, total)
     }
 
     /// Packets of a service for one reason, over all CPUs: cheaper than all of them where there are many services.
     pub fn count_of(&self, service: u32, reason: Reason) -> Result<u64, DataplaneError> {
         let index = service * Reason::COUNT as u32 + reason as u32;
-        let sum = |cpus: &[u64]| cpus.iter().sum::<u64>();
-        Ok(self.read_counters(map::REASONS, index, 1, sum)?.into_iter().sum())
+        Ok(self.read_counters(map::REASONS, index, 1, total)?.into_iter().sum())
     }
 
     /// Packets by reason, over all services and CPUs, in the order of [`Reason::ALL`].
@@ -48,7 +47,7 @@ impl Dataplane {
         &self,
         numbers: impl IntoIterator<Item = u16>,
     ) -> Result<BTreeMap<u16, u64>, DataplaneError> {
-        self.read_of_backends(map::BEGUN, numbers, |cpus: &[u64]| cpus.iter().sum())
+        self.read_of_backends(map::BEGUN, numbers, total)
     }
 
     /// What was opened to each of these backends and what they answered, over all CPUs.
@@ -118,6 +117,10 @@ trait Counter: Copy + Default {}
 impl Counter for u64 {}
 impl Counter for [u64; 2] {}
 impl Counter for BackendCounters {}
+
+fn total(cpus: &[u64]) -> u64 {
+    cpus.iter().sum()
+}
 
 fn sum(cpus: &[BackendCounters]) -> BackendCounters {
     cpus.iter().fold(BackendCounters::default(), |sum, cpu| BackendCounters {
