@@ -80,7 +80,12 @@ fn data_path(page: &mut Page<'_>, status: &Status) -> fmt::Result {
         all.collect::<Vec<_>>()
     };
     page.counters("packets", "Packets by what was decided", None, by_reason(&status.packets))?;
-    page.counters("drops", "Those of them that were dropped", None, by_reason(&status.drops))?;
+    page.counters(
+        "drops",
+        "Those of them that went nowhere: dropped, or answered by a reset or an ICMP error",
+        None,
+        by_reason(&status.drops),
+    )?;
     let table = &status.flow_table;
     page.gauge("flow_table_capacity", "Flows that the flow table can hold", None, table.capacity as f64)?;
     let states = [("new", table.new), ("proven", table.proven), ("closing", table.closing)];

@@ -9,8 +9,8 @@ use crate::api::Client;
 
 /// Show interfaces, services, backends, peers, DNS and drops of the running daemon
 ///
-/// FLOWS are those in the flow table now; PACKETS and BYTES count what was sent to a backend since the
-/// daemon started. SHARE is the part of new flows that a backend gets.
+/// FLOWS are those in the flow table now; PACKETS and BYTES count what was sent to a backend since the data path was
+/// loaded. SHARE is the part of new flows that a backend gets.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -59,7 +59,7 @@ const IDLE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_s
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn flows(reader: &mut Reader<'_>, root: &Key, section: file::Value<file::Flows>) -> Flows {
-    /// A flow takes 16 bytes of flow table and 128 of NAT records: 2.2 GiB at the most.
+    /// A flow takes 16 bytes of flow table and 109 of NAT records: 2.0 GB at the most.
     const MAX: RangeInclusive<i64> = 1_000..=16_000_000;
     /// Each takes 160 bytes: 160 MiB at the most.
     const FRAGMENTS: RangeInclusive<i64> = 1_000..=1_000_000;
