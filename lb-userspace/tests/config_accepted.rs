@@ -188,6 +188,8 @@ fn a_tls_check_asks_for_the_host_and_trusts_whom_it_is_told() {
     let https = |more: &str| of_https(&format!("{{ kind = \"https\"{more} }}"));
     assert_eq!(https(", host = \"w.example.test:81\""), Some(tls(Some("w.example.test"), None, true)));
     assert_eq!(https(", host = \"w\", server_name = \"x\""), Some(tls(Some("x"), None, true)));
+    assert_eq!(https(", host = \"[2001:db8::1]:81\""), Some(tls(Some("2001:db8::1"), None, true)));
+    assert_eq!(https(", host = \"[2001:db8::1]\""), Some(tls(Some("2001:db8::1"), None, true)));
     assert_eq!(https(", verify = false"), Some(tls(None, None, false)));
     assert_eq!(of_https("{ kind = \"http\" }"), None);
     let grpc = |service: &str, tls| CheckKind::Grpc { service: service.to_owned(), tls };
@@ -357,10 +359,10 @@ fn a_configuration_that_fills_the_maps_is_refused_by_number() {
             Err(error) => error.to_string(),
         }
     };
-    assert_eq!(refusal(4_096, 1), "");
+    assert_eq!(refusal(4_095, 1), "");
     assert_eq!(
-        refusal(4_097, 1),
-        "usher.toml:1: service: takes 4097 tables (one per service and family), more than 4096; spread the \
+        refusal(4_096, 1),
+        "usher.toml:1: service: takes 4096 tables (one per service and family), more than 4095; spread the \
          services over more groups of nodes"
     );
     assert_eq!(refusal(1, 65_000 / 10), "");

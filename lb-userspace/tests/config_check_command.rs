@@ -1,6 +1,11 @@
 //! `usher check-config`: what it prints and its exit code.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use lb_userspace::{
     cli::check_config,
@@ -17,7 +22,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn check(text: &str, facts: Option<HostFacts>) -> anyhow::Result<(String, String, String)> {
     let directory = tempfile::tempdir()?;
     let path: PathBuf = directory.path().join("usher.toml");
-    std::fs::write(&path, text)?;
+    fs::write(&path, text)?;
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = block_on(check_config::run(&path, async |_| Ok(facts), &mut out, &mut err))?;
     let [out, err] = [out, err]
@@ -91,4 +96,41 @@ fn a_missing_file_says_why() {
         "/nonexistent/usher.toml: cannot read the configuration: No such file or directory (os error 2)\n"
     );
     assert_eq!(format!("{code:?}"), refused());
+}
+
+/// The command itself, with a file: what it prints on stderr, and its exit code.
+fn usher(words: &[&str], text: &str) -> (String, Option<i32>) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("usher.toml");
+    fs::write(&path, text).expect("a file");
+    let output = Command::new(env!("CARGO_BIN_EXE_usher")).args(words).arg("--config").arg(&path).output();
+    let output = output.expect("usher runs");
+    (String::from_utf8(output.stderr).expect("UTF-8"), output.status.code())
+}
+
+#[test]
+fn what_names_a_file_that_is_not_there_does_not_fit_either() {
+    let absent = "/nonexistent/file";
+    let secret = EXAMPLE.replace("\"/etc/usher/secret\"", &format!("\"{absent}\""));
+    // Without a secret there can be no peers.
+    let (head, rest) = EXAMPLE.split_once("[[peer]]").unwrap();
+    let alone = head.replace("secret_file =", "#secret_file =") + &rest[rest.find("[[service]]").unwrap()..];
+    let denied = alone.replace("\"/etc/usher/deny\"", &format!("\"{absent}\""));
+    for text in [secret, denied] {
+        assert_eq!(usher(&["check-config", "--file-only"], &text), (String::new(), Some(0)));
+        let (said, code) = usher(&["check-config"], &text);
+        assert!(said.starts_with("usher: cannot read the ") && said.contains(absent), "{said}");
+        assert_eq!(code, Some(1));
+    }
+}
+
+#[test]
+fn every_command_that_reads_a_bad_file_says_so_alike() {
+    let bad = EXAMPLE.replace("port = 80\n", "port = 80000\n");
+    for words in [&["check-config"][..], &["run"], &["simulate"], &["dns", "plan"], &["dns", "delegation"]] {
+        let (said, code) = usher(words, &bad);
+        assert_eq!(said.lines().count(), 1, "{words:?}: {said}");
+        assert!(said.contains(": service \"web\": port: 80000 is more than 65535;"), "{words:?}: {said}");
+        assert_eq!(code, Some(2), "{words:?}");
+    }
 }

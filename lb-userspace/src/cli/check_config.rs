@@ -11,14 +11,15 @@ use clap::Args;
 use super::{ConfigFile, REFUSED};
 use crate::{
     config::{Config, ConfigError, Loaded, Problem, host::HostFacts},
+    daemon::NamedFiles,
     dataplane,
     net::facts,
 };
 
 /// Check a configuration file without running it
 ///
-/// Reads the file as `usher run` would, compares it with this host's interfaces, addresses and ports, and
-/// changes nothing. A configuration with a mistake is refused with file, line, key and a way to mend it.
+/// Reads the file as `usher run` would, its secret and deny list too, compares it with this host's interfaces, addresses
+/// and ports, and changes nothing. A configuration with a mistake is refused with file, line, key and a way to mend it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -37,7 +38,10 @@ impl CheckConfig {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let gather = async |config: &Config| match self.file_only {
             true => Ok(None),
-            false => Ok(Some(facts::gather(config.destinations()).await?.for_config(dataplane::kernel()))),
+            false => {
+                NamedFiles::read(config)?;
+                Ok(Some(facts::gather(config.destinations()).await?.for_config(dataplane::kernel())))
+            }
         };
         run(&self.file.config, gather, &mut io::stdout(), &mut io::stderr()).await
     }

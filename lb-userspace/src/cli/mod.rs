@@ -37,6 +37,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     api::{Client, ClientError},
+    config::ConfigError,
     daemon,
 };
 
@@ -124,8 +125,20 @@ impl Cli {
     /// Carries the command out. What it has to say on stderr besides an error, it has said.
     ///
     /// # Errors
-    /// What made it fail; the exit code is then 1.
+    /// What made it fail; the exit code is then 1. Of a refused configuration everything is said; the exit code is 2, or 1 if another
+    /// try may succeed.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.carry_out().await.map_err(anyhow::Error::downcast) {
+            Ok(code) => Ok(code),
+            Err(Ok(refused)) => {
+                let code = check_config::refuse(&refused, &mut io::stderr())?;
+                Ok(if matches!(refused, ConfigError::Unfit(_)) { ExitCode::FAILURE } else { code })
+            }
+            Err(Err(error)) => Err(error),
+        }
+    }
+
+    async fn carry_out(self) -> anyhow::Result<ExitCode> {
         let client = Client::new(&self.socket);
         match self.command {
             Command::Run(command) => command.run().await,

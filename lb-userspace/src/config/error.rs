@@ -23,6 +23,10 @@ pub enum ConfigError {
     /// The file says something that cannot be or cannot work; one line per problem.
     #[error("{}", Lines(.0))]
     Refused(Vec<Problem>),
+    /// It does not fit the host as it is now; one line per problem. It may a moment later: an interface is being made anew, a route is
+    /// not there yet.
+    #[error("{}", Lines(.0))]
+    Unfit(Vec<Problem>),
     /// A change cannot be made to the file's services.
     #[error(transparent)]
     Edit(EditError),
@@ -35,7 +39,9 @@ impl ConfigError {
     /// All that it says, with its cause: one line per problem.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            ConfigError::Refused(problems) => problems.iter().map(ToString::to_string).collect(),
+            ConfigError::Refused(problems) | ConfigError::Unfit(problems) => {
+                problems.iter().map(ToString::to_string).collect()
+            }
             ConfigError::Unreadable { source, .. } => vec![format!("{self}: {source}")],
             ConfigError::Unwritable(source) => vec![format!("{self}: {source}")],
             ConfigError::Edit(_) => vec![self.to_string()],
@@ -45,7 +51,7 @@ impl ConfigError {
     /// The problems, in the file's order; none when the file could not be read.
     pub fn problems(&self) -> &[Problem] {
         match self {
-            ConfigError::Refused(problems) => problems,
+            ConfigError::Refused(problems) | ConfigError::Unfit(problems) => problems,
             ConfigError::Unreadable { .. } | ConfigError::Edit(_) | ConfigError::Unwritable(_) => &[],
         }
     }

@@ -74,9 +74,12 @@ impl Loaded {
     /// Compares the configuration with the host it is to run on, and returns warnings.
     ///
     /// # Errors
-    /// The configuration cannot work on this host: [`ConfigError::Refused`].
+    /// The configuration cannot work on this host: [`ConfigError::Unfit`].
     pub fn check_host(&self, facts: &HostFacts) -> Result<Vec<Problem>, ConfigError> {
-        host::check(&self.config, &self.file, &self.locations, facts)
+        host::check(&self.config, &self.file, &self.locations, facts).map_err(|error| match error {
+            ConfigError::Refused(problems) => ConfigError::Unfit(problems),
+            other => other,
+        })
     }
 }
 

@@ -19,29 +19,13 @@ pub(super) struct Basis {
     pub(super) administration: Administration,
 }
 
-/// Why it cannot.
-pub(super) enum Unfit {
-    /// The configuration is refused.
-    Refused(ConfigError),
-    /// Nothing can be said.
-    Failed(anyhow::Error),
-}
-
-impl From<ConfigError> for Unfit {
-    fn from(error: ConfigError) -> Unfit {
-        Unfit::Refused(error)
-    }
-}
-
-impl From<anyhow::Error> for Unfit {
-    fn from(error: anyhow::Error) -> Unfit {
-        Unfit::Failed(error)
-    }
-}
-
 impl Basis {
     /// Reads and checks. Changes of commands that the file or the host leaves no place for are left out, and said.
-    pub(super) async fn read(path: &Path) -> Result<Basis, Unfit> {
+    ///
+    /// # Errors
+    /// A [`ConfigError`] when the file is refused; another when it does not fit the host as that is now, or nothing can be said of
+    /// the host.
+    pub(super) async fn read(path: &Path) -> anyhow::Result<Basis> {
         let file = Loaded::load(path)?;
         let mut administration = Administration::read(&file.config.node.state_file);
         let known = administration.edits().clone();
@@ -51,13 +35,19 @@ impl Basis {
                     administration.begin_with(edits, &config);
                     return Ok(Basis { config, host, administration });
                 }
-                Err(Unfit::Refused(why)) => {
+                Err(error) => {
                     let changes = known.lines().join(", ");
-                    error!(
-                        "what commands have changed does not fit the configuration any more, and is forgotten: {changes}: {why}"
-                    );
+                    match error.downcast::<ConfigError>()? {
+                        why @ ConfigError::Unfit(_) => {
+                            let file = file.config.node.state_file.display();
+                            error!(%file, "what commands have changed does not fit the host now, and waits: {changes}");
+                            return Err(why.into());
+                        }
+                        why => error!(
+                            "what commands have changed does not fit the configuration any more, and is forgotten: {changes}: {why}"
+                        ),
+                    }
                 }
-                Err(failed) => return Err(failed),
             }
         }
         let (config, host) = checked(file).await?;
@@ -66,7 +56,7 @@ impl Basis {
     }
 }
 
-async fn edited(path: &Path, known: Edits) -> Result<(Config, HostFacts, Edits), Unfit> {
+async fn edited(path: &Path, known: Edits) -> anyhow::Result<(Config, HostFacts, Edits)> {
     let (loaded, edits, notes) = Loaded::load_edited(path, known, None)?;
     let (config, host) = checked(loaded).await?;
     notes.iter().for_each(|note| info!("{note}"));
@@ -74,7 +64,7 @@ async fn edited(path: &Path, known: Edits) -> Result<(Config, HostFacts, Edits),
     Ok((config, host, edits))
 }
 
-async fn checked(loaded: Loaded) -> Result<(Config, HostFacts), Unfit> {
+async fn checked(loaded: Loaded) -> anyhow::Result<(Config, HostFacts)> {
     let host = facts::gather(loaded.config.destinations()).await.context("cannot read the host's network")?;
     let warnings = loaded.check_host(&host.clone().for_config(dataplane::kernel()))?;
     for warning in loaded.warnings.iter().chain(&warnings) {

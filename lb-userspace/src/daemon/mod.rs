@@ -54,7 +54,7 @@ mod start;
 mod state;
 mod task;
 
-use std::{future::pending, io, mem, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
+use std::{future::pending, mem, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use humantime::format_duration;
@@ -66,14 +66,13 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{self, ControlSocket},
-    cli::check_config,
-    config::{Config, ConfigError},
+    config::Config,
     core::health::Pace,
     dataplane, dns,
     net::watch::NextHops,
     reload::ReloadQuery,
 };
-use basis::{Basis, Unfit};
+use basis::Basis;
 pub(crate) use capabilities::begin_thread;
 use check_path::CheckPrograms;
 use events::{Event, Events, Senders};
@@ -81,6 +80,7 @@ use file_watch::FileWatch;
 use manager::Manager;
 use probes::{BackendProbes, PeerProbes};
 use reload::{Order, prepare};
+pub(crate) use start::NamedFiles;
 use start::Started;
 use state::State;
 use task::{StopSignal, Task};
@@ -94,18 +94,13 @@ const TIDY: Duration = Duration::from_secs(3);
 /// After the own addresses were withdrawn, packets are served on for the DNS TTL, but not longer than this.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 
-/// Runs the daemon until SIGTERM or SIGINT. Exit code 2 when the configuration is refused, 1 when a part of
-/// the daemon ended that it cannot do without.
+/// Runs the daemon until SIGTERM or SIGINT. Exit code 1 when a part of the daemon ended that it cannot do without.
 ///
 /// # Errors
-/// What kept it from starting or made it stop.
+/// What kept it from starting or made it stop; a [`ConfigError`](crate::config::ConfigError) when the configuration is refused.
 pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     limits::map_large_buffers();
-    let basis = match Basis::read(path).await {
-        Ok(basis) => basis,
-        Err(Unfit::Refused(error)) => return refuse(&error),
-        Err(Unfit::Failed(error)) => return Err(error),
-    };
+    let basis = Basis::read(path).await?;
     limits::raise_open_files();
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&basis.config.node.socket).await?;
@@ -127,10 +122,6 @@ async fn bind_metrics(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListene
         info!(%address, "metrics are shown");
     }
     Ok(listeners)
-}
-
-fn refuse(error: &ConfigError) -> anyhow::Result<ExitCode> {
-    check_config::refuse(error, &mut io::stderr())
 }
 
 /// The running daemon: the state, what happens to it, and what it keeps running.

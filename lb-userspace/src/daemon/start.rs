@@ -19,6 +19,7 @@ use super::{
 use crate::{
     config::{Config, Forward, Node, Service, XdpMode},
     core::{
+        deny::DenyList,
         ids::Family,
         image::Image,
         numbers::{Numbers, Room},
@@ -48,6 +49,21 @@ pub(super) struct Started {
     pub(super) secret: Option<Secret>,
 }
 
+/// What is in the files that a configuration names and a start needs.
+pub(crate) struct NamedFiles {
+    secret: Option<Secret>,
+    denied: DenyList,
+}
+
+impl NamedFiles {
+    /// # Errors
+    /// When one cannot be read, or is not what it should be.
+    pub(crate) fn read(config: &Config) -> anyhow::Result<NamedFiles> {
+        let secret = Secret::read(config.node.secret_file.as_deref())?;
+        Ok(NamedFiles { secret, denied: deny::read(config.defence.as_ref())? })
+    }
+}
+
 /// Loads the program and attaches it, in the place of the one that an earlier daemon has left, if there is one. On an error
 /// that one goes on; what is new is detached when the data plane is dropped.
 pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
@@ -62,7 +78,7 @@ pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
         None => Numbers::new(&config)?,
     };
     let known = left.as_ref().map(|left| left.settings().hash_key);
-    let secret = Secret::read(config.node.secret_file.as_deref())?;
+    let NamedFiles { secret, denied } = NamedFiles::read(&config)?;
     let hash_key = match (secret.as_ref().map(Secret::hash_key), known) {
         (Some(key), known) => {
             if known.is_some_and(|known| known != key) {
@@ -73,7 +89,6 @@ pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
         (None, Some(known)) => known,
         (None, None) => Secret::random().hash_key(),
     };
-    let denied = deny::read(config.defence.as_ref())?;
     let applied = left.as_ref().map(|left| left.image().clone()).unwrap_or_default();
     // What the programs that run can do, too: services that are gone from the configuration are still there.
     let features = plan::features(&config) | deny::features_for(&denied) | applied.features();

@@ -11,6 +11,7 @@ use std::{
 };
 
 use humantime::format_duration;
+use lb_common::MAX_SERVICES;
 
 use super::values::malformed;
 use crate::{
@@ -24,8 +25,8 @@ use crate::{
     core::{ids::Family, lease::owner, plan},
 };
 
-/// Services times families: each has a Maglev table, and the map of tables has this many places.
-const MAX_POOLS: usize = 4_096;
+/// Services times families: each has a Maglev table, in a map whose place 0 is nobody's.
+const MAX_POOLS: usize = MAX_SERVICES - 1;
 /// Backends, counted once per service and family: flow entries and table slots hold 16-bit numbers.
 const MAX_BACKENDS: usize = 65_000;
 

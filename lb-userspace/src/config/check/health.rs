@@ -299,7 +299,7 @@ fn tls(
 ) -> Tls {
     let server_name = match server_name {
         Some(name) => tls_name(reader, name),
-        None => host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned()),
+        None => host.map(|host| without_port(host).to_owned()),
     };
     let verify = verify.is_none_or(|verify| verify.value);
     if !verify && ca_file.is_some() {
@@ -311,6 +311,14 @@ fn tls(
         server_name: server_name.filter(|name| ServerName::try_from(name.as_str()).is_ok()),
         ca_file,
         verify,
+    }
+}
+
+/// The name or address in a `Host` header.
+fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     }
 }
 
