@@ -54,9 +54,19 @@ impl Drop for Nginx {
 impl Nginx {
     /// Servers by name, with what their certificates should be.
     fn start(issuer: &Issuer, servers: Vec<(&'static str, CertificateParams)>) -> Nginx {
+        let signed = servers.into_iter().map(|(name, wanted)| {
+            let key = KeyPair::generate().unwrap();
+            let certificate = wanted.signed_by(&key, issuer).unwrap();
+            (name, certificate.pem(), key.serialize_pem())
+        });
+        Nginx::serve(&issuer.pem(), signed.collect())
+    }
+
+    /// Servers by name, with certificate and key.
+    fn serve(ca: &str, servers: Vec<(&'static str, String, String)>) -> Nginx {
         let directory = tempfile::tempdir().unwrap();
         let folder = directory.path();
-        fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
+        fs::write(folder.join("ca.pem"), ca).unwrap();
         let mut text = String::new();
         let mut ports = Vec::new();
         // Held until all are chosen, so that no port is chosen twice.
@@ -67,12 +77,10 @@ impl Nginx {
             held.push(listener);
             port
         };
-        for (name, wanted) in servers {
-            let key = KeyPair::generate().unwrap();
-            let certificate = wanted.signed_by(&key, issuer).unwrap();
+        for (name, certificate, key) in servers {
             let (at, port) = (folder.join(name), port());
-            fs::write(at.with_extension("pem"), certificate.pem()).unwrap();
-            fs::write(at.with_extension("key"), key.serialize_pem()).unwrap();
+            fs::write(at.with_extension("pem"), certificate).unwrap();
+            fs::write(at.with_extension("key"), key).unwrap();
             writeln!(
                 text,
                 "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {at}.pem; ssl_certificate_key {at}.key; \
@@ -200,6 +208,20 @@ async fn certificates_are_judged_by_issuer_name_and_dates() {
         assert_eq!(result.warning.as_deref(), warning, "{server}");
     }
     expect(&shake(nginx.at("plain"), careless()).await, Code::L6Rsp, "does not speak TLS: ");
+}
+
+/// Whose version cannot be read here: `openssl x509 -req -signkey` has made it, of version 1 as it does.
+#[tokio::test]
+async fn any_certificate_may_be_of_version_1() {
+    if !can_run_nginx() {
+        return;
+    }
+    let certificate = include_str!("certificates/version1.pem").to_owned();
+    let key = include_str!("certificates/version1.key").to_owned();
+    let nginx = Nginx::serve(&issuer("ours").pem(), vec![("old", certificate, key)]);
+    expect(&get(nginx.at("old"), "/", careless()).await, Code::L7Ok, "200 OK");
+    let verified = get(nginx.at("old"), "/", trusting(&nginx.ca_file())).await;
+    expect(&verified, Code::L6Rsp, "its certificate is not trusted: ");
 }
 
 #[tokio::test]

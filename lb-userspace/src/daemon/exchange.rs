@@ -235,6 +235,7 @@ mod tests {
             (libc::EADDRNOTAVAIL, Code::Sockerr),
             (libc::ECONNREFUSED, Code::L4Con),
             (libc::ENETUNREACH, Code::L4Con),
+            (libc::EACCES, Code::L4Con),
         ] {
             let source = std::io::Error::from_raw_os_error(errno);
             let (result, said) = judge(Err(AskError::Io { address, source }), Duration::ZERO);

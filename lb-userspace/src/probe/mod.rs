@@ -222,14 +222,14 @@ fn shown(bytes: &[u8]) -> String {
     format!("\"{}{more}\"", bytes[..bytes.len().min(SHOWN)].escape_ascii())
 }
 
-/// Tells what this host could not do from what the network answered.
+/// Tells what this host could not do from what the network answered. EACCES is the network's: ICMPv6 "administratively
+/// prohibited", as firewalls answer (tab_unreach[] in net/ipv6/icmp.c).
 pub fn is_local(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
         Some(
             Errno::EADDRNOTAVAIL
                 | Errno::EADDRINUSE
-                | Errno::EACCES
                 | Errno::EPERM
                 | Errno::EINVAL
                 | Errno::EAFNOSUPPORT

@@ -1,6 +1,10 @@
 //! `tls`: a TLS handshake succeeds and the certificate is trusted. `https` and `grpcs` begin with it.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::net::TcpStream;
 use tokio_rustls::{
@@ -12,7 +16,7 @@ use tokio_rustls::{
             Resumption,
             danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         },
-        crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+        crypto::ring,
         pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
     },
 };
@@ -66,10 +70,8 @@ pub(super) async fn connect(
     let name = named.unwrap_or(address);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let stream = limit.or(Code::L6Tout, handshake).await?.map_err(|error| {
-        // The file may name other issuers by now.
-        if tls.ca_file.is_some() {
-            client.0 = None;
-        }
+        // Others may be trusted by now.
+        client.0 = None;
         not_trusted(&error)
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
@@ -90,14 +92,14 @@ impl Client {
 
 fn make(tls: &Tls, protocol: Option<&[u8]>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let mut config = match tls.verify {
         true => builder.with_root_certificates(issuers(tls)?).with_no_client_auth(),
         false => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
             .with_no_client_auth(),
     };
     // A resumed session shows no certificate.
@@ -107,29 +109,37 @@ fn make(tls: &Tls, protocol: Option<&[u8]>) -> Result<ClientConfig, String> {
 }
 
 /// Whose certificates are trusted.
-fn issuers(tls: &Tls) -> Result<RootCertStore, String> {
+fn issuers(tls: &Tls) -> Result<Arc<RootCertStore>, String> {
+    let Some(file) = &tls.ca_file else { return issuers_of_the_host() };
+    let name = file.display();
+    let unreadable = |error| format!("cannot read ca_file {name}: {error}");
     let mut store = RootCertStore::empty();
-    match &tls.ca_file {
-        Some(file) => {
-            let name = file.display();
-            let unreadable = |error| format!("cannot read ca_file {name}: {error}");
-            for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
-                let certificate = certificate.map_err(unreadable)?;
-                store.add(certificate).map_err(|error| format!("ca_file {name}: {error}"))?;
-            }
-            if store.is_empty() {
-                return Err(format!("ca_file {name} has no certificate"));
-            }
-        }
-        None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if store.is_empty() {
-                return Err(
-                    "this host trusts no issuer of certificates; set ca_file, or verify = false".to_owned()
-                );
-            }
-        }
+    for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
+        let certificate = certificate.map_err(unreadable)?;
+        store.add(certificate).map_err(|error| format!("ca_file {name}: {error}"))?;
     }
+    if store.is_empty() {
+        return Err(format!("ca_file {name} has no certificate"));
+    }
+    Ok(Arc::new(store))
+}
+
+/// Those that this host trusts, as they were ten seconds ago at most. All checks share them: to read them takes milliseconds, they
+/// are 100 kB or more, and thousands of backends may want them at once.
+fn issuers_of_the_host() -> Result<Arc<RootCertStore>, String> {
+    const FRESH: Duration = Duration::from_secs(10);
+    static KNOWN: Mutex<Option<(Instant, Arc<RootCertStore>)>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, store)) = known.as_ref().filter(|(read, _)| read.elapsed() < FRESH) {
+        return Ok(store.clone());
+    }
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if store.is_empty() {
+        return Err("this host trusts no issuer of certificates; set ca_file, or verify = false".to_owned());
+    }
+    let store = Arc::new(store);
+    *known = Some((Instant::now(), store.clone()));
     Ok(store)
 }
 
@@ -173,9 +183,10 @@ fn expiry(certificate: &CertificateDer<'_>, now: i64) -> Option<String> {
     }
 }
 
-/// Takes any certificate whose key made the handshake.
+/// Takes any certificate, of versions that cannot be read here, too: the handshake shows that somebody speaks TLS, and no more is
+/// wanted.
 #[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
+struct AnyCertificate;
 
 impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
@@ -191,24 +202,37 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn verify_tls13_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        Ok(HandshakeSignatureValid::assertion())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        vec![
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+            SignatureScheme::ECDSA_NISTP521_SHA512,
+            SignatureScheme::ED25519,
+            SignatureScheme::ED448,
+            SignatureScheme::RSA_PSS_SHA256,
+            SignatureScheme::RSA_PSS_SHA384,
+            SignatureScheme::RSA_PSS_SHA512,
+            SignatureScheme::RSA_PKCS1_SHA256,
+            SignatureScheme::RSA_PKCS1_SHA384,
+            SignatureScheme::RSA_PKCS1_SHA512,
+            SignatureScheme::RSA_PKCS1_SHA1,
+        ]
     }
 }
 
