@@ -19,7 +19,7 @@ pub struct Backend {
     pub mtu: u16,
     /// For how many ticks an open flow of its service may be idle.
     pub idle: u16,
-    /// [`Backend::UP`], [`Backend::ACCEPTS`], [`Backend::LOST`].
+    /// [`Backend::UP`], [`Backend::ACCEPTS`], [`Backend::LOST`], [`Backend::BY_POLICY`].
     pub flags: u8,
     /// Zero.
     pub zero: [u8; 5],
@@ -36,6 +36,8 @@ impl Backend {
     pub const ACCEPTS: u8 = 2;
     /// The backend is down, and packets within TCP connections with it are refused.
     pub const LOST: u8 = 4;
+    /// Only a policy makes it up: checks have found it down. For the next daemon; the program treats it as any other.
+    pub const BY_POLICY: u8 = 8;
 
     /// Whether new flows may go to it for a reason other than its slots in the Maglev table: it is up and not drained.
     #[inline(always)]
@@ -47,6 +49,11 @@ impl Backend {
     #[inline(always)]
     pub fn is_lost(&self) -> bool {
         self.flags & Backend::LOST != 0
+    }
+
+    /// Whether [`Backend::BY_POLICY`] is set.
+    pub fn is_up_by_policy(&self) -> bool {
+        self.flags & Backend::BY_POLICY != 0
     }
 
     /// Whether [`Backend::UP`] is set.

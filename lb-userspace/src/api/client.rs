@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::ErrorBody;
+use super::{ErrorBody, LOOP_TIMEOUT, RELOAD_TIMEOUT};
 use crate::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
@@ -31,8 +31,8 @@ use crate::{
     status::Status,
 };
 
-/// Above the server's own 5 s, so that its account of what hangs arrives first.
-const TIMEOUT: Duration = Duration::from_secs(8);
+/// Beyond the server's own limit, so that its account of what hangs arrives first.
+const MORE: Duration = Duration::from_secs(3);
 
 /// Talks to the daemon that listens on one control socket.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, refuses or answers with something else.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.request(Method::GET, "/v1/status", Bytes::new()).await
+        self.request(Method::GET, "/v1/status", Bytes::new(), LOOP_TIMEOUT).await
     }
 
     /// What would happen to a flow.
@@ -107,7 +107,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, or answers with something else. A file that is refused is no error.
     pub async fn reload(&self, query: ReloadQuery) -> Result<Reloaded, ClientError> {
-        self.post("/v1/reload", &query).await
+        self.request(Method::POST, "/v1/reload", json(&query)?, RELOAD_TIMEOUT).await
     }
 
     /// Adds a service or a backend beside those of the file, or takes one away.
@@ -115,7 +115,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached, or answers with something else. A change that is refused is no error.
     pub async fn edit(&self, edit: &Edit) -> Result<Reloaded, ClientError> {
-        self.post("/v1/edit", edit).await
+        self.request(Method::POST, "/v1/edit", json(edit)?, RELOAD_TIMEOUT).await
     }
 
     /// Packets as they come and go. Dropping the stream ends the capture.
@@ -129,10 +129,11 @@ impl Client {
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let request = request(Method::POST, "/v1/capture", body)?;
         let failed = |source| ClientError::Http { socket: self.socket.clone(), source };
-        let answer = timeout(TIMEOUT, sender.send_request(request));
+        let limit = LOOP_TIMEOUT + MORE;
+        let answer = timeout(limit, sender.send_request(request));
         let response = answer
             .await
-            .map_err(|_| ClientError::Timeout { socket: self.socket.clone() })?
+            .map_err(|_| ClientError::Timeout { socket: self.socket.clone(), limit })?
             .map_err(failed)?;
         if response.status().is_success() {
             return Ok(Stream { socket: self.socket.clone(), body: response.into_body(), _driver: driver });
@@ -142,7 +143,7 @@ impl Client {
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        self.request(Method::POST, path, json(body)?).await
+        self.request(Method::POST, path, json(body)?, LOOP_TIMEOUT).await
     }
 
     async fn request<T: DeserializeOwned>(
@@ -150,10 +151,12 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        limit: Duration,
     ) -> Result<T, ClientError> {
-        let (status, answer) = timeout(TIMEOUT, self.exchange(method, path, body))
+        let limit = limit + MORE;
+        let (status, answer) = timeout(limit, self.exchange(method, path, body))
             .await
-            .map_err(|_| ClientError::Timeout { socket: self.socket.clone() })??;
+            .map_err(|_| ClientError::Timeout { socket: self.socket.clone(), limit })??;
         if status.is_success() {
             return serde_json::from_slice(&answer).map_err(|source| ClientError::Json { source });
         }
@@ -263,10 +266,12 @@ pub enum ClientError {
         source: hyper::Error,
     },
     /// No answer in time.
-    #[error("the daemon at {} did not answer within {} s", socket.display(), TIMEOUT.as_secs())]
+    #[error("the daemon at {} did not answer within {} s", socket.display(), limit.as_secs())]
     Timeout {
         /// The control socket.
         socket: PathBuf,
+        /// How long it had.
+        limit: Duration,
     },
     /// An answer, but an error.
     #[error("the daemon refused: {message}")]

@@ -24,6 +24,8 @@ mod client;
 mod server;
 mod socket;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +45,12 @@ use crate::{
     reload::{ReloadQuery, Reloaded},
     status::Status,
 };
+
+/// A loop that has not answered by then hangs: its longest step takes milliseconds.
+const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Another configuration takes seconds where there are thousands of services and little CPU.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the API asks of the daemon loop. A reply that nobody waits for any more may fail to send;
 /// that is no error.

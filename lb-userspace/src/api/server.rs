@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ControlSocket, ErrorBody, Refusal, Request};
+use super::{ControlSocket, ErrorBody, LOOP_TIMEOUT, RELOAD_TIMEOUT, Refusal, Request};
 use crate::{
     admin::{NodeChange, NodeChanged, ServerChange, ServerChanged},
     capture::CaptureQuery,
@@ -38,8 +38,6 @@ use crate::{
     status::Status,
 };
 
-/// A loop that has not answered by then hangs: its longest step takes milliseconds.
-const LOOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long answers under way may take once the daemon stops.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -179,7 +177,7 @@ async fn reload(
     query: Result<Json<ReloadQuery>, JsonRejection>,
 ) -> Result<Json<Reloaded>, Problem> {
     let Json(query) = query?;
-    Ok(Json(daemon.ask(|reply| Request::Reload(query, reply)).await??))
+    Ok(Json(daemon.for_a_reload().ask(|reply| Request::Reload(query, reply)).await??))
 }
 
 async fn edit(
@@ -187,7 +185,7 @@ async fn edit(
     edit: Result<Json<Edit>, JsonRejection>,
 ) -> Result<Json<Reloaded>, Problem> {
     let Json(edit) = edit?;
-    Ok(Json(daemon.ask(|reply| Request::Edit(edit, reply)).await??))
+    Ok(Json(daemon.for_a_reload().ask(|reply| Request::Edit(edit, reply)).await??))
 }
 
 async fn capture(
@@ -212,6 +210,10 @@ struct Daemon {
 }
 
 impl Daemon {
+    fn for_a_reload(self) -> Daemon {
+        Daemon { patience: RELOAD_TIMEOUT, ..self }
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Problem> {
         let (reply, answer) = oneshot::channel();
         let exchange = async {

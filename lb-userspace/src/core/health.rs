@@ -13,12 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::Backend;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Timing,
+    config::{Check, CheckKind, Passive, Timing},
     core::{
-        admin::Override,
+        admin::{Admin, Override},
         check::{CheckResult, Code},
         passive::{Row, Silence},
     },
@@ -104,6 +105,18 @@ impl Checked {
         Checked { presumed: Some((Health::Up, now)), ..Checked::new(timing) }
     }
 
+    /// A backend that the data path has as up, as an earlier daemon has left it: it takes as many results as ever to be otherwise.
+    pub fn resumed(left: &Backend, check: &Check, is_backup: bool, now: Instant) -> Checked {
+        let health = if left.is_up_by_policy() { Health::Down } else { Health::Up };
+        // What else keeps flows from a backend that is up is known otherwise.
+        let is_drained = matches!(*check.kind, CheckKind::Agent) && !left.accepts() && !is_backup;
+        Checked {
+            presumed: Some((health, now)),
+            advice: is_drained.then(|| Override { state: Admin::Drain, ..Override::default() }),
+            ..Checked::new(&check.timing)
+        }
+    }
+
     /// Takes a result that came at `now`, and says if the state changed. The first result decides
     /// at once: a node that starts must not wait `rise` intervals for its backends.
     ///
@@ -185,6 +198,17 @@ impl Checked {
     /// What was found is too old to tell anything: the next result decides at once, as the first one did.
     pub fn forget(&mut self) {
         (self.presumed, self.seen) = (None, None);
+    }
+
+    /// Is checked in another way from now on: what only the old one could say is taken back, and the rest stays.
+    pub fn follow(&mut self, check: &Check) {
+        self.set_timing(&check.timing);
+        if !matches!(*check.kind, CheckKind::Agent) {
+            self.advice = None;
+        }
+        if check.passive != Passive::Fail {
+            self.silence.end();
+        }
     }
 
     /// Judges by other numbers in a row from now on; what is known stays.

@@ -115,6 +115,30 @@ pub fn apply(image: &mut Image, operation: &Operation) {
     }
 }
 
+/// Notes that nobody knows which of these operations were carried out, since one of them failed: whatever is desired next, the
+/// difference to it writes or removes all that they are about.
+pub fn doubt(image: &mut Image, operations: &[Operation]) {
+    // None of these values is ever desired.
+    let unknown = Service { number: u32::MAX, ..Service::MARK };
+    for operation in operations {
+        match operation {
+            Operation::SetSettings(_) => image.settings = None,
+            Operation::SetBackend(number, _) | Operation::RemoveBackend(number) => {
+                image.backends.insert(*number, Backend::default());
+            }
+            Operation::SetTable(number, _) | Operation::RemoveTable(number) => {
+                image.tables.insert(*number, Slots::default());
+            }
+            Operation::SetService(key, _) | Operation::RemoveService(key) => {
+                image.services.insert(*key, unknown);
+            }
+            Operation::SetQuicId(id, _) | Operation::RemoveQuicId(id) => {
+                image.quic_ids.insert(*id, 0);
+            }
+        }
+    }
+}
+
 fn set<'a, K: Ord + Copy, V: PartialEq + Clone>(
     applied: &'a BTreeMap<K, V>,
     desired: &'a BTreeMap<K, V>,
@@ -200,6 +224,20 @@ mod tests {
             // Settings are never taken away: a program without them balances nothing.
             let settings = to.settings.clone().or(from.settings);
             prop_assert_eq!(image, Image { settings, ..to });
+        }
+
+        #[test]
+        fn what_was_carried_out_in_part_is_made_good(from in image(), to in image(), next in image(), done in 0_usize..30) {
+            let operations = diff(&from, &to);
+            let mut maps = from.clone();
+            operations.iter().take(done).for_each(|operation| apply(&mut maps, operation));
+            let mut known = from;
+            doubt(&mut known, &operations);
+            for operation in diff(&known, &next) {
+                apply(&mut maps, &operation);
+            }
+            let settings = next.settings.clone().or(maps.settings.clone());
+            prop_assert_eq!(maps, Image { settings, ..next });
         }
 
         #[test]

@@ -210,10 +210,14 @@ impl Planner {
             let mut candidates = Vec::new();
             let members = members(config, service, pool.clone());
             let counted = counted.remove(&pool).unwrap_or_default();
+            let is_panic = matches!(self.modes.get(&pool), Some(Mode::Panic { .. }));
             for (Member { backend, id, address, lent }, (standing, share)) in members.zip(counted) {
                 let backend_number = self.numbers.backend(&id);
                 let known = situation.hops.get(&address).filter(|known| known.serves(service.forward));
-                let record = backend_record(service, backend, address, number, standing, known);
+                let mut record = backend_record(service, backend, address, number, standing, known);
+                if is_panic && standing.is_up() && !(situation.standing)(&id, backend.weight).is_up() {
+                    record.flags |= Backend::BY_POLICY;
+                }
                 if let (Some(id), Some(quic), None) = (backend.quic_server_id, service.flows.quic, &lent) {
                     image.quic_ids.insert(QuicKey::new(number, id, quic.server_id_length), backend_number);
                 }

@@ -42,7 +42,8 @@ pub(super) struct Order {
 /// The file, read and checked beside the loop.
 pub(super) struct Prepared {
     order: Order,
-    /// The changes that were known when it was read.
+    /// The configuration that was in force when it was read, and the changes that were known.
+    running: Arc<Config>,
     known: Edits,
     next: Result<Next, Reloaded>,
 }
@@ -62,10 +63,10 @@ struct Next {
 /// its own, since it takes its time, and since the others have checks to run: there, each of ten thousand questions about
 /// routes would wait for its turn.
 pub(super) async fn prepare(path: PathBuf, running: Arc<Config>, known: Edits, order: Order) -> Prepared {
-    let (with, edit) = (known.clone(), order.edit.clone());
-    let read = tokio::task::spawn_blocking(move || read(&path, &running, with, edit.as_ref())).await;
+    let (before, with, edit) = (running.clone(), known.clone(), order.edit.clone());
+    let read = tokio::task::spawn_blocking(move || read(&path, &before, with, edit.as_ref())).await;
     let next = read.unwrap_or_else(|error| Err(Reloaded::refused([format!("reading it failed: {error}")])));
-    Prepared { order, known, next }
+    Prepared { order, running, known, next }
 }
 
 fn read(path: &Path, running: &Config, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
@@ -103,9 +104,9 @@ fn refused(error: &ConfigError) -> Reloaded {
 impl Daemon {
     /// Puts the file in force, if it can be.
     pub(super) fn reload(&mut self, prepared: Prepared) {
-        let Prepared { order, known, next } = prepared;
-        if known != *self.state.administration.edits() {
-            // Another command was quicker.
+        let Prepared { order, running, known, next } = prepared;
+        if !Arc::ptr_eq(&running, &self.state.config) || known != *self.state.administration.edits() {
+            // Another order was quicker, and may have read a newer file.
             return self.prepare_reload(order);
         }
         let Order { query, reply, .. } = order;
@@ -203,12 +204,11 @@ impl State {
         };
         self.backends = plan::pools(&config)
             .flat_map(|(service, pool)| {
-                let timing = service.check.timing;
-                plan::backends(service, pool).map(move |(_, id, _)| (id, timing))
+                plan::backends(service, pool).map(move |(_, id, _)| (id, &service.check))
             })
-            .map(|(id, timing)| {
-                let mut checked = known(&id).unwrap_or_else(|| Checked::new(&timing));
-                checked.set_timing(&timing);
+            .map(|(id, check)| {
+                let mut checked = known(&id).unwrap_or_else(|| Checked::new(&check.timing));
+                checked.follow(check);
                 (id, checked)
             })
             .collect();

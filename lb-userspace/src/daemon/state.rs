@@ -94,8 +94,8 @@ pub(super) struct State {
     pub(super) publishes: bool,
     steering: Steering,
     tables: watch::Sender<Arc<Tables>>,
-    /// The ids in the kernel of the attached program and of the one before it.
-    programs: [u32; 2],
+    /// The ids in the kernel of the attached program, first, and of those before it: more than are replaced between two looks.
+    programs: [u32; 4],
     /// Hands captured packets on.
     pub(super) capturing: Option<JoinHandle<io::Result<()>>>,
     /// Who is denied.
@@ -123,17 +123,16 @@ impl State {
         } = started;
         let program = dataplane.program_id()?;
         let now = Instant::now();
-        let was_up = |id: &BackendId, address: IpAddr| {
-            let before = applied.backends.get(&planner.numbers().backend(id));
-            before.is_some_and(|before| before.is_up() && before.address == address.into())
+        let left_up = |id: &BackendId, address: IpAddr| {
+            let left = applied.backends.get(&planner.numbers().backend(id));
+            left.filter(|left| left.is_up() && left.address == address.into())
         };
         let backends = plan::pools(&config)
             .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)))
-            .map(|(service, (_, id, address))| {
-                let timing = &service.check.timing;
-                let checked = match was_up(&id, address) {
-                    true => Checked::presumed_up(timing, now),
-                    false => Checked::new(timing),
+            .map(|(service, (backend, id, address))| {
+                let checked = match left_up(&id, address) {
+                    Some(left) => Checked::resumed(left, &service.check, backend.backup, now),
+                    None => Checked::new(&service.check.timing),
                 };
                 (id, checked)
             })
@@ -171,7 +170,7 @@ impl State {
             zone,
             publishers: Vec::new(),
             publishes: false,
-            programs: [program; 2],
+            programs: [program; 4],
             capturing: None,
             deny,
             administration,
@@ -478,7 +477,8 @@ impl State {
         if let Ok(program) = self.dataplane.program_id()
             && program != self.programs[0]
         {
-            self.programs = [program, self.programs[0]];
+            self.programs.rotate_right(1);
+            self.programs[0] = program;
         }
     }
 
@@ -510,7 +510,10 @@ impl State {
         if operations.is_empty() {
             return Ok(());
         }
-        self.dataplane.apply(&operations)?;
+        if let Err(error) = self.dataplane.apply(&operations) {
+            image::doubt(&mut self.applied, &operations);
+            return Err(error);
+        }
         self.applied = desired;
         let table = |pool: PoolId| Some((pool.clone(), self.planner.current_table(&pool)?.clone()));
         let tables: Tables = plan::pools(&self.config).filter_map(|(_, pool)| table(pool)).collect();

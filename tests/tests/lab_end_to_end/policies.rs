@@ -4,7 +4,7 @@
 use std::{fs, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use lb_userspace::config::AllDown;
+use lb_userspace::{config::AllDown, status::State};
 use usher_lab::{Connections, Family, Host, Lab, Stream, Tally, until};
 
 use crate::{
@@ -58,6 +58,18 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
     let page = status_page(lab)?;
     let said = "v4: PANIC: only 1 of 3 backends are up, so all are used, whatever checks find";
     ensure!(page.contains(said), "{page}");
+    // The next daemon knows who is down, and goes on.
+    lab.kill_usher(1)?;
+    lab.start_usher(1)?;
+    let mut first = None;
+    until("the daemon answers", RECOVERY, || {
+        first = Some(status(lab, 1)?);
+        Ok(())
+    })?;
+    let status = first.context("no answer")?;
+    let healths: Vec<_> = backends(&status, "web", Family::V4)?.iter().map(|one| one.health).collect();
+    expect_equal("health after a restart", &healths, &vec![State::Down, State::Down, State::Up])?;
+    expect_slots(lab, [true; 3])?;
     start_both(lab)?;
     ensure!(!status_page(lab)?.contains("PANIC"), "it goes on");
     written.iter().try_for_each(|node| node.reload(&node.ordinary).map(drop))

@@ -1,6 +1,9 @@
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Config;
 
 fn timing(rise: u32, fall: u32) -> Timing {
     Timing {
@@ -45,6 +48,77 @@ fn what_was_up_before_a_restart_stays_up_until_checks_fail_in_a_row() {
     let mut checked = Checked::presumed_up(&timing, now);
     assert_eq!(checked.observe(&result(true), now), None, "nothing new");
     assert_eq!(checked.seen().map(|seen| seen.since), Some(now));
+}
+
+fn check(kind: CheckKind, passive: Passive) -> Check {
+    let config = Config::parse(CHECKED, Path::new("usher.toml")).expect("a configuration");
+    Check { kind: kind.into(), passive, ..config.services[0].check.clone() }
+}
+
+const CHECKED: &str = r#"
+version = 1
+[node]
+name = "node1"
+interfaces = ["front"]
+addresses = ["192.0.2.11"]
+[nat]
+source = ["203.0.113.11"]
+[[service]]
+name = "web"
+protocol = "tcp"
+port = 80
+check = { kind = "tcp", rise = 2, fall = 2 }
+[[service.backend]]
+name = "b1"
+address = "203.0.113.21"
+"#;
+
+#[test]
+fn what_an_earlier_daemon_has_left_tells_what_it_knew() {
+    let (tcp, agent) = (check(CheckKind::Tcp, Passive::Off), check(CheckKind::Agent, Passive::Off));
+    let now = Instant::now();
+    let left = |flags| Backend { flags, ..Backend::default() };
+    let (up, drained, forced) = (
+        left(Backend::UP | Backend::ACCEPTS),
+        left(Backend::UP),
+        left(Backend::UP | Backend::ACCEPTS | Backend::BY_POLICY),
+    );
+    let resumed = |left, check| Checked::resumed(left, check, false, now);
+    assert_eq!((resumed(&up, &tcp).health(), resumed(&up, &agent).advice()), (Some(Health::Up), None));
+    // By a panic: as many passing checks as ever bring it up.
+    let mut down = resumed(&forced, &tcp);
+    assert_eq!(down.health(), Some(Health::Down));
+    assert_eq!(down.observe(&result(true), now), None);
+    assert_eq!(down.observe(&result(true), now).expect("two").to, Health::Up);
+    // Nobody but its agent keeps flows from it: until the agent says something else.
+    let mut by_agent = resumed(&drained, &agent);
+    assert_eq!(by_agent.advice().expect("a drain").state, Admin::Drain);
+    by_agent.observe(&CheckResult { advice: Some(Override::default()), ..result(true) }, now);
+    assert_eq!(by_agent.advice(), Some(Override::default()));
+    assert_eq!(resumed(&drained, &tcp).advice(), None, "an administrator did");
+    assert_eq!(Checked::resumed(&drained, &agent, true, now).advice(), None, "a backup has none");
+}
+
+#[test]
+fn another_check_takes_back_what_only_the_old_one_could_say() {
+    let now = Instant::now();
+    let (agent, tcp) = (check(CheckKind::Agent, Passive::Fail), check(CheckKind::Tcp, Passive::Fail));
+    let drain = Override { state: Admin::Drain, ..Override::default() };
+    let mut checked = Checked::new(&agent.timing);
+    checked.observe(&CheckResult { advice: Some(drain), ..result(true) }, now);
+    while checked.hear_silence(&SILENCE, true, now).is_none() {}
+    let held = checked.held(now);
+    assert!(held.is_some());
+    checked.follow(&agent);
+    assert_eq!((checked.advice(), checked.held(now)), (Some(drain), held));
+    checked.follow(&tcp);
+    assert_eq!((checked.advice(), checked.held(now)), (None, held));
+    checked.follow(&check(CheckKind::Tcp, Passive::Check));
+    assert_eq!((checked.held(now), checked.is_up()), (None, false));
+    for _ in 0..tcp.timing.rise {
+        checked.observe(&result(true), now);
+    }
+    assert!(checked.is_up(), "nothing holds it");
 }
 
 #[test]

@@ -117,6 +117,21 @@ fn only_up_backends_have_slots_by_their_weights() {
 }
 
 #[test]
+fn a_panic_leaves_a_note_for_the_next_daemon() {
+    let text = FILE.replacen("port = 80\n", "port = 80\npanic_below = 60\n", 1);
+    let config = Config::parse(&text, Path::new("usher.toml")).unwrap();
+    let mut planner = planner(&config);
+    let mut flags = |up: &[&str]| {
+        let image = image(&mut planner, &config, up);
+        [1, 2].map(|number| (image.backends[&number].is_up(), image.backends[&number].is_up_by_policy()))
+    };
+    assert_eq!(flags(&["web/b1/v4", "web/b2/v4"]), [(true, false); 2]);
+    assert_eq!(flags(&["web/b2/v4"]), [(true, true), (true, false)], "in a panic");
+    assert_eq!(flags(&[]), [(true, true); 2]);
+    assert_eq!(flags(&["web/b1/v4", "web/b2/v4"]), [(true, false); 2]);
+}
+
+#[test]
 fn a_backend_is_lost_when_it_is_down_or_its_drain_has_ended_as_configured() {
     let lost = |options: &str, health, drain_ended| {
         let text = FILE.replacen("port = 80\n", &format!("port = 80\n{options}\n"), 1);
