@@ -172,21 +172,30 @@ fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::R
     for name in &node.interfaces {
         expect_index(name, if_nametoindex(name.as_str()).unwrap_or(0))?;
     }
-    let taken = dataplane.take_over(&node.interfaces)?;
     let link = |name: &String| host.interfaces.iter().map(|have| &have.link).find(|link| link.name == *name);
     let mode_of = |name: &String| match link(name).is_some_and(|link| link.xdp_generic) {
         true => AttachedMode::Generic,
         false => AttachedMode::Native,
     };
+    // An interface that was made anew has no program, whatever pin is left of the one before it.
+    let pinned = dataplane.pinned_on(&node.interfaces)?;
+    let has_program = |name: &&String| link(name).is_some_and(|link| link.xdp_program.is_some());
+    let left: Vec<String> = pinned.iter().filter(has_program).cloned().collect();
     // All have the same; it cannot change while a program is there.
-    let mode = taken.first().map_or(node.xdp_mode, |name| mode_of(name).into());
+    let mode = left.first().map_or(node.xdp_mode, |name| mode_of(name).into());
     if !matches!(node.xdp_mode, XdpMode::Auto) && mode != node.xdp_mode {
         warn!(
             "[node] xdp_mode stays as it was at the first start; `usher detach` ends that, and all connections"
         );
     }
-    let new: Vec<String> = node.interfaces.iter().filter(|name| !taken.contains(name)).cloned().collect();
-    let mut attached = dataplane.attach(&new, mode)?;
+    let without = |these: &[String]| -> Vec<String> {
+        node.interfaces.iter().filter(|name| !these.contains(name)).cloned().collect()
+    };
+    // First: where one refuses, the earlier daemon's program goes on everywhere.
+    let mut attached = dataplane.attach(&without(&left), mode)?;
+    let taken = dataplane.take_over(&left)?;
+    let had = [without(&left), taken.clone()].concat();
+    attached.extend(dataplane.attach(&without(&had), mode)?);
     dataplane.forget_others(&node.interfaces)?;
     attached.extend(taken.into_iter().map(|interface| Attached {
         mode: mode_of(&interface),

@@ -14,6 +14,21 @@ use super::{
 use crate::config::XdpMode;
 
 impl Dataplane {
+    /// Those of these interfaces on which an earlier daemon's program is pinned.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn pinned_on(&self, interfaces: &[String]) -> Result<Vec<String>, DataplaneError> {
+        let Some(pins) = &self.pins else { return Ok(Vec::new()) };
+        let mut pinned = Vec::new();
+        for name in interfaces {
+            if pins.link(index_of(name)?)?.is_some() {
+                pinned.push(name.clone());
+            }
+        }
+        Ok(pinned)
+    }
+
     /// Replaces, on each of these interfaces that has one pinned, an earlier daemon's program by this one, at once
     /// (BPF_LINK_UPDATE); the names of those that had. The mode stays.
     ///
@@ -89,6 +104,16 @@ impl Dataplane {
         if let Err(error) = forgotten {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the replaced programs keep their memory");
+        }
+    }
+
+    /// Forgets the own programs, of which none runs.
+    pub(super) fn forget_own_programs(&self) {
+        let Some(pins) = &self.pins else { return };
+        let forgotten = self.program_id().and_then(|program| Ok(pins.remove_programs(program)?));
+        if let Err(error) = forgotten {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "programs that never ran keep their memory; `usher detach` ends that");
         }
     }
 

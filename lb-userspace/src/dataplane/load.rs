@@ -151,9 +151,13 @@ impl Dataplane {
 impl Drop for Dataplane {
     fn drop(&mut self) {
         if self.in_use {
+            // A start that failed before it took anything over.
+            if self.links.is_empty() {
+                self.forget_own_programs();
+            }
             return;
         }
-        // A start that failed.
+        // A start that failed, and found nothing.
         if let Err(error) = self.unpin() {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "what was pinned stays; `usher detach` removes it");

@@ -178,6 +178,11 @@ impl Pins {
         remove_others(&self.own.join(PROGRAMS), |path| number_of(path) == Some(program))
     }
 
+    /// Removes the pin of a program's map of programs.
+    pub(super) fn remove_programs(&self, program: u32) -> Result<(), PinError> {
+        remove_others(&self.own.join(PROGRAMS), |path| number_of(path) != Some(program))
+    }
+
     /// Whether there is a link.
     pub(super) fn has_links(&self) -> Result<bool, PinError> {
         Ok(!list(&self.own.join(LINKS))?.is_empty())

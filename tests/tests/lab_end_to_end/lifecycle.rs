@@ -239,6 +239,29 @@ pub(crate) fn start_that_fails_leaves_nothing(lab: &Lab) -> Result<()> {
     lab.start_usher(NODE)
 }
 
+/// The same beside a data path at work: that goes on, and no start leaves a program more in memory.
+pub(crate) fn start_that_fails_leaves_the_data_path_alone(lab: &Lab) -> Result<()> {
+    let node = Host::Node(NODE);
+    lab.stop_usher(NODE)?;
+    let index = lab.run(node, &["cat", "/sys/class/net/back/ifindex"])?;
+    fs::remove_file(lab.pin_dir(NODE).join("layout-2/links").join(index.trim())).context("a link's pin")?;
+    let attach = ["ip", "link", "set", "back", "xdpdrv", "obj", "/run/usher-lab/pass.o", "sec", PASS];
+    until("back is free", RECOVERY, || lab.run(node, &attach).map(drop))?;
+    let ids = programs(lab)?;
+    for _ in 0..3 {
+        let refused = lab.output(node, &["usher", "run"])?;
+        ensure!(
+            refused.code == Some(1) && refused.stderr.contains("back has another XDP program already"),
+            "{refused:?}"
+        );
+        expect_equal("programs", &programs(lab)?, &ids)?;
+        let pinned = fs::read_dir(lab.pin_dir(NODE).join("layout-2/programs"))?.count();
+        expect_equal("programs that are pinned", &pinned, &1)?;
+    }
+    lab.run(node, &["ip", "link", "set", "back", "xdpdrv", "off"])?;
+    lab.start_usher(NODE)
+}
+
 /// The section of that program.
 const PASS: &str = "xdp";
 

@@ -155,6 +155,7 @@ const NAT: &[(&str, Body)] = &checks![
     lifecycle::interface_that_is_made_anew_gets_its_program_again,
     lifecycle::detach_removes_what_a_daemon_has_left,
     lifecycle::start_that_fails_leaves_nothing,
+    lifecycle::start_that_fails_leaves_the_data_path_alone,
     lifecycle::what_is_pinned_and_not_whole_goes_on_and_is_not_touched,
     lifecycle::without_a_bpf_file_system_the_data_path_ends_with_the_daemon,
     nodes::second_usher_on_the_same_socket_is_refused,
