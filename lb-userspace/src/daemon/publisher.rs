@@ -1,7 +1,7 @@
 //! One task for each zone on another server: it reads the zone, asks `core::shared` what to change, and changes it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     mem,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -43,6 +43,13 @@ const MOST_IN_VAIN: u32 = 16;
 /// Why nothing is to be seen of changes.
 const NOT_MADE: &str = "the primary says that it has made the changes, and does not show them: is it the primary of the \
                         zone, and without a policy that drops some of them?";
+
+/// How often one thing may come too late in one round before it is plainly not that.
+const MOST_LATE: u32 = 8;
+
+/// Why something comes too late each time.
+const NEVER_AS_READ: &str = "this node's TXT record beside it is never as it was just read: does a wildcard (`*`) answer for \
+                             it, or are there several? Remove them";
 
 /// Why an update was not made that others forestalled.
 const CHANGED: &str = "the zone had changed since it was read";
@@ -104,11 +111,23 @@ impl Publisher {
         &self.publish
     }
 
+    /// Names at which it shows what stands there.
+    fn names(&self) -> Vec<Arc<str>> {
+        self.progress.borrow().addresses.keys().map(|(name, ..)| name.clone()).collect()
+    }
+
     pub(super) fn progress(&self) -> Progress {
         self.progress.borrow().clone()
     }
 
-    fn start(config: &Config, dns: &Dns, publish: &Publish, boot: u64) -> Publisher {
+    /// `before`: names that this run of the daemon may have written in the zone, besides those of the configuration.
+    fn start(
+        config: &Config,
+        dns: &Dns,
+        publish: &Publish,
+        boot: u64,
+        before: BTreeSet<Arc<str>>,
+    ) -> Publisher {
         let settings = publish.settings(dns.ttl);
         let nodes: Vec<_> = config.node_names().cloned().collect();
         let (situation, situations) = watch::channel(None);
@@ -117,6 +136,7 @@ impl Publisher {
             zone: SharedZone::new(config.node.name.clone(), boot, settings),
             publish: publish.clone(),
             nodes: nodes.clone(),
+            before,
             primaries: None,
             progress,
         };
@@ -143,7 +163,11 @@ impl State {
                 };
                 match before.iter().position(is_same) {
                     Some(at) => before.swap_remove(at),
-                    None => Publisher::start(&config, dns, publish, boot),
+                    None => {
+                        let same_zone = before.iter().filter(|old| old.publish.zone == publish.zone);
+                        let names = same_zone.flat_map(Publisher::names).collect();
+                        Publisher::start(&config, dns, publish, boot, names)
+                    }
                 }
             })
             .collect();
@@ -188,6 +212,8 @@ struct Work {
     publish: Publish,
     nodes: Vec<Arc<str>>,
     zone: SharedZone,
+    /// Names that are no longer in the configuration perhaps: what this node has written there is taken away.
+    before: BTreeSet<Arc<str>>,
     /// Only after a round without an error: a key that was changed is read anew.
     primaries: Option<Primaries>,
     progress: watch::Sender<Progress>,
@@ -248,19 +274,21 @@ impl Work {
         primaries: &Primaries,
         situation: &Situation,
     ) -> Result<Option<String>, UpdateError> {
-        let (mut made, mut in_vain) = (BTreeMap::new(), 0);
+        let (mut made, mut late, mut in_vain) = (Counts::new(), Counts::new(), 0);
         loop {
             let (names, records) = self.asked(situation);
             let (primary, contents) = primaries.read(&names, &records, PATIENCE).await?;
             let now = Instant::now();
             self.zone.observe(&contents, &self.nodes, now);
+            self.before.clear();
             let mut troubles = Vec::new();
             let planned = self.zone.decide(situation, now, &mut troubles);
             let refused = self.zone.refuses_all(situation, &troubles).map(str::to_owned);
             self.show(situation, troubles, primary.address(), now);
             let Some(planned) = planned.filter(|_| in_vain < MOST_IN_VAIN) else { return Ok(refused) };
             let not_made = match primary.update(&planned.update, PATIENCE).await {
-                Ok(outcome) => self.note(&planned, outcome, &mut made),
+                Ok(Outcome::Applied) => self.applied(&planned, &mut made),
+                Ok(Outcome::NotAsExpected) => Some(self.too_late(&planned, &mut late)),
                 Err(error) if error.is_refusal() => Some(self.refused(&planned, text(error))),
                 Err(error) => return Err(error),
             };
@@ -270,25 +298,22 @@ impl Work {
         }
     }
 
-    /// What became of an update; when it was not made, why. `made` counts.
-    fn note(
-        &mut self,
-        planned: &Planned,
-        outcome: Outcome,
-        made: &mut BTreeMap<(Arc<str>, Act), u32>,
-    ) -> Option<String> {
-        self.zone.note(planned, outcome, Instant::now());
-        log(&self.publish.zone, planned, outcome);
-        if outcome == Outcome::NotAsExpected {
-            return Some(CHANGED.to_owned());
-        }
-        let times = planned.acts.iter().map(|act| {
-            let times = made.entry(act.clone()).or_default();
-            *times += 1;
-            *times
-        });
-        let is_too_often = times.max() > Some(MOST_TIMES);
+    /// The primary says that it has made an update; when that cannot be, why. `made` counts.
+    fn applied(&mut self, planned: &Planned, made: &mut Counts) -> Option<String> {
+        self.zone.note(planned, Outcome::Applied, Instant::now());
+        log(&self.publish.zone, planned, Outcome::Applied);
+        let is_too_often = count(planned, made) > MOST_TIMES;
         is_too_often.then(|| self.refused(planned, NOT_MADE.to_owned()))
+    }
+
+    /// The zone was not as it had been read; says what that means. `late` counts what was alone in its update.
+    fn too_late(&mut self, planned: &Planned, late: &mut Counts) -> String {
+        self.zone.note(planned, Outcome::NotAsExpected, Instant::now());
+        log(&self.publish.zone, planned, Outcome::NotAsExpected);
+        if planned.acts.len() == 1 && count(planned, late) > MOST_LATE {
+            return self.refused(planned, NEVER_AS_READ.to_owned());
+        }
+        CHANGED.to_owned()
     }
 
     fn refused(&mut self, planned: &Planned, why: String) -> String {
@@ -299,9 +324,9 @@ impl Work {
 
     /// Names whose addresses are read, and those of the records beside them.
     fn asked(&self, situation: &Situation) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-        let mut names: Vec<Arc<str>> = situation.names.keys().chain(self.zone.written()).cloned().collect();
-        names.sort();
-        names.dedup();
+        let names = situation.names.keys().chain(self.zone.written()).chain(&self.before);
+        let names: BTreeSet<Arc<str>> = names.cloned().collect();
+        let names = Vec::from_iter(names);
         let records = names.iter().flat_map(|name| self.nodes.iter().map(|node| owner(node, name)));
         let records = records.collect();
         (names, records)
@@ -356,6 +381,19 @@ impl Work {
             progress.failing = Some(Failing { since, ..failing });
         });
     }
+}
+
+/// How often each thing was done in one round.
+type Counts = BTreeMap<(Arc<str>, Act), u32>;
+
+/// Counts what is planned; how often the most frequent of it was.
+fn count(planned: &Planned, counts: &mut Counts) -> u32 {
+    let times = planned.acts.iter().map(|act| {
+        let times = counts.entry(act.clone()).or_default();
+        *times += 1;
+        *times
+    });
+    times.max().unwrap_or_default()
 }
 
 /// With its causes.

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, net::SocketAddr, str::FromStr as _, sync::A
 use domain::{
     base::{
         Message, MessageBuilder, Name, StaticCompressor, ToName,
-        iana::{Rcode, Rtype},
+        iana::{Opcode, Rcode, Rtype},
         message_builder::{AdditionalBuilder, AnswerBuilder, PushError},
     },
     rdata::{Txt, rfc1035::TxtBuilder, tsig::Time48},
@@ -151,6 +151,11 @@ impl Exchange {
     /// Answers a peer's question. `None`: the query is another one, or nobody has signed it.
     pub(super) fn reply(&self, query: &[u8], zone: &str, transport: Transport) -> Option<Reply> {
         let message = Message::from_octets(query).ok()?;
+        let header = message.header();
+        // An answer to an answer would be answered in turn, without end: anybody can send one that seems to come from a peer.
+        if header.qr() || header.opcode() != Opcode::QUERY {
+            return None;
+        }
         let question = message.sole_question().ok()?;
         if !is_ours(question.qname(), zone) || question.qtype() != Rtype::TXT {
             return None;

@@ -65,7 +65,13 @@ pub fn wish(node: usize) -> Wish {
 }
 
 pub fn situation(wish: Wish) -> Situation {
-    Situation { names: BTreeMap::from([(NAME.into(), wish)]), voters: NODES.len(), seen_by: NODES.len() }
+    let seen_by = seen_by(&wish, NODES.len());
+    Situation { names: BTreeMap::from([(NAME.into(), wish)]), voters: NODES.len(), seen_by }
+}
+
+/// So many see the node at all of its addresses.
+pub fn seen_by(wish: &Wish, nodes: usize) -> BTreeMap<IpAddr, usize> {
+    wish.own.iter().map(|&address| (address, nodes)).collect()
 }
 
 pub fn without(mut wish: Wish, dead: usize, agreeing: usize) -> Situation {

@@ -1,6 +1,7 @@
 //! The schedules on a real BIND.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -152,7 +153,7 @@ fn a_name_that_is_full_keeps_nothing_from_the_other_on_a_real_bind() {
     let settings = Settings { share_rrset: true, ..settings() };
     let mut zone = SharedZone::new(NODES[0].into(), 1, settings);
     let wanted = [NAME, ECHO].map(|name| (Arc::from(name), wish(0)));
-    let situation = Situation { names: wanted.into(), voters: NODES.len(), seen_by: NODES.len() };
+    let situation = Situation { names: wanted.into(), voters: NODES.len(), seen_by: BTreeMap::new() };
     let holds = |bind: &mut Bind<'_>, name: &str| {
         let contents = bind.contents(&[name], &[]);
         contents.names[name].sets.get(&Family::V4).is_some_and(|set| set.addresses.contains(&address(0)))

@@ -14,7 +14,7 @@ use lb_userspace::core::{
     shared::{Act, InMemory, SharedZone, Situation, State, Trouble, Wish},
 };
 
-use crate::cluster::{NODES, address, ip, nodes, seconds, settings, wish, without};
+use crate::cluster::{NODES, address, ip, nodes, seconds, seen_by, settings, wish, without};
 
 /// Why, in the primary's words.
 const WHY: &str = "it failed (SERVFAIL)";
@@ -74,7 +74,7 @@ fn names(count: usize) -> Vec<Arc<str>> {
 /// The same at all names.
 fn everywhere(count: usize, wish: &Wish) -> Situation {
     let names = names(count).into_iter().map(|name| (name, wish.clone())).collect();
-    Situation { names, voters: NODES.len(), seen_by: NODES.len() }
+    Situation { names, voters: NODES.len(), seen_by: seen_by(wish, NODES.len()) }
 }
 
 fn node(node: usize) -> SharedZone {

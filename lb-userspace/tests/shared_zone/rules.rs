@@ -14,7 +14,8 @@ use lb_userspace::core::{
 
 use crate::{
     cluster::{
-        NAME, Node, address, cluster, declining, ip, ips, seconds, settings, situation, wish, without,
+        NAME, Node, address, cluster, declining, ip, ips, seconds, seen_by, settings, situation, wish,
+        without,
     },
     simulated::addresses,
 };
@@ -94,7 +95,7 @@ fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_
     let mut primary = InMemory::default();
     let [mut one, _, mut three] = cluster(&mut primary, start);
     let mut unseen = situation(wish(2));
-    unseen.seen_by = 1;
+    unseen.seen_by = seen_by(&wish(2), 1);
     for (hold, time) in [(30, 0), (60, 100), (120, 300)] {
         let now = start + seconds(time);
         one.act(&mut primary, &without(wish(0), 2, 2), now);
@@ -112,6 +113,31 @@ fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_
     assert_eq!(addresses(&primary), ips(&[0, 1]));
     three.act(&mut primary, &situation(wish(2)), now);
     assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "seen by a majority");
+}
+
+/// Of a node with several addresses some may be dead while others answer.
+#[test]
+fn an_address_that_nobody_sees_stays_away_while_another_one_is_seen() {
+    let start = Instant::now();
+    let mut primary = InMemory::default();
+    let [mut one, _, mut three] = cluster(&mut primary, start);
+    let v6 = ip("2001:db8:1::13");
+    let half = || {
+        let mut wish = wish(2);
+        wish.own.insert(v6);
+        wish.wanted.insert(v6);
+        Situation { seen_by: BTreeMap::from([(address(2), 1), (v6, 3)]), ..situation(wish) }
+    };
+    assert_eq!(three.act(&mut primary, &half(), start), []);
+    let mut dead = without(wish(0), 2, 2);
+    dead.names.get_mut(NAME).unwrap().peers.get_mut("node3").unwrap().insert(v6);
+    one.act(&mut primary, &dead, start);
+    for (second, left) in [(1, ips(&[0, 1])), (29, ips(&[0, 1])), (30, ips(&[0, 1, 2]))] {
+        three.act(&mut primary, &half(), start + seconds(second));
+        assert_eq!(three.zone.state(NAME, "node3", v6), State::Published);
+        let v4: BTreeSet<IpAddr> = addresses(&primary).into_iter().filter(IpAddr::is_ipv4).collect();
+        assert_eq!(v4, left, "after {second} s");
+    }
 }
 
 /// Addresses and records are read one after the other.
@@ -141,7 +167,7 @@ fn a_family_that_was_removed_stays_away_when_the_other_one_is_removed_too() {
         let mut wish = wish(2);
         wish.own.insert(v6);
         wish.wanted.insert(v6);
-        Situation { seen_by: 1, ..situation(wish) }
+        Situation { seen_by: seen_by(&wish, 1), ..situation(wish) }
     };
     let gone = |dead: &[IpAddr]| {
         let mut wish = wish(0);
@@ -294,6 +320,15 @@ fn a_daemon_that_starts_again_takes_its_lease_over_and_a_copy_stops_the_first() 
     one.act(&mut primary, &situation(wish(0)), later);
     assert_eq!(one.act(&mut primary, &situation(wish(0)), later), []);
     assert_eq!(one.state(0), State::Published);
+    // Another one comes, and leaves properly.
+    let mut third = Node::new(0, 100);
+    third.act(&mut primary, &situation(wish(0)), later);
+    one.act(&mut primary, &situation(wish(0)), later + seconds(1));
+    assert_eq!(one.state(0), State::Contested);
+    third.act(&mut primary, &Situation::default(), later + seconds(2));
+    assert_eq!(addresses(&primary), ips(&[1, 2]));
+    assert_eq!(one.act(&mut primary, &situation(wish(0)), later + seconds(3)), []);
+    assert_eq!((one.state(0), addresses(&primary)), (State::Published, ips(&[0, 1, 2])));
 }
 
 #[test]

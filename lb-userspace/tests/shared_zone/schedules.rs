@@ -9,7 +9,8 @@ use lb_userspace::core::{
 use proptest::prelude::*;
 
 use crate::cluster::{
-    LONGEST_HOLD_DOWN, NODES, Node, Primary, address, cluster, ips, published, seconds, situation, wish,
+    LONGEST_HOLD_DOWN, NODES, Node, Primary, address, cluster, ips, published, seconds, seen_by, situation,
+    wish,
 };
 
 #[derive(Debug, Clone)]
@@ -121,7 +122,8 @@ impl<P: Primary> World<P> {
             let agreeing = seen.clone().filter(|&voter| self.sees(voter, peer)).count();
             wish.gone.insert(address(peer), Gone { agreeing, why: "declines", can_act: true });
         }
-        let seen_by = (0..3).filter(|&other| self.alive[other] && self.sees(other, node)).count();
+        let seers = (0..3).filter(|&other| self.alive[other] && self.sees(other, node)).count();
+        let seen_by = seen_by(&wish, seers);
         Situation { seen_by, ..situation(wish) }
     }
 

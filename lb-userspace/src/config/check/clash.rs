@@ -22,7 +22,12 @@ use crate::{
         key::Key,
         shape::{list, nearest},
     },
-    core::{ids::Family, lease::owner, plan},
+    core::{
+        exchange::{PeerWord, Serving, Sight},
+        ids::Family,
+        lease::owner,
+        plan,
+    },
 };
 
 /// Services times families: each has a Maglev table, in a map whose place 0 is nobody's.
@@ -483,6 +488,34 @@ fn peer_probes(config: &Config, findings: &mut Findings) {
     }
 }
 
+/// What nodes tell each other of their services has to fit into one DNS message.
+fn word(config: &Config, findings: &mut Findings) {
+    /// Of 65,535, with room for what is around it.
+    const MOST: usize = 65_000;
+    if config.peers.is_empty() {
+        return;
+    }
+    let serves = plan::pools(config).map(|(service, pool)| {
+        let of = service.backends.len();
+        (pool, Serving { serves: false, up: of, of })
+    });
+    let sees = config.peers.iter().flat_map(|peer| {
+        peer.addresses.iter().map(|have| ((peer.name.clone(), have.address), Sight::Declines))
+    });
+    let word = PeerWord { serves: serves.collect(), sees: sees.collect(), ..PeerWord::default() };
+    let length: usize = word.strings().iter().map(|text| text.len() + 1).sum();
+    if length > MOST {
+        let what = format!(
+            "takes {length} octets of what nodes tell each other (each service's name, once per family), more than {MOST}"
+        );
+        findings.refuse(
+            &Key::section("service"),
+            what,
+            "use shorter names, or spread the services over more groups of nodes",
+        );
+    }
+}
+
 fn sizes(config: &Config, findings: &mut Findings) {
     let pools: usize = config.services.iter().map(|service| service.families().count()).sum();
     if pools > MAX_POOLS {
@@ -496,6 +529,7 @@ fn sizes(config: &Config, findings: &mut Findings) {
             format!("takes {backends} backends (counted per service and family), more than {MAX_BACKENDS}");
         findings.refuse(&Key::section("service"), what, "spread the services over more groups of nodes");
     }
+    word(config, findings);
     // Probes of peers leave from there when the node's other addresses are VIPs of dsr-l2 services.
     let probes = !config.peers.is_empty();
     let used = probes || config.services.iter().any(|service| service.forward == Forward::Nat);

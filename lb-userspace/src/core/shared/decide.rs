@@ -34,8 +34,8 @@ pub struct Situation {
     pub names: BTreeMap<Arc<str>, Wish>,
     /// Configured nodes and witnesses.
     pub voters: usize,
-    /// Those of them that see this node, itself included.
-    pub seen_by: usize,
+    /// How many nodes see this one at each of its addresses, itself included. A witness sees nobody.
+    pub seen_by: BTreeMap<IpAddr, usize>,
 }
 
 /// What should be at one name.
@@ -120,10 +120,11 @@ impl SharedZone {
 
     /// Addresses of this node that should be there, held ones left out.
     fn target(&self, known: &Name, wish: &Wish, situation: &Situation, now: Instant) -> BTreeSet<IpAddr> {
-        let majority = situation.seen_by * 2 > situation.voters;
         let is_held = |address: IpAddr| {
+            let seen_by = situation.seen_by.get(&address).copied().unwrap_or_default();
+            let is_seen = situation.voters > 1 && seen_by * 2 > situation.voters;
             let hold = known.own.holds.in_force(address, now);
-            hold.is_some_and(|hold| !(majority && situation.voters > 1 && hold.by.is_some()))
+            hold.is_some_and(|hold| !is_seen || hold.by.is_none())
         };
         wish.wanted.iter().copied().filter(|&address| !is_held(address)).collect()
     }

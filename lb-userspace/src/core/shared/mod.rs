@@ -370,8 +370,15 @@ impl Name {
 
     /// What the zone says about this node's own part.
     fn judge_own(&mut self, node: &Arc<str>, boot: u64, now: Instant) {
-        let Some(seen) = self.claims.get(node).cloned() else { return };
-        let Some(claim) = seen.claim else { return };
+        let Some(seen) = self.claims.get(node).cloned() else {
+            // It was taken away: by this daemon, which has left, or by whoever wrote under its name, and has left.
+            (self.own.ever, self.own.contested) = (false, false);
+            return;
+        };
+        let Some(claim) = seen.claim else {
+            self.own.contested = false;
+            return;
+        };
         self.own.ever |= claim.boot == boot;
         if !self.own.ever {
             return;

@@ -1,14 +1,10 @@
 //! From what this node knows to what it wants of a shared zone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{Gone, Situation, Wish};
 use crate::{
-    config::{AllDown, Config, Dns, Publish, is_within},
+    config::{AllDown, Config, Dns, NodeAddress, Publish, is_within},
     core::{
         exchange::{PeerWord, Sight},
         peers::PeerAddress,
@@ -34,17 +30,17 @@ pub fn situation(
 ) -> Situation {
     let witness = usize::from(publish.witness);
     let names = publication.names.iter().filter(|(name, _)| is_within(name, &publish.zone));
-    let own: BTreeSet<IpAddr> = config.node.addresses.iter().map(|have| have.address).collect();
-    let sees_us = |word: &&Arc<PeerWord>| {
-        let of_us = word.sees.iter().filter(|((peer, _), _)| *peer == config.node.name);
-        of_us.filter(|((_, address), _)| own.contains(address)).any(|(_, sight)| sight.is_alive())
+    let seen_at = |have: &NodeAddress| {
+        let at = (config.node.name.clone(), have.address);
+        let sees_us = |word: &&Arc<PeerWord>| word.sees.get(&at).is_some_and(|sight| sight.is_alive());
+        1 + others.words.values().filter(sees_us).count()
     };
     Situation {
         names: names
             .map(|(name, view)| (name.clone(), wish(config, dns.all_down, view, others, witness)))
             .collect(),
         voters: 1 + config.peers.len() + witness,
-        seen_by: 1 + others.words.values().filter(sees_us).count() + witness,
+        seen_by: config.node.addresses.iter().map(|have| (have.publish, seen_at(have))).collect(),
     }
 }
 
@@ -159,13 +155,14 @@ mod tests {
             (false, None, 1, 1, 3),
             (false, Some(agrees.clone()), 2, 2, 3),
             (false, Some(differs), 1, 1, 3),
-            (true, Some(agrees), 3, 3, 4),
+            // A witness agrees with whoever asks, and so tells nothing of who sees this node.
+            (true, Some(agrees), 3, 2, 4),
         ] {
             let situation = seen(witness, word);
             let wish = &situation.names["www.example.test"];
             let gone = Gone { agreeing, why: "silent", can_act: false };
             assert_eq!(wish.gone, BTreeMap::from([(ip("192.0.2.13"), gone)]));
-            assert_eq!((situation.seen_by, situation.voters), (seen_by, voters));
+            assert_eq!((situation.seen_by[&ip("192.0.2.11")], situation.voters), (seen_by, voters));
         }
     }
 

@@ -89,6 +89,22 @@ async fn who_has_not_the_secret_is_told_nothing() {
     assert_eq!(answer.header_counts().ancount(), 0);
 }
 
+/// Two servers would go on for ever: a question with an unknown key needs no secret, and its source may be forged.
+#[test]
+fn an_answer_is_not_answered() {
+    let (_, word) = watch::channel(Arc::new(word(3)));
+    let exchange = Exchange { keys: keys(), word };
+    let reply = |query: &[u8]| exchange.reply(query, "example.test", Transport::Udp);
+    for keys in [keys(), PeerKeys::new((8, [8; 32]), None)] {
+        let (query, _) = query(&name("example.test").unwrap(), &keys).unwrap();
+        let answer = reply(query.as_slice()).expect("an answer");
+        assert!(reply(&answer.octets).is_none());
+        let mut update = query.as_slice().to_vec();
+        update[2] |= 5 << 3;
+        assert!(reply(&update).is_none(), "another kind of request");
+    }
+}
+
 #[tokio::test]
 async fn nodes_agree_at_every_step_from_one_secret_to_another() {
     let [old, new] = [(1, [1; 32]), (2, [2; 32])];
