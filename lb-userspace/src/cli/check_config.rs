@@ -38,26 +38,26 @@ impl CheckConfig {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let gather = async |config: &Config| match self.file_only {
             true => Ok(None),
-            false => {
-                NamedFiles::read(config)?;
-                Ok(Some(facts::gather(config.destinations()).await?.for_config(dataplane::kernel())))
-            }
+            false => Ok(Some(facts::gather(config.destinations()).await?.for_config(dataplane::kernel()))),
         };
-        run(&self.file.config, gather, &mut io::stdout(), &mut io::stderr()).await
+        let read_files = |config: &Config| NamedFiles::read(config).map(drop);
+        run(&self.file.config, gather, read_files, &mut io::stdout(), &mut io::stderr()).await
     }
 }
 
 /// Checks a file, then what it says against the host; `facts` gathers the host's side, or gives `None`
-/// where only the file is to be judged (it is meant for another machine, say).
+/// where only the file is to be judged (it is meant for another machine, say). `read_files` reads the files that it names and a start
+/// needs, if the host is asked at all.
 ///
 /// A summary goes to `out`, problems and warnings to `err`. The exit code is 0 when the configuration
 /// would be accepted, 2 when it is refused.
 ///
 /// # Errors
-/// The host's facts cannot be gathered, or the output cannot be written.
+/// The host's facts cannot be gathered, a file that is named cannot be read, or the output cannot be written.
 pub async fn run(
     path: &Path,
     facts: impl AsyncFnOnce(&Config) -> anyhow::Result<Option<HostFacts>>,
+    read_files: impl FnOnce(&Config) -> anyhow::Result<()>,
     out: &mut impl Write,
     err: &mut impl Write,
 ) -> anyhow::Result<ExitCode> {
@@ -72,6 +72,7 @@ pub async fn run(
             Ok(warnings) => warn(&warnings, err)?,
             Err(error) => return refuse(&error, err),
         }
+        read_files(&loaded.config)?;
     }
     write!(out, "{}", summary(&loaded.config))?;
     let judged = if facts.is_some() { "fits this host" } else { "not compared with this host" };

@@ -106,10 +106,10 @@ impl Checked {
     }
 
     /// A backend that the data path has as up, as an earlier daemon has left it: it takes as many results as ever to be otherwise.
-    pub fn resumed(left: &Backend, check: &Check, is_backup: bool, now: Instant) -> Checked {
+    /// `is_wanted`: the configuration and administrators would have flows begin there.
+    pub fn resumed(left: &Backend, check: &Check, is_wanted: bool, now: Instant) -> Checked {
         let health = if left.is_up_by_policy() { Health::Down } else { Health::Up };
-        // What else keeps flows from a backend that is up is known otherwise.
-        let is_drained = matches!(*check.kind, CheckKind::Agent) && !left.accepts() && !is_backup;
+        let is_drained = matches!(*check.kind, CheckKind::Agent) && is_wanted && !left.accepts();
         Checked {
             presumed: Some((health, now)),
             advice: is_drained.then(|| Override { state: Admin::Drain, ..Override::default() }),

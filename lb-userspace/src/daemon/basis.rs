@@ -23,8 +23,7 @@ impl Basis {
     /// Reads and checks. Changes of commands that the file or the host leaves no place for are left out, and said.
     ///
     /// # Errors
-    /// A [`ConfigError`] when the file is refused; another when it does not fit the host as that is now, or nothing can be said of
-    /// the host.
+    /// A [`ConfigError`] when the file is refused, or does not fit the host; another when nothing can be said of the host.
     pub(super) async fn read(path: &Path) -> anyhow::Result<Basis> {
         let file = Loaded::load(path)?;
         let mut administration = Administration::read(&file.config.node.state_file);
@@ -39,7 +38,10 @@ impl Basis {
                     let changes = known.lines().join(", ");
                     match error.downcast::<ConfigError>()? {
                         why @ ConfigError::Unfit(_) => {
-                            let file = file.config.node.state_file.display();
+                            let remembered = file.config.node.state_file.clone();
+                            // Is it the changes? Not if the file alone does not fit either.
+                            checked(file).await?;
+                            let file = remembered.display();
                             error!(%file, "what commands have changed does not fit the host now, and waits: {changes}");
                             return Err(why.into());
                         }

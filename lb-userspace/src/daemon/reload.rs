@@ -42,9 +42,8 @@ pub(super) struct Order {
 /// The file, read and checked beside the loop.
 pub(super) struct Prepared {
     order: Order,
-    /// The configuration that was in force when it was read, and the changes that were known.
+    /// The configuration that was in force when it was read.
     running: Arc<Config>,
-    known: Edits,
     next: Result<Next, Reloaded>,
 }
 
@@ -63,10 +62,10 @@ struct Next {
 /// its own, since it takes its time, and since the others have checks to run: there, each of ten thousand questions about
 /// routes would wait for its turn.
 pub(super) async fn prepare(path: PathBuf, running: Arc<Config>, known: Edits, order: Order) -> Prepared {
-    let (before, with, edit) = (running.clone(), known.clone(), order.edit.clone());
-    let read = tokio::task::spawn_blocking(move || read(&path, &before, with, edit.as_ref())).await;
+    let (before, edit) = (running.clone(), order.edit.clone());
+    let read = tokio::task::spawn_blocking(move || read(&path, &before, known, edit.as_ref())).await;
     let next = read.unwrap_or_else(|error| Err(Reloaded::refused([format!("reading it failed: {error}")])));
-    Prepared { order, running, known, next }
+    Prepared { order, running, next }
 }
 
 fn read(path: &Path, running: &Config, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
@@ -104,9 +103,9 @@ fn refused(error: &ConfigError) -> Reloaded {
 impl Daemon {
     /// Puts the file in force, if it can be.
     pub(super) fn reload(&mut self, prepared: Prepared) {
-        let Prepared { order, running, known, next } = prepared;
-        if !Arc::ptr_eq(&running, &self.state.config) || known != *self.state.administration.edits() {
-            // Another order was quicker, and may have read a newer file.
+        let Prepared { order, running, next } = prepared;
+        if !Arc::ptr_eq(&running, &self.state.config) {
+            // Another order was quicker: it may have read a newer file, or is a change that this one does not know of.
             return self.prepare_reload(order);
         }
         let Order { query, reply, .. } = order;

@@ -65,7 +65,7 @@ impl NamedFiles {
 }
 
 /// Loads the program and attaches it, in the place of the one that an earlier daemon has left, if there is one. On an error
-/// that one goes on; what is new is detached when the data plane is dropped.
+/// that one goes on, but on interfaces that were taken over before it.
 pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
     let Basis { config, host, administration } = basis;
     let config = Arc::new(config);

@@ -131,7 +131,11 @@ impl State {
             .flat_map(|(service, pool)| plan::backends(service, pool).map(move |found| (service, found)))
             .map(|(service, (backend, id, address))| {
                 let checked = match left_up(&id, address) {
-                    Some(left) => Checked::resumed(left, &service.check, backend.backup, now),
+                    Some(left) => {
+                        let standing = administration.standing(&id, backend.weight, None);
+                        let is_wanted = standing.weight > 0 && !backend.backup;
+                        Checked::resumed(left, &service.check, is_wanted, now)
+                    }
                     None => Checked::new(&service.check.timing),
                 };
                 (id, checked)
@@ -345,8 +349,12 @@ impl State {
         if let Err(error) = self.deny.tell(&mut self.dataplane) {
             error!(error = &error as &dyn std::error::Error, "cannot write the deny list; trying again soon");
         }
-        if self.behind || self.planner.slow_starts().is_due(Instant::now()) {
+        let was_behind = self.behind;
+        if was_behind || self.planner.slow_starts().is_due(Instant::now()) {
             self.reconcile();
+        }
+        if was_behind {
+            self.shed_features();
         }
         self.end_drain();
         let ends = self.administration.drained().flatten().is_some();
@@ -452,10 +460,12 @@ impl State {
         }
     }
 
-    /// Replaces the running programs by such that can do no more than they must, if they can.
+    /// Replaces the running programs by such that can do no more than they must, if they can. Not before the maps are as they should
+    /// be: what is still there needs what it needed.
     pub(super) fn shed_features(&mut self) {
         let wanted = plan::features(&self.config) | self.deny.features();
         if self.capturing.is_none()
+            && !self.behind
             && self.dataplane.features() != wanted
             && let Err(error) = self.load_features(wanted)
         {

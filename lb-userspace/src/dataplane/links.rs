@@ -95,10 +95,7 @@ impl Dataplane {
     /// Forgets the programs that ran before. Their map of programs becomes empty when nobody holds it: not while one of
     /// them is at work.
     pub(super) fn forget_programs(&self) {
-        if let Err(error) = sys::wait_for_all_cpus() {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(error, "cannot wait for the replaced programs");
-        }
+        sys::wait_for_packets();
         let Some(pins) = &self.pins else { return };
         let forgotten = self.program_id().and_then(|program| Ok(pins.keep_programs(program)?));
         if let Err(error) = forgotten {

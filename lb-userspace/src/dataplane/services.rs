@@ -1,7 +1,5 @@
 //! The table of services, in memory that the program shares.
 
-use std::{thread, time::Duration};
-
 use lb_common::{
     Address, Service, ServiceKey, map,
     service::{PROBES, ServicePlace},
@@ -35,7 +33,8 @@ impl ServiceTable {
                     map: map::SERVICES,
                     what: "addresses and ports of services",
                 })?;
-                wait_for_packets();
+                // One that found the removed service may still read it.
+                sys::wait_for_packets();
                 place
             }
         };
@@ -65,13 +64,4 @@ impl ServiceTable {
 /// How many places a table of so many bits has.
 pub(super) fn places_for(bits: u32) -> u32 {
     (1 << bits) + PROBES as u32 - 1
-}
-
-/// A packet that found a service before it was removed may still read it.
-fn wait_for_packets() {
-    /// Thousands of times what a packet takes.
-    const LONG_ENOUGH: Duration = Duration::from_millis(20);
-    if sys::wait_for_all_cpus().is_err() {
-        thread::sleep(LONG_ENOUGH);
-    }
 }

@@ -70,8 +70,10 @@ pub(super) async fn connect(
     let name = named.unwrap_or(address);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let stream = limit.or(Code::L6Tout, handshake).await?.map_err(|error| {
-        // Others may be trusted by now.
-        client.0 = None;
+        if is_distrust(&error) {
+            // Others may be trusted by now.
+            client.0 = None;
+        }
         not_trusted(&error)
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
@@ -141,6 +143,11 @@ fn issuers_of_the_host() -> Result<Arc<RootCertStore>, String> {
     let store = Arc::new(store);
     *known = Some((Instant::now(), store.clone()));
     Ok(store)
+}
+
+fn is_distrust(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// What the error of a handshake tells.

@@ -82,6 +82,35 @@ pub(crate) fn file_that_does_not_fit_the_host_is_refused(lab: &Lab) -> Result<()
     cases.iter().try_for_each(|case| expect_refused(lab, case, UNFIT))
 }
 
+/// What a start would not find, `check-config` does not find either.
+pub(crate) fn files_that_are_named_and_missing_are_told(lab: &Lab) -> Result<()> {
+    let good = good(lab)?;
+    let path = lab.node_config(1).with_file_name("bad.toml");
+    let absent = "/nonexistent/file";
+    let secret = good.lines().find(|line| line.starts_with("secret_file")).context("no secret_file")?;
+    let defence = format!("[defence]\ndeny_file = \"{absent}\"\n\n[[service]]");
+    for bad in [
+        good.replacen(secret, &format!("secret_file = \"{absent}\""), 1),
+        good.replacen("[[service]]", &defence, 1),
+    ] {
+        fs::write(&path, &bad).context("bad.toml")?;
+        let path = path.to_string_lossy();
+        for verb in ["check-config", "run"] {
+            let output = lab.output(NODE, &["timeout", "10", "usher", verb, "--config", &path])?;
+            let said = output.stderr.lines().last().unwrap_or_default();
+            ensure!(
+                said.starts_with("usher: cannot read the ") && said.contains(absent),
+                "{verb}: {output:?}"
+            );
+            expect_equal(&format!("usher {verb}: exit code"), &output.code, &Some(1))?;
+            expect_equal("stdout", &output.stdout.as_str(), &"")?;
+        }
+        let file_only = lab.output(NODE, &["usher", "check-config", "--file-only", "--config", &path])?;
+        expect_equal("the file alone: exit code", &file_only.code, &Some(0))?;
+    }
+    Ok(())
+}
+
 /// The node would check the backend from the VIP, which the backend holds too under direct server return.
 pub(crate) fn dsr_service_on_the_address_that_checks_come_from_is_refused(lab: &Lab) -> Result<()> {
     let route =

@@ -208,6 +208,7 @@ const SECONDARY: &[(&str, Body)] = &checks![secondary::secondary_that_lags_is_se
 const BARE: &[(&str, Body)] = &checks![
     configuration::bad_files_are_refused_with_place_and_remedy,
     configuration::file_that_does_not_fit_the_host_is_refused,
+    configuration::files_that_are_named_and_missing_are_told,
     configuration::dsr_service_on_the_address_that_checks_come_from_is_refused,
     configuration::nat_ports_that_the_kernel_hands_out_are_refused,
 ];

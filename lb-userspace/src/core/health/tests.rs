@@ -83,20 +83,20 @@ fn what_an_earlier_daemon_has_left_tells_what_it_knew() {
         left(Backend::UP),
         left(Backend::UP | Backend::ACCEPTS | Backend::BY_POLICY),
     );
-    let resumed = |left, check| Checked::resumed(left, check, false, now);
+    let resumed = |left, check| Checked::resumed(left, check, true, now);
     assert_eq!((resumed(&up, &tcp).health(), resumed(&up, &agent).advice()), (Some(Health::Up), None));
     // By a panic: as many passing checks as ever bring it up.
     let mut down = resumed(&forced, &tcp);
     assert_eq!(down.health(), Some(Health::Down));
     assert_eq!(down.observe(&result(true), now), None);
     assert_eq!(down.observe(&result(true), now).expect("two").to, Health::Up);
-    // Nobody but its agent keeps flows from it: until the agent says something else.
+    // Its agent keeps flows from it: until the agent says something else.
     let mut by_agent = resumed(&drained, &agent);
     assert_eq!(by_agent.advice().expect("a drain").state, Admin::Drain);
     by_agent.observe(&CheckResult { advice: Some(Override::default()), ..result(true) }, now);
     assert_eq!(by_agent.advice(), Some(Override::default()));
-    assert_eq!(resumed(&drained, &tcp).advice(), None, "an administrator did");
-    assert_eq!(Checked::resumed(&drained, &agent, true, now).advice(), None, "a backup has none");
+    assert_eq!(resumed(&drained, &tcp).advice(), None, "there is no agent");
+    assert_eq!(Checked::resumed(&drained, &agent, false, now).advice(), None, "somebody else does");
 }
 
 #[test]
