@@ -101,12 +101,13 @@ const LONGEST_GOODBYE: Duration = Duration::from_secs(5);
 pub async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     limits::map_large_buffers();
     let basis = Basis::read(path).await?;
+    let files = NamedFiles::read(&basis.config)?;
     limits::raise_open_files();
     // Before anything is touched: another usher here, or another DNS server, must stay undisturbed.
     let socket = ControlSocket::bind(&basis.config.node.socket).await?;
     let metrics = bind_metrics(&basis.config.node.metrics_listen).await?;
     let dns = basis.config.dns.as_ref().map(|dns| dns::bind(&dns.listen, &manager::kept())).transpose()?;
-    let started = start::start(basis, path)?;
+    let started = start::start(basis, files, path)?;
     let daemon = Daemon::start(started, socket, metrics, dns).await?;
     capabilities::drop_others();
     daemon.run().await

@@ -66,7 +66,7 @@ impl NamedFiles {
 
 /// Loads the program and attaches it, in the place of the one that an earlier daemon has left, if there is one. On an error
 /// that one goes on, but on interfaces that were taken over before it.
-pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
+pub(super) fn start(basis: Basis, files: NamedFiles, path: &Path) -> anyhow::Result<Started> {
     let Basis { config, host, administration } = basis;
     let config = Arc::new(config);
     let pins = open_pins(&config.node)?;
@@ -78,7 +78,7 @@ pub(super) fn start(basis: Basis, path: &Path) -> anyhow::Result<Started> {
         None => Numbers::new(&config)?,
     };
     let known = left.as_ref().map(|left| left.settings().hash_key);
-    let NamedFiles { secret, denied } = NamedFiles::read(&config)?;
+    let NamedFiles { secret, denied } = files;
     let hash_key = match (secret.as_ref().map(Secret::hash_key), known) {
         (Some(key), known) => {
             if known.is_some_and(|known| known != key) {

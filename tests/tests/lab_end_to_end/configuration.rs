@@ -105,6 +105,7 @@ pub(crate) fn files_that_are_named_and_missing_are_told(lab: &Lab) -> Result<()>
             expect_equal(&format!("usher {verb}: exit code"), &output.code, &Some(1))?;
             expect_equal("stdout", &output.stdout.as_str(), &"")?;
         }
+        ensure!(!lab.node_config(1).with_file_name("usher.sock").exists(), "a control socket is left");
         let file_only = lab.output(NODE, &["usher", "check-config", "--file-only", "--config", &path])?;
         expect_equal("the file alone: exit code", &file_only.code, &Some(0))?;
     }
