@@ -179,8 +179,9 @@ fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::R
     };
     // An interface that was made anew has no program, whatever pin is left of the one before it.
     let pinned = dataplane.pinned_on(&node.interfaces)?;
-    let has_program = |name: &&String| link(name).is_some_and(|link| link.xdp_program.is_some());
-    let left: Vec<String> = pinned.iter().filter(has_program).cloned().collect();
+    let has_program = |name: &String| link(name).is_some_and(|link| link.xdp_program.is_some());
+    let is_left = |name: &String| pinned.contains(name) && has_program(name);
+    let (left, new): (Vec<String>, Vec<String>) = node.interfaces.iter().cloned().partition(is_left);
     // All have the same; it cannot change while a program is there.
     let mode = left.first().map_or(node.xdp_mode, |name| mode_of(name).into());
     if !matches!(node.xdp_mode, XdpMode::Auto) && mode != node.xdp_mode {
@@ -188,14 +189,12 @@ fn attach(dataplane: &mut Dataplane, node: &Node, host: &HostFacts) -> anyhow::R
             "[node] xdp_mode stays as it was at the first start; `usher detach` ends that, and all connections"
         );
     }
-    let without = |these: &[String]| -> Vec<String> {
-        node.interfaces.iter().filter(|name| !these.contains(name)).cloned().collect()
-    };
     // First: where one refuses, the earlier daemon's program goes on everywhere.
-    let mut attached = dataplane.attach(&without(&left), mode)?;
+    let mut attached = dataplane.attach(&new, mode)?;
     let taken = dataplane.take_over(&left)?;
-    let had = [without(&left), taken.clone()].concat();
-    attached.extend(dataplane.attach(&without(&had), mode)?);
+    // The pin was that of an interface which is gone, and the program is somebody else's.
+    let others: Vec<String> = left.into_iter().filter(|name| !taken.contains(name)).collect();
+    attached.extend(dataplane.attach(&others, mode)?);
     dataplane.forget_others(&node.interfaces)?;
     attached.extend(taken.into_iter().map(|interface| Attached {
         mode: mode_of(&interface),

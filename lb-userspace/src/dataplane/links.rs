@@ -7,7 +7,7 @@ use lb_common::program;
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    Attached, Dataplane, DataplaneError, Pins,
+    Attached, Dataplane, DataplaneError, PinError, Pins,
     attach::{attach, os_error},
     sys,
 };
@@ -96,21 +96,20 @@ impl Dataplane {
     /// them is at work.
     pub(super) fn forget_programs(&self) {
         sys::wait_for_packets();
-        let Some(pins) = &self.pins else { return };
-        let forgotten = self.program_id().and_then(|program| Ok(pins.keep_programs(program)?));
-        if let Err(error) = forgotten {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the replaced programs keep their memory");
-        }
+        self.unpin_programs(Pins::keep_programs, "the replaced programs keep their memory");
     }
 
     /// Forgets the own programs, of which none runs.
     pub(super) fn forget_own_programs(&self) {
+        let otherwise = "programs that never ran keep their memory; `usher detach` ends that";
+        self.unpin_programs(Pins::remove_programs, otherwise);
+    }
+
+    /// Removes pins of programs, by this one's id, and says what it means if that fails.
+    fn unpin_programs(&self, unpin: impl Fn(&Pins, u32) -> Result<(), PinError>, otherwise: &str) {
         let Some(pins) = &self.pins else { return };
-        let forgotten = self.program_id().and_then(|program| Ok(pins.remove_programs(program)?));
-        if let Err(error) = forgotten {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "programs that never ran keep their memory; `usher detach` ends that");
+        if let Err(error) = self.program_id().and_then(|program| Ok(unpin(pins, program)?)) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "{otherwise}");
         }
     }
 

@@ -70,7 +70,7 @@ pub(super) async fn connect(
     let name = named.unwrap_or(address);
     let handshake = TlsConnector::from(config).connect(name, stream);
     let stream = limit.or(Code::L6Tout, handshake).await?.map_err(|error| {
-        if is_distrust(&error) {
+        if matches!(of_tls(&error), Some(rustls::Error::InvalidCertificate(_))) {
             // Others may be trusted by now.
             client.0 = None;
         }
@@ -145,15 +145,14 @@ fn issuers_of_the_host() -> Result<Arc<RootCertStore>, String> {
     Ok(store)
 }
 
-fn is_distrust(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+/// What TLS itself says of the error of a handshake, if it was that.
+fn of_tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// What the error of a handshake tells.
 fn not_trusted(error: &io::Error) -> Finding {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    let detail = match inner {
+    let detail = match of_tls(error) {
         Some(rustls::Error::InvalidCertificate(why)) => match why {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired".to_owned()

@@ -1,7 +1,6 @@
 //! The schedules on a real BIND.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -26,7 +25,7 @@ use proptest::{
 use tokio::runtime::Runtime;
 
 use crate::{
-    cluster::{NAME, NODES, Primary, address, nodes, seconds, settings, wish},
+    cluster::{NAME, NODES, Primary, address, nodes, seconds, seen_by, settings, wish},
     name_server::{self, NameServer, Place, can_run},
     schedules::{World, events, run},
 };
@@ -153,7 +152,8 @@ fn a_name_that_is_full_keeps_nothing_from_the_other_on_a_real_bind() {
     let settings = Settings { share_rrset: true, ..settings() };
     let mut zone = SharedZone::new(NODES[0].into(), 1, settings);
     let wanted = [NAME, ECHO].map(|name| (Arc::from(name), wish(0)));
-    let situation = Situation { names: wanted.into(), voters: NODES.len(), seen_by: BTreeMap::new() };
+    let situation =
+        Situation { names: wanted.into(), voters: NODES.len(), seen_by: seen_by(&wish(0), NODES.len()) };
     let holds = |bind: &mut Bind<'_>, name: &str| {
         let contents = bind.contents(&[name], &[]);
         contents.names[name].sets.get(&Family::V4).is_some_and(|set| set.addresses.contains(&address(0)))

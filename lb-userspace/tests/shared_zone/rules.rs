@@ -115,6 +115,14 @@ fn a_node_that_was_removed_comes_back_after_a_hold_down_or_when_a_majority_sees_
     assert_eq!(addresses(&primary), ips(&[0, 1, 2]), "seen by a majority");
 }
 
+/// What a node wants that has another address, too.
+fn with_another(node: usize, address: IpAddr) -> Wish {
+    let mut wish = wish(node);
+    wish.own.insert(address);
+    wish.wanted.insert(address);
+    wish
+}
+
 /// Of a node with several addresses some may be dead while others answer.
 #[test]
 fn an_address_that_nobody_sees_stays_away_while_another_one_is_seen() {
@@ -122,12 +130,8 @@ fn an_address_that_nobody_sees_stays_away_while_another_one_is_seen() {
     let mut primary = InMemory::default();
     let [mut one, _, mut three] = cluster(&mut primary, start);
     let v6 = ip("2001:db8:1::13");
-    let half = || {
-        let mut wish = wish(2);
-        wish.own.insert(v6);
-        wish.wanted.insert(v6);
-        Situation { seen_by: BTreeMap::from([(address(2), 1), (v6, 3)]), ..situation(wish) }
-    };
+    let seen_by = BTreeMap::from([(address(2), 1), (v6, 3)]);
+    let half = || Situation { seen_by: seen_by.clone(), ..situation(with_another(2, v6)) };
     assert_eq!(three.act(&mut primary, &half(), start), []);
     let mut dead = without(wish(0), 2, 2);
     dead.names.get_mut(NAME).unwrap().peers.get_mut("node3").unwrap().insert(v6);
@@ -165,9 +169,7 @@ fn a_family_that_was_removed_stays_away_when_the_other_one_is_removed_too() {
     let [mut one, _, mut three] = cluster(&mut primary, start);
     let v6 = ip("2001:db8:1::13");
     let both = || {
-        let mut wish = wish(2);
-        wish.own.insert(v6);
-        wish.wanted.insert(v6);
+        let wish = with_another(2, v6);
         Situation { seen_by: seen_by(&wish, 1), ..situation(wish) }
     };
     let gone = |dead: &[IpAddr]| {

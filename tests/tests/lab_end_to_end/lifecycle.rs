@@ -225,17 +225,11 @@ pub(crate) fn start_that_fails_leaves_nothing(lab: &Lab) -> Result<()> {
     let node = Host::Node(NODE);
     lab.stop_usher(NODE)?;
     lab.run(node, &["usher", "detach"])?;
-    // The one that the switch has: it does nothing.
-    let attach = ["ip", "link", "set", "back", "xdpdrv", "obj", "/run/usher-lab/pass.o", "sec", PASS];
-    lab.run(node, &attach)?;
-    let refused = lab.output(node, &["usher", "run"])?;
-    ensure!(
-        refused.code == Some(1) && refused.stderr.contains("back has another XDP program already"),
-        "{refused:?}"
-    );
+    occupy_back(lab)?;
+    expect_occupied(lab)?;
     expect_equal("programs", &programs(lab)?.len(), &1)?;
     ensure!(!lab.pin_dir(NODE).exists(), "{} is left", lab.pin_dir(NODE).display());
-    lab.run(node, &["ip", "link", "set", "back", "xdpdrv", "off"])?;
+    lab.run(Host::Node(NODE), &["ip", "link", "set", "back", "xdpdrv", "off"])?;
     lab.start_usher(NODE)
 }
 
@@ -245,25 +239,36 @@ pub(crate) fn start_that_fails_leaves_the_data_path_alone(lab: &Lab) -> Result<(
     lab.stop_usher(NODE)?;
     let index = lab.run(node, &["cat", "/sys/class/net/back/ifindex"])?;
     fs::remove_file(lab.pin_dir(NODE).join("layout-2/links").join(index.trim())).context("a link's pin")?;
-    let attach = ["ip", "link", "set", "back", "xdpdrv", "obj", "/run/usher-lab/pass.o", "sec", PASS];
-    until("back is free", RECOVERY, || lab.run(node, &attach).map(drop))?;
+    until("back is free", RECOVERY, || occupy_back(lab))?;
     let ids = programs(lab)?;
     for _ in 0..3 {
-        let refused = lab.output(node, &["usher", "run"])?;
-        ensure!(
-            refused.code == Some(1) && refused.stderr.contains("back has another XDP program already"),
-            "{refused:?}"
-        );
+        expect_occupied(lab)?;
         expect_equal("programs", &programs(lab)?, &ids)?;
         let pinned = fs::read_dir(lab.pin_dir(NODE).join("layout-2/programs"))?.count();
         expect_equal("programs that are pinned", &pinned, &1)?;
     }
-    lab.run(node, &["ip", "link", "set", "back", "xdpdrv", "off"])?;
+    lab.run(Host::Node(NODE), &["ip", "link", "set", "back", "xdpdrv", "off"])?;
     lab.start_usher(NODE)
+}
+
+/// Gives an interface another program, the one that the switch has: it does nothing.
+fn occupy_back(lab: &Lab) -> Result<()> {
+    let attach = ["ip", "link", "set", "back", "xdpdrv", "obj", "/run/usher-lab/pass.o", "sec", PASS];
+    lab.run(Host::Node(NODE), &attach).map(drop)
 }
 
 /// The section of that program.
 const PASS: &str = "xdp";
+
+/// A start fails for it.
+fn expect_occupied(lab: &Lab) -> Result<()> {
+    let refused = lab.output(Host::Node(NODE), &["usher", "run"])?;
+    ensure!(
+        refused.code == Some(1) && refused.stderr.contains("back has another XDP program already"),
+        "{refused:?}"
+    );
+    Ok(())
+}
 
 /// What cannot be taken over is left alone, with the way out.
 pub(crate) fn what_is_pinned_and_not_whole_goes_on_and_is_not_touched(lab: &Lab) -> Result<()> {

@@ -61,12 +61,7 @@ pub(crate) fn in_a_panic_all_are_used(lab: &Lab) -> Result<()> {
     // The next daemon knows who is down, and goes on.
     lab.kill_usher(1)?;
     lab.start_usher(1)?;
-    let mut first = None;
-    until("the daemon answers", RECOVERY, || {
-        first = Some(status(lab, 1)?);
-        Ok(())
-    })?;
-    let status = first.context("no answer")?;
+    let status = until("the daemon answers", RECOVERY, || status(lab, 1))?;
     let healths: Vec<_> = backends(&status, "web", Family::V4)?.iter().map(|one| one.health).collect();
     expect_equal("health after a restart", &healths, &vec![State::Down, State::Down, State::Up])?;
     expect_slots(lab, [true; 3])?;

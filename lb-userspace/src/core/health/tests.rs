@@ -1,9 +1,7 @@
-use std::path::Path;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Config;
+use crate::config::Aim;
 
 fn timing(rise: u32, fall: u32) -> Timing {
     Timing {
@@ -51,27 +49,9 @@ fn what_was_up_before_a_restart_stays_up_until_checks_fail_in_a_row() {
 }
 
 fn check(kind: CheckKind, passive: Passive) -> Check {
-    let config = Config::parse(CHECKED, Path::new("usher.toml")).expect("a configuration");
-    Check { kind: kind.into(), passive, ..config.services[0].check.clone() }
+    let timing = timing(2, 2);
+    Check { kind: kind.into(), port: None, aim: Aim::Address, source: Vec::new(), passive, timing }
 }
-
-const CHECKED: &str = r#"
-version = 1
-[node]
-name = "node1"
-interfaces = ["front"]
-addresses = ["192.0.2.11"]
-[nat]
-source = ["203.0.113.11"]
-[[service]]
-name = "web"
-protocol = "tcp"
-port = 80
-check = { kind = "tcp", rise = 2, fall = 2 }
-[[service.backend]]
-name = "b1"
-address = "203.0.113.21"
-"#;
 
 #[test]
 fn what_an_earlier_daemon_has_left_tells_what_it_knew() {
