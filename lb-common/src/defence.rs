@@ -33,6 +33,9 @@ impl SourceKey {
 /// Thousandths of a token: one millisecond at a rate of one per second.
 const TOKEN: u64 = 1_000;
 
+/// By how many ms a CPU may act on a clock that it has read: far more than it takes for a packet.
+const LATE: u32 = 60_000;
+
 /// The new flows that a source may open: a time in milliseconds (bits 32 to 63) and the tokens that were
 /// there then, in thousandths (0 to 31). Racing CPUs may spend a token twice.
 #[repr(transparent)]
@@ -51,7 +54,10 @@ impl Tokens {
     #[inline(always)]
     pub fn take(&self, now: u32, rate: u32, burst: u32, look_only: bool) -> bool {
         let word = self.0.load();
-        let elapsed = now.wrapping_sub((word >> 32) as u32) as u64;
+        let written = (word >> 32) as u32;
+        let elapsed = now.wrapping_sub(written);
+        // Another CPU has read its clock later and written sooner: not 49 days have passed.
+        let (now, elapsed) = if elapsed > u32::MAX - LATE { (written, 0) } else { (now, elapsed as u64) };
         // At most 2^32 ms times 2^20 a second.
         let tokens = (word & 0xffff_ffff) + elapsed * rate as u64;
         let most = burst as u64 * TOKEN;
@@ -109,6 +115,18 @@ mod tests {
         assert!(at(100));
         assert!(!at(150));
         assert_eq!([at(10_000), at(10_000), at(10_000), at(10_000)], [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_clock_that_was_read_earlier_than_another_cpus_fills_nothing() {
+        let tokens = Tokens::full(1_000, 1);
+        assert!(tokens.take(1_000, 10, 1, false));
+        assert!(!tokens.take(999, 10, 1, false));
+        assert!(!tokens.take(1_099, 10, 1, false));
+        assert!(tokens.take(1_100, 10, 1, false));
+        let tokens = Tokens::full(1_000, 2);
+        assert!(tokens.take(999, 10, 2, false) && tokens.take(999, 10, 2, false));
+        assert!(!tokens.take(1_099, 10, 2, false), "the earlier clock gives no millisecond twice");
     }
 
     #[test]
