@@ -95,8 +95,8 @@ reasons! {
     DsrIpip = Forward, "dsr_ipip";
     /// Sent to a backend through a GUE tunnel.
     DsrGue = Forward, "dsr_gue";
-    /// With the outer header of its tunnel the packet would be longer than the way to the backend takes:
-    /// answered with "fragmentation needed" or "packet too big".
+    /// The packet, with the outer header of its tunnel if it gets one, is longer than the way on takes: answered with
+    /// "fragmentation needed" or "packet too big".
     TooBig = TooBig, "too_big";
     /// An ICMP error about a flow, sent to the flow's backend.
     IcmpToBackend = Forward, "icmp_to_backend";

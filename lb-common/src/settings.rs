@@ -44,7 +44,11 @@ pub struct Settings {
     /// 1: replies under NAT go by the kernel's routes instead of back to the MAC they came from.
     pub reply_by_route: u8,
     /// Zero.
-    pub zero: [u8; 5],
+    pub zero: u8,
+    /// The longest IP packet in bytes that every interface takes by which a reply under NAT may leave; 0 when not known.
+    pub reply_mtu: u16,
+    /// Zero.
+    pub zeros: [u8; 2],
 }
 
 const _: () = assert!(size_of::<Settings>() == 456);

@@ -79,7 +79,7 @@ pub fn allowed<T: Tables>(kind: Budget, tables: &T) -> Result<(), Reason> {
 
 /// Whether the source is an address that one host has (RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e)).
 #[inline(always)]
-fn is_host(packet: &Packet) -> bool {
+pub fn is_host(packet: &Packet) -> bool {
     if packet.v6() {
         packet.source.octets_v6()[0] != 0xff && packet.source.words() != [0, 0]
     } else {

@@ -41,13 +41,15 @@ pub fn longest(settings: &Settings) -> IdleLimits {
     IdleLimits::new(settings.longest_idle, settings.closing_idle)
 }
 
-/// What this packet says of its flow, apart from proving it.
+/// What this packet says of its flow; `proves` says that it shows the flow to be real, if it only continues it.
 #[inline(always)]
-pub fn seen(packet: &Packet) -> Seen {
+pub fn seen(packet: &Packet, proves: bool) -> Seen {
     if packet.flags.ends() {
         Seen::Ends
     } else if packet.flags.starts() {
         Seen::Starts
+    } else if proves {
+        Seen::Proves
     } else {
         Seen::Continues
     }

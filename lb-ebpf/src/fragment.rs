@@ -70,9 +70,7 @@ fn tunnelled<T: Tables>(
         return Ok(());
     }
     let settings = tables.settings().ok_or(Reason::NotReady)?;
-    // Each fragment that may be fragmented again is a packet of its own, for which its own id will do.
-    let mark = packet.id << 16 | path.port() as u32;
-    let outer = Outer { from: path.source, to: path.destination, mark };
+    let outer = Outer { from: path.source, to: path.destination, mark: path.port() as u32 };
     tunnel::encapsulate(frame, packet, &outer, settings, tables, tunnel)
 }
 

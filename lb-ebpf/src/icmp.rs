@@ -8,7 +8,7 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 use crate::{
     Frame, Outcome,
-    answer::{allowed, turn_round},
+    answer::{allowed, is_host, turn_round},
     checksum::Change,
     nat,
     parse::{self, ICMP_HEADER, Packet, TCP, TcpFlags, UDP},
@@ -70,6 +70,9 @@ fn echo<T: Tables>(
     let key = ServiceKey::new(packet.destination, 0, packet.protocol);
     if tables.service(&key).is_none() {
         return Err(Reason::NotTcpUdp);
+    }
+    if !is_host(packet) {
+        return Err(Reason::Unanswered);
     }
     allowed(Budget::Echo, tables)?;
     let reply = if packet.v6() { ECHO_REPLY_V6 } else { ECHO_REPLY };

@@ -24,6 +24,7 @@ pub mod flow_table;
 mod fragment;
 pub mod frame;
 mod icmp;
+mod mtu;
 pub mod nat;
 pub mod parse;
 mod quic;
@@ -227,7 +228,7 @@ fn treat<T: Tables, const ODD: bool>(
         && by(Forward::Nat, Features::NAT)
         && let Some(known) = nat::known_at_once(packet, service, &flow, tables)
     {
-        let hop = nat::forward_known(frame, packet, &known, &flow, tables, outcome)?;
+        let hop = nat::forward_known(frame, packet, &known, &flow, ingress, tables, outcome)?;
         return Ok((tags::on_link(hop, packet, ingress), Reason::Nat));
     }
     let choice = select::select(Some(frame), packet, service, flow, tables, outcome)?;
@@ -236,7 +237,7 @@ fn treat<T: Tables, const ODD: bool>(
         if packet.tags() > TAG && choice.backend.hop.interface() != ingress {
             return Err(Reason::TwoTags);
         }
-        let hop = nat::forward::<T, ODD>(frame, packet, &choice, ingress, tables)?;
+        let hop = nat::forward::<T, ODD>(frame, packet, &choice, ingress, tables, outcome)?;
         Ok((tags::on_link(hop, packet, ingress), Reason::Nat))
     } else if by(Forward::DsrL2, Features::DSR_L2) {
         let hop = dsr::forward::<T>(packet, &choice)?;

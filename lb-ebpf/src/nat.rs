@@ -11,6 +11,7 @@ use lb_common::{
 use crate::{
     Frame, Outcome,
     flow_table::{self, Found, Place},
+    mtu::fits,
     parse::{Packet, TCP, TcpFlags},
     select::{Choice, Flow, is_lost},
     tables::Tables,
@@ -29,6 +30,7 @@ pub fn forward<T: Tables, const ODD: bool>(
     choice: &Choice,
     ingress: u32,
     tables: &T,
+    outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
     if choice.flow.settings.nat_sources[packet.family()][0] == Address::NONE {
         return Err(Reason::NoNatSource);
@@ -36,6 +38,7 @@ pub fn forward<T: Tables, const ODD: bool>(
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
+    fits_out(packet, &choice.backend.hop, choice.backend.mtu, ingress, outcome)?;
     let seat = seat::<T, ODD>(packet, choice, tables)?;
     if choice.is_lost {
         give_up::<T>(choice, &seat);
@@ -49,6 +52,13 @@ pub fn forward<T: Tables, const ODD: bool>(
         tables.count_opened(choice.number);
     }
     Ok(hop)
+}
+
+/// Whether the packet may leave to this hop, on whose interface IP packets have at most `mtu` bytes: the kernel drops a
+/// longer frame without a word. What leaves where it came in has shown that it fits.
+#[inline(always)]
+fn fits_out(packet: &Packet, hop: &Hop, mtu: u16, ingress: u32, outcome: &mut Outcome) -> Result<(), Reason> {
+    if packet.length > mtu && hop.interface() != ingress { fits(packet, mtu, 0, outcome) } else { Ok(()) }
 }
 
 #[inline(always)]
@@ -125,6 +135,7 @@ pub fn forward_known<T: Tables>(
     packet: &Packet,
     known: &Known,
     flow: &Flow,
+    ingress: u32,
     tables: &T,
     outcome: &mut Outcome,
 ) -> Result<Hop, Reason> {
@@ -133,6 +144,7 @@ pub fn forward_known<T: Tables>(
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
+    fits_out(packet, &backend.hop, backend.mtu, ingress, outcome)?;
     send(frame, packet, &translation(packet, backend, flow, seat, tables), backend, tables)
 }
 
@@ -175,6 +187,8 @@ pub fn reply<T: Tables, const ODD: bool>(
         }
         return Err(Reason::FlowLost);
     }
+    let mtu = tables.settings().ok_or(Reason::NotReady)?.reply_mtu;
+    fits_out(packet, &hop, mtu, ingress, outcome)?;
     let to = Translation {
         source: vip.address,
         destination: tuple.client,
@@ -422,7 +436,14 @@ fn keep<T: Tables>(
     if seat.own {
         let entry = seat.found.entry;
         record.set_last_hop(&came_from);
-        touch(word, entry, choice.flow.now, flow_table::seen(packet));
+        // A FIN ends one direction, and the backend may go on for long. Its own FIN follows.
+        let seen = match flow_table::seen(packet, false) {
+            Seen::Ends if !packet.flags.resets() => Seen::Continues,
+            seen => seen,
+        };
+        // Until it is answered in a later tick than it began in, a flow of datagrams is as old as that.
+        let begins = packet.protocol != TCP && entry.state() == State::New;
+        touch(word, entry, if begins { entry.tick() } else { choice.flow.now }, seen);
         return Ok(());
     }
     claim(word, seat.found.entry, choice)?;
@@ -478,14 +499,16 @@ fn touch(word: &Word, old: Entry, now: u16, seen: Seen) {
 
 /// What a backend's answer says of the flow. A SYN|ACK proves nothing: it answers a forged SYN too. Nor does an
 /// ACK without data in the tick of the flow's last packet: it may challenge a forged SYN on a port that another
-/// connection had before (RFC 5961 section 4).
+/// connection had before (RFC 5961 section 4). Nor does a datagram in the tick in which the flow began: most flows of
+/// datagrams are answered at once and over, and a forged one is answered too.
 #[inline(always)]
 fn answer(packet: &Packet, later_tick: bool) -> Seen {
-    match flow_table::seen(packet) {
-        Seen::Ends => Seen::Ends,
-        _ if packet.protocol != TCP || packet.flags.has(TcpFlags::PSH) => Seen::Proves,
-        _ if later_tick && !packet.flags.is_syn_ack() => Seen::Proves,
-        _ => Seen::Continues,
+    if packet.flags.ends() {
+        Seen::Ends
+    } else if packet.flags.has(TcpFlags::PSH) || later_tick && !packet.flags.is_syn_ack() {
+        Seen::Proves
+    } else {
+        Seen::Continues
     }
 }
 

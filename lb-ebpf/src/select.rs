@@ -145,7 +145,7 @@ pub fn select<'a, T: Tables>(
     let way = if is_known {
         way
     } else {
-        if features.has(Features::NEW_FLOW_LIMIT) && !T::DRY_RUN {
+        if opens && features.has(Features::NEW_FLOW_LIMIT) && !T::DRY_RUN {
             stored = tables.stores_new(now, settings.new_per_tick);
         }
         if !opening {
@@ -177,7 +177,9 @@ fn backend_of_new<T: Tables>(
 ) -> Result<u16, Reason> {
     let features = tables.features();
     let [a, b] = packet.source.words();
-    let limited = opens && features.has(Features::RATE_LIMIT) && service.source_rate != 0;
+    // A packet within a connection opens nothing: its flow was not stored, or came from another node.
+    let limited =
+        opens && features.has(Features::RATE_LIMIT) && service.source_rate != 0 && !packet.is_mid_stream();
     if limited && !may_open(tables, a, b, service) {
         return Err(Reason::RateLimited);
     }
@@ -224,11 +226,7 @@ impl Choice<'_> {
             word.store(Entry::new(self.flow.tag, state, self.flow.now, self.number).0);
             return;
         };
-        let seen = match flow_table::seen(packet) {
-            Seen::Continues if proves => Seen::Proves,
-            seen => seen,
-        };
-        let new = old.seen(self.flow.now, seen);
+        let new = old.seen(self.flow.now, flow_table::seen(packet, proves));
         // A flow writes its line once per tick, not once per packet.
         if new != old {
             word.store(new.0);

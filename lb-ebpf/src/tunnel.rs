@@ -13,6 +13,7 @@ use network_types::{
 use crate::{
     Frame, Outcome,
     checksum::fold,
+    mtu::fits,
     parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Packet, UDP},
     select::Choice,
     tables::Tables,
@@ -40,10 +41,6 @@ const HOPS: u8 = 64;
 
 /// "Don't fragment" (bit 14 of the flags and fragment offset, RFC 791 section 3.1).
 pub const DONT_FRAGMENT: u16 = 0x4000;
-
-/// Every IPv6 link takes packets of this length (RFC 8200 section 5), and no host sends shorter ones when
-/// told to.
-const IPV6_LEAST_MTU: u16 = 1280;
 
 /// GUE's source ports: the dynamic ones (RFC 6335 section 6).
 const FIRST_PORT: u16 = 0xc000;
@@ -91,11 +88,7 @@ pub fn carry<T: Tables>(
     if !hop.is_known() {
         return Err(Reason::NoNextHop);
     }
-    let most = longest(backend.mtu, tunnel.overhead(&backend.address) as u16, packet.v6());
-    if packet.length > most {
-        outcome.mtu = most;
-        return Err(Reason::TooBig);
-    }
+    fits(packet, backend.mtu, tunnel.overhead(&backend.address) as u16, outcome)?;
     if !T::DRY_RUN {
         let from = source(choice.flow.settings, &choice.flow.hash, &backend.address, tunnel);
         let outer = Outer { from, to: backend.address, mark: choice.flow.hash.identity };
@@ -119,17 +112,9 @@ pub struct Outer {
     pub from: Address,
     /// Destination address.
     pub to: Address,
-    /// Of the flow: the lower half gives GUE's source port, the upper one the identification of an outer IPv4
-    /// packet that may be fragmented.
+    /// Of the flow: the lower half gives GUE's source port, and the upper one, with what tells the inner packet from
+    /// others, the identification of an outer IPv4 packet that may be fragmented.
     pub mark: u32,
-}
-
-/// The longest packet that fits into the tunnel. An IPv6 packet that every link must take is sent in any case.
-#[inline(always)]
-fn longest(mtu: u16, overhead: u16, v6: bool) -> u16 {
-    let mtu = if mtu == 0 { u16::MAX } else { mtu };
-    let most = mtu.saturating_sub(overhead);
-    if v6 && most < IPV6_LEAST_MTU { IPV6_LEAST_MTU } else { most }
 }
 
 /// Makes room for a header before the IP header. VLAN tags keep their place; the MAC addresses and the type after
@@ -153,6 +138,8 @@ struct Inner {
     class: u8,
     /// In host order.
     fragments: u16,
+    /// What tells an IPv4 packet or fragment from others of its flow: its identification and place.
+    id: u16,
     /// IP protocol number.
     protocol: u8,
 }
@@ -162,11 +149,12 @@ fn inner(frame: &mut Frame, packet: &Packet) -> Result<Inner, Reason> {
     if packet.v6() {
         let [first, second] = *frame.at::<[u8; 2]>(packet.l3())?;
         let class = first << 4 | second >> 4;
-        return Ok(Inner { class, fragments: DONT_FRAGMENT, protocol: IPV6_IN_IP });
+        return Ok(Inner { class, fragments: DONT_FRAGMENT, id: 0, protocol: IPV6_IN_IP });
     }
     let ip = frame.at::<Ipv4Hdr>(packet.l3())?;
-    let fragments = u16::from_be_bytes(ip.frags) & DONT_FRAGMENT;
-    Ok(Inner { class: ip.tos, fragments, protocol: IPV4_IN_IP })
+    let fragments = u16::from_be_bytes(ip.frags);
+    let id = u16::from_be_bytes(ip.id) ^ fragments;
+    Ok(Inner { class: ip.tos, fragments: fragments & DONT_FRAGMENT, id, protocol: IPV4_IN_IP })
 }
 
 /// Puts the outer headers before the packet.
@@ -195,7 +183,7 @@ pub fn encapsulate<T: Tables>(
         *frame.at::<Ipv6Hdr>(packet.l3())? = ip;
         packet.l3() + Ipv6Hdr::LEN
     } else {
-        let id = if inner.fragments == 0 { (mark >> 16) as u16 } else { 0 };
+        let id = if inner.fragments == 0 { (mark >> 16) as u16 ^ inner.id } else { 0 };
         let length = length + Ipv4Hdr::LEN as u16;
         let ip = ipv4(from, to, inner.class, inner.fragments, protocol, id, length);
         *frame.at::<Ipv4Hdr>(packet.l3())? = ip;

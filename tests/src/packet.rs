@@ -118,6 +118,8 @@ pub struct Ip {
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// DSCP and ECN.
     pub class: u8,
+    /// IPv4: the identification of a whole packet.
+    pub id: u16,
     /// IPv4: not to be fragmented.
     pub dont_fragment: bool,
     /// The part of the IP packet that this one holds, if not all of it.
@@ -231,6 +233,7 @@ impl Packet {
         let mut ip = Ipv4Header::new(length, self.hops, self.protocol(), from, to).unwrap();
         ip.options = self.ip.options[..].try_into().unwrap();
         ip.total_len = self.ip.length.unwrap_or(ip.header_len() as u16 + length);
+        ip.identification = self.ip.id;
         if let Some(Fragment { id, from, to }) = self.ip.fragment {
             ip.identification = id as u16;
             ip.more_fragments = to.is_some();

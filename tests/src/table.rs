@@ -114,6 +114,11 @@ fn nat_flows(flows: &[(State, u16)]) -> After {
     After { flows: flows.to_vec(), nat: flows.to_vec(), ..After::default() }
 }
 
+/// What is known of a flow that has been opened and answered within a tick.
+fn answered(case: Case) -> State {
+    if case.udp { State::New } else { State::Proven }
+}
+
 /// What is left: nothing.
 fn nothing() -> After {
     After::default()

@@ -377,7 +377,9 @@ pub fn settings() -> Settings {
         icmp_limit: 1_000_000,
         gue_port: GUE_PORT,
         reply_by_route: 0,
-        zero: [0; 5],
+        reply_mtu: 0,
+        zero: 0,
+        zeros: [0; 2],
     }
 }
 

@@ -183,7 +183,9 @@ mod tests {
                 icmp_limit: 1,
                 gue_port: 1,
                 reply_by_route: 0,
-                zero: [0; 5],
+                reply_mtu: 0,
+                zero: 0,
+                zeros: [0; 2],
             })
         }))
     }

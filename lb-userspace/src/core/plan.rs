@@ -95,6 +95,8 @@ pub struct Situation<'a> {
     pub standing: &'a dyn Fn(&BackendId, u16) -> Standing,
     /// The next hops that are known, by backend address.
     pub hops: &'a BTreeMap<IpAddr, KnownHop>,
+    /// The longest IP packet in bytes that every interface with the program takes; 0 when not known.
+    pub mtu: u16,
     /// The time.
     pub now: Instant,
 }
@@ -201,8 +203,9 @@ impl Planner {
 
     /// What the maps should hold now.
     pub fn image(&mut self, config: &Config, situation: &Situation) -> Image {
-        let settings = Some(Box::new(settings(config, self.hash_key, self.cpus, &self.sizes)));
-        let mut image = Image { settings, ..Image::default() };
+        let reply_mtu = situation.mtu;
+        let settings = Settings { reply_mtu, ..settings(config, self.hash_key, self.cpus, &self.sizes) };
+        let mut image = Image { settings: Some(Box::new(settings)), ..Image::default() };
         let mut counted = self.count_all(config, situation);
         let mut wanted = Vec::new();
         for (service, pool) in pools(config) {
@@ -410,7 +413,9 @@ fn settings(config: &Config, hash_key: HashKey, cpus: u32, sizes: &Tables) -> Se
         icmp_limit: per_tick(config.node.icmp_rate),
         gue_port: config.tunnel.gue_port,
         reply_by_route: u8::from(config.nat.reply == config::Reply::Route),
-        zero: [0; 5],
+        reply_mtu: 0,
+        zero: 0,
+        zeros: [0; 2],
     }
 }
 

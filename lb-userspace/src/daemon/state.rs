@@ -76,6 +76,8 @@ pub(super) struct State {
     pub(super) next_hops: NextHopTable,
     /// As the plan wants them; those that an earlier daemon knew stand until they are known again.
     hops: BTreeMap<IpAddr, KnownHop>,
+    /// The longest IP packet in bytes that all our interfaces take; 0 before they were looked at.
+    mtu: u16,
     pub(super) publication: Publication,
     /// What this node seemed to come to when DNS was decided last.
     pub(super) expected: BTreeMap<PoolId, SelfState>,
@@ -164,6 +166,7 @@ impl State {
             digest,
             lateness: Lateness::new(now),
             next_hops: NextHopTable::default(),
+            mtu: 0,
             hops: hops::of_image(&applied),
             publication,
             expected: BTreeMap::new(),
@@ -317,11 +320,16 @@ impl State {
                 return;
             }
         };
-        let mut changed = false;
+        let link_of =
+            |interface: &Interface| links.iter().find(|link| link.name == interface.attached.interface);
+        let mtus = self.interfaces.iter().filter_map(link_of).map(|link| link.mtu);
+        let mtu = mtus.min().map_or(self.mtu, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+        let mut changed = mtu != self.mtu;
+        self.mtu = mtu;
         let is_ours = |program: u32| self.programs.contains(&program);
         for interface in &mut self.interfaces {
             let name = &interface.attached.interface;
-            let link = links.iter().find(|link| link.name == *name);
+            let link = link_of(interface);
             let mut present = link.is_some_and(|link| link.xdp_program.is_some_and(is_ours));
             // The kernel takes no link of ours away: the interface is another one.
             if let Some(link) = link
@@ -510,7 +518,8 @@ impl State {
     fn reconcile_maps(&mut self) -> Result<(), DataplaneError> {
         let standing =
             |id: &BackendId, configured| self.administration.standing(id, configured, self.backends.get(id));
-        let situation = Situation { standing: &standing, hops: &self.hops, now: Instant::now() };
+        let situation =
+            Situation { standing: &standing, hops: &self.hops, mtu: self.mtu, now: Instant::now() };
         let modes = self.planner.modes().clone();
         let starts: BTreeMap<_, _> = self.planner.slow_starts().under_way().collect();
         let desired = self.planner.image(&self.config, &situation);

@@ -9,8 +9,8 @@ use lb_common::{
 use lb_userspace::core::image::Image;
 
 use super::{
-    After, Scenario, Step, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
-    passed, refused, scenario,
+    After, Scenario, Step, answered, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to,
+    nothing, passed, refused, scenario,
 };
 use crate::{
     packet::{Packet, flag},
@@ -85,7 +85,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat_reply(&flow, flow.answered_by(1)),
                 nat(&flow, flow.goes_on(), 1),
             ],
-            after: After { nat: vec![(Proven, 1)], ..nothing() },
+            after: After { nat: vec![(answered(case), 1)], ..nothing() },
         },
         Scenario {
             id: scenario(case, "F62 the longest prefix decides who is denied"),
@@ -151,7 +151,22 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
     let lost =
         || Step::Configure(Box::new(|image| backend(image, 1).flags = Backend::ACCEPTS | Backend::LOST));
+    let neighbours = [50_001, 50_002].map(|port| Flow { client: (flow.client.ip(), port).into(), ..flow });
     vec![
+        Scenario {
+            id: scenario(case, "F62 a packet within a connection that is not known opens nothing"),
+            world: World::service(case, Forward::DsrL2).with(|image| {
+                each_service(image, |service| (service.source_rate, service.source_burst) = (1, 1));
+            }),
+            steps: vec![
+                direct(flow.opens(), 1),
+                // It came from another node.
+                direct(neighbours[0].goes_on(), 1),
+                direct(neighbours[0].goes_on(), 1),
+                dropped(neighbours[1].opens(), Reason::RateLimited),
+            ],
+            after: flows(&[(New, 1); 2]),
+        },
         Scenario {
             id: scenario(
                 case,

@@ -2,10 +2,7 @@
 
 use std::net::SocketAddr;
 
-use lb_common::{
-    Backend, Forward, Hop, Reason, Service,
-    State::{New, Proven},
-};
+use lb_common::{Backend, Forward, Hop, Reason, Service, State::New};
 
 use super::{
     After, Scenario, Sent, Step, cut, direct, dropped, flows, nat, nat_flows, nat_reply, new_flows_go_to,
@@ -162,7 +159,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             nat_reply(&flow, without_checksum(flow.answered_by(1))),
             nat(&flow, flow.goes_on(), 1),
         ],
-        after: nat_flows(&[(Proven, 1)]),
+        after: nat_flows(&[(New, 1)]),
     }]
 }
 

@@ -1,13 +1,10 @@
 //! Fragments: the first one has the ports, and the others follow it.
 
-use lb_common::{
-    Forward, Reason,
-    State::{New, Proven},
-};
+use lb_common::{Forward, Reason, State::New};
 
 use super::{
-    Scenario, Step, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, out_of, passed, scenario,
-    sent, sent_with, via_kernel,
+    Scenario, Step, answered, direct, dropped, flows, nat, nat_flows, nat_reply, nothing, out_of, passed,
+    scenario, sent, sent_with, via_kernel,
 };
 use crate::{
     packet::{Ip, Packet, flag},
@@ -40,7 +37,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
         steps,
         after,
     };
-    let proven = || After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() };
+    let proven = || nat_flows(&[(New, 1)]).with_nat(answered(case));
     let mut all = vec![
         by_nat(
             "A10 fragments follow their first one by NAT, there and back",

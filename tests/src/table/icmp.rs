@@ -1,19 +1,16 @@
 //! ICMP: errors about flows of ours find their owner, VIPs answer echo requests, all else is left alone. The frames
 //! are built by the etherparse crate.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{
     IcmpEchoHeader, Icmpv4Type, Icmpv6Type, IpNumber, Ipv4Header, PacketBuilder, icmpv4, icmpv6,
 };
-use lb_common::{
-    Forward, Mac, Reason,
-    State::{New, Proven},
-};
+use lb_common::{Forward, Mac, Reason, State::New};
 
 use super::{
-    After, Scenario, Sent, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, out_of,
-    passed, scenario, sent,
+    After, Scenario, Sent, Step, answered, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to,
+    nothing, out_of, passed, scenario, sent,
 };
 use crate::{
     packet::{NatPorts, Packet},
@@ -52,7 +49,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 errors(&flow, true),
             ]
             .concat_steps(),
-            after: nat_flows(&[(New, 1)]).with_nat(Proven),
+            after: nat_flows(&[(New, 1)]).with_nat(answered(case)),
         },
         Scenario {
             id: scenario(case, "E53 NAT: an error about a packet to a backend goes to the client"),
@@ -87,7 +84,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 [ONE, TWO].into_iter().flat_map(|tags| tagged(errors(&flow, true), tags, &[])).collect(),
             ]
             .concat_steps(),
-            after: nat_flows(&[(New, 1)]).with_nat(Proven),
+            after: nat_flows(&[(New, 1)]).with_nat(answered(case)),
         },
         Scenario {
             id: scenario(
@@ -194,6 +191,15 @@ fn echoes(case: Case) -> Vec<Scenario> {
             after: nothing(),
         },
         Scenario {
+            id: scenario(case, "E56 an echo request from what is no host's address is not answered"),
+            world: to_vip(),
+            steps: vec![super::dropped(
+                Frame::Bytes(echo(NODE_FRONT, ROUTER, no_host(case), vip, 57, false)),
+                Reason::Unanswered,
+            )],
+            after: nothing(),
+        },
+        Scenario {
             id: scenario(case, "H69 an echo request to any other address, or an answer, is the host's"),
             world: to_vip(),
             steps: vec![
@@ -203,6 +209,11 @@ fn echoes(case: Case) -> Vec<Scenario> {
             after: nothing(),
         },
     ]
+}
+
+/// An address of many hosts.
+fn no_host(case: Case) -> IpAddr {
+    if case.v6 { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).into() } else { Ipv4Addr::BROADCAST.into() }
 }
 
 /// An echo request or reply.

@@ -3,10 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, icmpv6};
-use lb_common::{
-    Forward, Reason, Shape,
-    State::{New, Proven},
-};
+use lb_common::{Forward, Reason, Shape, State::New};
 
 use super::{Scenario, Step, nat, nat_flows, nat_reply, nothing, passed, scenario};
 use crate::{
@@ -51,7 +48,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 .with_backend(case, 3, 2)
                 .with(|image| settings_of(image).nat_table = Shape::small(1)),
             steps: strangers(&flow),
-            after: nat_flows(&[(New, 1)]).with_nat(if case.udp { Proven } else { New }),
+            after: nat_flows(&[(New, 1)]),
         },
     ];
     if case.v6 {

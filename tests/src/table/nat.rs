@@ -10,8 +10,11 @@ use lb_common::{
 use lb_userspace::core::passive::Openings;
 
 use super::{
-    After, Scenario, Step, answer::expired, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing,
-    passed, refused, scenario, steps, via_kernel,
+    After, Scenario, Step,
+    answer::{expired, too_big},
+    answered, dropped, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed, refused, scenario, steps,
+    tunnel::long,
+    via_kernel,
 };
 use crate::{
     packet::{NatPorts, Packet, flag},
@@ -27,7 +30,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
     let flow = case.flow(0);
     vec![
         Scenario {
-            id: scenario(case, "A5 there and back again; the backend's answer proves the flow"),
+            id: scenario(case, "A5 there and back again; the backend's answer proves a connection at once"),
             world: World::service(case, Forward::Nat),
             steps: vec![
                 nat(&flow, flow.opens(), 1),
@@ -37,7 +40,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat(&flow, flow.goes_on(), 1),
                 nat_reply(&flow, flow.answered_by(1)),
             ],
-            after: nat_flows(&[(Proven, 1)]),
+            after: nat_flows(&[(answered(case), 1)]),
         },
         Scenario {
             id: scenario(
@@ -56,7 +59,12 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 Step::Later(1),
                 nat_reply(&flow, flow.answered_by(1)),
             ],
-            after: After { openings: vec![(1, of_tcp(case, 1, 2))], ..nat_flows(&[(Proven, 1)]) },
+            after: After {
+                flows: vec![(answered(case), 1)],
+                nat: vec![(Proven, 1)],
+                openings: vec![(1, of_tcp(case, 1, 2))],
+                ..nothing()
+            },
         },
         Scenario {
             id: scenario(
@@ -107,7 +115,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                     nat_reply(&flow, answer),
                 ]
             },
-            after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+            after: nat_flows(&[(New, 1)]).with_nat(answered(case)),
         },
         Scenario {
             id: scenario(case, "A5 a reply goes back to where the client's last packet came from"),
@@ -125,7 +133,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 ]
             },
             after: if case.udp {
-                nat_flows(&[(Proven, 1)])
+                nat_flows(&[(New, 1)]).with_nat(Proven)
             } else {
                 // In TCP a SYN|ACK proves nothing.
                 nat_flows(&[(New, 1)])
@@ -143,12 +151,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                     via_kernel(answer.clone(), flow.translated_back(&answer)),
                 ]
             },
-            after: After {
-                flows: vec![(New, 1)],
-                nat: vec![(if case.udp { Proven } else { New }, 1)],
-                sent: vec![(1, super::sent_with(&[flow.opens()], 1))],
-                ..nothing()
-            },
+            after: After { sent: vec![(1, super::sent_with(&[flow.opens()], 1))], ..nat_flows(&[(New, 1)]) },
         },
         Scenario {
             id: scenario(case, "A15 no hop left: dropped in both directions, and nothing stored"),
@@ -160,17 +163,42 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 expired(Packet { hops: 1, ..flow.accepted_by(1) }),
                 nat_reply(&flow, Packet { hops: 2, ..flow.accepted_by(1) }),
             ],
-            after: After {
-                flows: vec![(New, 1)],
-                nat: vec![(if case.udp { Proven } else { New }, 1)],
-                ..nothing()
-            },
+            after: nat_flows(&[(New, 1)]),
         },
         Scenario {
             id: scenario(case, "A15 a packet without a hop left leaves no trace"),
             world: World::service(case, Forward::Nat),
             steps: vec![expired(Packet { hops: 1, ..flow.opens() })],
             after: nothing(),
+        },
+        Scenario {
+            id: scenario(case, "E54 a packet that is too long for the way to its backend leaves no trace"),
+            world: World::service(case, Forward::Nat).with(|image| backend(image, 1).mtu = 1_400),
+            steps: vec![too_big(long(&flow, 1_401), 1_400), nat(&flow, long(&flow, 1_400), 1)],
+            after: nat_flows(&[(New, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "E54 a packet that leaves where it came in is not too long"),
+            world: World::service(case, Forward::Nat)
+                .with(|image| (backend(image, 2).mtu, settings_of(image).reply_mtu) = (1_400, 1_400))
+                .with_slots(1, 2),
+            steps: vec![
+                nat(&flow, long(&flow, 1_401), 2),
+                nat_reply(&flow, Packet { payload: vec![0xda; 1_401], ..flow.answered_by(2) }),
+            ],
+            after: nat_flows(&[(New, 2)]).with_nat(answered(case)),
+        },
+        Scenario {
+            id: scenario(case, "E54 an answer that is too long for the way to the client"),
+            world: World::service(case, Forward::Nat).with(|image| {
+                let settings = settings_of(image);
+                (settings.reply_mtu, settings.reply_by_route) = (1_400, 1);
+            }),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                too_big(Packet { payload: vec![0xda; 1_401], ..flow.answered_by(1) }, 1_400),
+            ],
+            after: nat_flows(&[(New, 1)]),
         },
         Scenario {
             id: scenario(case, "NAT without a source address of the family"),
@@ -190,7 +218,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 let second = Flow { index: 1, nat: case.other_nat(), ..second };
                 let elsewhere = Flow { nat: case.nat(), ..second };
                 steps(
-                    both_ways(&[first, second], |packet, flow| nat(flow, packet.clone(), 1)),
+                    prove(&[first, second]),
                     // The same port of the other address is another record's.
                     [passed(elsewhere.answered_by(2), Reason::NotService)],
                 )
@@ -202,13 +230,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: two_groups(case),
             steps: {
                 let flows = flows_with_groups(case, 17);
-                steps(
-                    flows[..16].iter().flat_map(proves).collect(),
-                    [refused(case, flows[16].opens(), Reason::NatFull)],
-                )
+                steps(prove(&flows[..16]), [refused(case, flows[16].opens(), Reason::NatFull)])
             },
             after: After {
-                // Twice for each of the sixteen; what found no port was not sent.
+                // Two for each of the sixteen; what found no port was not sent.
                 sent: vec![(1, super::sent_with(&[flow.opens(), flow.goes_on()], 16))],
                 ..nat_flows(&[(Proven, 1); 16])
             },
@@ -241,14 +266,14 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             ),
             steps: {
                 let other = Flow { index: 1, service: SocketAddr::new(case.other_vip(), PORT), ..flow };
-                both_ways(&[flow, other], |packet, flow| nat(flow, packet.clone(), 1))
+                prove(&[flow, other])
             },
             after: nat_flows(&[(Proven, 1), (Proven, 1)]),
         },
         Scenario {
             id: scenario(case, "C28 neighbouring addresses and ports: each flow has its own entry and port"),
             world: World::service(case, Forward::Nat),
-            steps: both_ways(&neighbours(case), |packet, flow| nat(flow, packet.clone(), 1)),
+            steps: prove(&neighbours(case)),
             after: nat_flows(&[(Proven, 1); 16]),
         },
         Scenario {
@@ -271,7 +296,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                     nat_reply(&again, again.answered_by(1)),
                 ]
             },
-            after: After { flows: vec![(New, 3)], nat: vec![(Proven, 3)], ..nothing() },
+            after: nat_flows(&[(New, 3)]).with_nat(answered(case)),
         },
         Scenario {
             id: scenario(
@@ -323,15 +348,24 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(Closing, 1)]),
         },
         Scenario {
-            id: scenario(case, "C36 NAT full: a reset, until a flow that has ended gives its port"),
+            id: scenario(
+                case,
+                "C36 NAT full: a reset, until a flow that its backend has ended gives its port",
+            ),
             world: two_groups(case),
             steps: {
                 let flows = flows_with_groups(case, 17);
-                let mut all: Vec<Step> = flows[..16].iter().flat_map(proves).collect();
-                all.push(refused(case, flows[16].opens(), Reason::NatFull));
-                all.push(nat(&flows[3], flows[3].ends(), 1));
-                all.push(nat(&flows[16], flows[16].opens(), 1));
-                all
+                steps(
+                    prove(&flows[..16]),
+                    [
+                        // The client has ended its own direction only.
+                        nat(&flows[3], flows[3].ends(), 1),
+                        refused(case, flows[16].opens(), Reason::NatFull),
+                        nat_reply(&flows[3], flows[3].answered_by(1)),
+                        nat_reply(&flows[3], flows[3].from_backend(1, flag::FIN | flag::ACK, b"")),
+                        nat(&flows[16], flows[16].opens(), 1),
+                    ],
+                )
             },
             // The ended flow's entry is still there; its record is not.
             after: After {
@@ -354,7 +388,29 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 nat(&flow, flow.opens(), 1),
                 nat_reply(&flow, flow.from_backend(1, 0, &sums_up_to_zero(&flow))),
             ],
-            after: After { flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+            after: nat_flows(&[(New, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "an answer in a later tick than that in which the flow began proves it"),
+            world: World::service(case, Forward::Nat),
+            steps: vec![
+                nat(&flow, flow.opens(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                Step::Later(1),
+                nat(&flow, flow.goes_on(), 1),
+                nat_reply(&flow, flow.answered_by(1)),
+                nat(&flow, flow.goes_on(), 1),
+            ],
+            after: nat_flows(&[(Proven, 1)]),
+        },
+        Scenario {
+            id: scenario(case, "NAT full of flows that were answered at once and never again: one gives way"),
+            world: two_groups(case),
+            steps: flows_with_groups(case, 17)
+                .iter()
+                .flat_map(|flow| [nat(flow, flow.opens(), 1), nat_reply(flow, flow.answered_by(1))])
+                .collect(),
+            after: After { flows: vec![(New, 1); 17], nat: vec![(New, 1); 16], ..nothing() },
         },
         Scenario {
             id: scenario(case, "NAT full of flows that no backend has answered: one of them gives way"),
@@ -369,7 +425,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
             ),
             world: two_groups(case),
             steps: gives_its_port_after(case, UDP_IDLE),
-            after: After { idle: Some(UDP_IDLE), flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+            after: After { idle: Some(UDP_IDLE), ..nat_flows(&[(New, 1)]) },
         },
         Scenario {
             id: scenario(case, "NAT full: a flow of a service that allows longer keeps its port for longer"),
@@ -378,7 +434,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 backend(image, 1).idle = TCP_IDLE;
             }),
             steps: gives_its_port_after(case, TCP_IDLE),
-            after: After { idle: Some(UDP_IDLE), flows: vec![(New, 1)], nat: vec![(Proven, 1)], ..nothing() },
+            after: After { idle: Some(UDP_IDLE), ..nat_flows(&[(New, 1)]) },
         },
         Scenario {
             id: scenario(case, "an answer to a flow whose record is gone is the node's own"),
@@ -396,24 +452,29 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
 /// The backend number in the word of a record that is being written.
 const BEING_WRITTEN: u16 = 0;
 
-/// For each flow: opened, answered, gone on, answered. All that the flows have in common would show.
 /// What is counted of a TCP service's new flows; nothing of UDP's.
 fn of_tcp(case: Case, opened: u64, answered: u64) -> Openings {
     if case.udp { Openings::default() } else { Openings { opened, answered } }
 }
 
+/// Each flow opens, is answered, in UDP in a later tick too, and goes on: so it is proven. All that the flows have in
+/// common would show.
 fn both_ways(flows: &[Flow], sent: impl Fn(&Packet, &Flow) -> Step) -> Vec<Step> {
     let mut all = Vec::new();
     all.extend(flows.iter().map(|flow| sent(&flow.opens(), flow)));
     all.extend(flows.iter().map(|flow| nat_reply(flow, flow.accepted_by(1))));
     all.extend(flows.iter().map(|flow| nat_reply(flow, flow.answered_by(1))));
+    if flows.iter().any(|flow| flow.case.udp) {
+        all.push(Step::Later(1));
+        all.extend(flows.iter().map(|flow| nat_reply(flow, flow.answered_by(1))));
+    }
     all.extend(flows.iter().map(|flow| sent(&flow.goes_on(), flow)));
     all
 }
 
-/// A flow that the backend answers, and that goes on: it is proven.
-fn proves(flow: &Flow) -> Vec<Step> {
-    vec![nat(flow, flow.opens(), 1), nat_reply(flow, flow.answered_by(1)), nat(flow, flow.goes_on(), 1)]
+/// The same with backend 1.
+fn prove(flows: &[Flow]) -> Vec<Step> {
+    both_ways(flows, |packet, flow| nat(flow, packet.clone(), 1))
 }
 
 /// Four neighbouring ports of each of four neighbouring clients.
@@ -469,7 +530,7 @@ fn sums_up_to_zero(flow: &Flow) -> Vec<u8> {
 fn gives_its_port_after(case: Case, idle: u16) -> Vec<Step> {
     let flows = flows_with_groups(case, 17);
     steps(
-        flows[..16].iter().flat_map(proves).collect(),
+        prove(&flows[..16]),
         [
             Step::Later(idle),
             refused(case, flows[16].opens(), Reason::NatFull),

@@ -6,8 +6,8 @@ use lb_common::{
 };
 
 use super::{
-    Scenario, Step, direct, dropped, flows, leave_alone::arp, nat, nat_flows, nat_reply, nothing, out_of,
-    passed, scenario, sent,
+    Scenario, Step, answered, direct, dropped, flows, leave_alone::arp, nat, nat_flows, nat_reply, nothing,
+    out_of, passed, scenario, sent,
 };
 use crate::{
     packet::{Ip, NatPorts, Packet, flag},
@@ -47,7 +47,6 @@ fn tags(case: Case) -> Vec<Scenario> {
     let two = [(PROVIDER_TAG, 7), (TAG, 5)];
     let with_priority = [(TAG, 0x6005)];
     let priority_only = [(TAG, 0x6000)];
-    let proven = || nat_flows(&[(Proven, 1)]);
     let scenario = |what: &str, forward, steps, after| Scenario {
         id: scenario(case, what),
         world: World::service(case, forward),
@@ -64,6 +63,7 @@ fn tags(case: Case) -> Vec<Scenario> {
             Forward::Nat,
             vec![
                 nat_leaving(&flow, tagged(flow.opens(), &one), 1, &[]),
+                Step::Later(1),
                 reply_leaving(&flow, flow.answered_by(1), &one),
                 // Not the backends', but the client's VLAN.
                 reply_leaving(&flow, tagged(flow.answered_by(1), &one), &one),
@@ -85,7 +85,7 @@ fn tags(case: Case) -> Vec<Scenario> {
                 reply_leaving(&flow, tagged(flow.answered_by(1), &one), &[]),
                 reply_leaving(&flow, tagged(flow.answered_by(1), &two), &[]),
             ],
-            proven(),
+            nat_flows(&[(Proven, 1)]),
         ),
         at_front(scenario(
             "A14 H72 a tagged frame leaves by the interface it came in on with its tags",
@@ -100,7 +100,7 @@ fn tags(case: Case) -> Vec<Scenario> {
                 nat_reply(&flow, tagged(flow.answered_by(2), &priority_only)),
                 nat_reply(&flow, flow.answered_by(2)),
             ],
-            nat_flows(&[(Proven, 2)]),
+            nat_flows(&[(answered(case), 2)]),
         )),
         scenario(
             "A14 two tags cannot be given back by another interface",
@@ -243,7 +243,7 @@ fn unusual_headers(case: Case) -> Vec<Scenario> {
                 reply_leaving(&flow, packet(flow.answered_by(1)), &[(TAG, 5)]),
                 passed(packet(elsewhere(case)), Reason::NotService),
             ],
-            after: nat_flows(&[(Proven, 1)]),
+            after: nat_flows(&[(answered(case), 1)]),
         });
         all.push(Scenario {
             id: scenario(case, &format!("{what} are carried along by direct return")),
@@ -301,7 +301,7 @@ fn large_frames(case: Case) -> Vec<Scenario> {
                 nat_leaving(&flow, tagged(there.clone(), &[(TAG, 5)]), 1, &[]),
                 reply_leaving(&flow, back, &[(TAG, 5)]),
             ],
-            after: nat_flows(&[(Proven, 1)]),
+            after: nat_flows(&[(answered(case), 1)]),
         },
         Scenario {
             id: scenario(case, "A17 frames of several buffers by direct return"),

@@ -8,8 +8,8 @@ use lb_common::{
 };
 
 use super::{
-    After, Scenario, Sent, Step, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to, nothing, passed,
-    scenario, sent_with,
+    After, Scenario, Sent, Step, answered, direct, flows, nat, nat_flows, nat_reply, new_flows_go_to,
+    nothing, passed, scenario, sent_with,
 };
 use crate::{
     packet::flag,
@@ -79,7 +79,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: After {
                 // Answers are not counted to the backend.
                 sent: vec![(1, sent_with(&[flow.opens(), flow.goes_on(), flow.goes_on()], 1))],
-                ..nat_flows(&[(Proven, 1)])
+                ..nat_flows(&[(answered(case), 1)]).with_nat(Proven)
             },
         },
         Scenario {
@@ -137,7 +137,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                     1,
                     Sent { begun: 2, ..sent_with(&[flow.opens(), flow.goes_on(), flow.goes_on()], 1) },
                 )],
-                ..nat_flows(&[(Proven, 1)])
+                ..nat_flows(&[(answered(case), 1)])
             },
         },
         Scenario {
@@ -155,10 +155,15 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                     new_flows_go_to(2),
                     Step::Later(idle + 1),
                     nat(&other, other.goes_on(), 3),
+                    nat_reply(&other, other.answered_by(3)),
                     nat(&again, flow.goes_on(), 2),
                 ]
             },
-            after: After { idle: Some(idle), ..nat_flows(&[(New, 2), (New, 3)]) },
+            after: After {
+                idle: Some(idle),
+                nat: vec![(Proven, 3), (New, 2)],
+                ..flows(&[(New, 2), (New, 3)])
+            },
         },
         Scenario {
             id: scenario(
@@ -185,11 +190,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat(&flow, flow.ends(), 1),
                 nat_reply(&flow, flow.from_backend(1, flag::FIN | flag::ACK, b"")),
             ],
-            after: nat_flows(&[(if case.udp { New } else { Closing }, 1)]).with_nat(if case.udp {
-                Proven
-            } else {
-                Closing
-            }),
+            after: nat_flows(&[(if case.udp { New } else { Closing }, 1)]),
         },
         Scenario {
             id: scenario(case, "C33 the NAT record is lost: FIN and RST still go out, by a record made anew"),
@@ -205,7 +206,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 nat(&again, flow.resets(), 1),
                 nat_reply(&again, flow_answer(&again)),
             ],
-            after: if case.udp { nat_flows(&[(Proven, 1)]) } else { nat_flows(&[(Closing, 1)]) },
+            after: nat_flows(&[(if case.udp { New } else { Closing }, 1)]),
         },
         Scenario {
             id: scenario(case, "C39 a flow that moves to another CPU keeps its backend and port"),
@@ -219,7 +220,7 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
                 Step::OnCpu(0),
                 nat(&flow, flow.goes_on(), 1),
             ],
-            after: nat_flows(&[(Proven, 1)]),
+            after: nat_flows(&[(answered(case), 1)]),
         },
     ]
 }
@@ -265,6 +266,7 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
                 nat(&flow, flow.opens(), 1),
                 nat_reply(&flow, flow.answered_by(1)),
                 nat(&flow, flow.ends(), 1),
+                nat_reply(&flow, flow.from_backend(1, flag::FIN | flag::ACK, b"")),
                 nat(&flow, flow.opens(), 1),
             ],
             after: nat_flows(&[(New, 1)]),
@@ -375,6 +377,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 Step::Later(1),
                 nat(&flow, flow.goes_on(), 1),
                 nat_reply(&flow, flow.answered_by(1)),
+                nat(&flow, flow.goes_on(), 1),
             ],
             after: nat_flows(&[(Proven, 1)]),
         },

@@ -126,6 +126,12 @@ impl Tunnel {
                 after: flows(&[(New, 2)]),
             },
             Scenario {
+                id: id("packets that may be fragmented keep what tells them apart"),
+                world: self.world(),
+                steps: [1, 0xfffe].map(|id| self.sent(&flow, identified(&flow, id), 1)).into(),
+                after: flows(&[(New, 1)]),
+            },
+            Scenario {
                 id: id("E54 a packet that does not fit into the tunnel"),
                 world: self.world().with(move |image| backend(image, 1).mtu = 1_400),
                 steps: vec![too_big(long(&flow, 1_400 - overhead + 1), 1_400 - overhead)],
@@ -178,8 +184,15 @@ fn with_tags(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
     [&frame[..12], &tags, &frame[12..]].concat()
 }
 
+/// A packet with this identification, if it is IPv4.
+fn identified(flow: &Flow, id: u16) -> Packet {
+    let mut packet = flow.goes_on();
+    packet.ip.id = id;
+    packet
+}
+
 /// A packet of the flow's client that is this many bytes long, headers included.
-fn long(flow: &Flow, length: u16) -> Packet {
+pub(super) fn long(flow: &Flow, length: u16) -> Packet {
     let short = flow.goes_on();
     let headers = short.ip_length() as usize - short.payload.len();
     let payload = vec![0xda; usize::from(length) - headers];
@@ -208,7 +221,7 @@ fn tunnelled(forward: Forward, outer: Case, flow: &Flow, inner: &Packet, to: u16
             ip.dscp = IpDscp::try_new(inner.ip.class >> 2).unwrap();
             ip.ecn = IpEcn::try_new(inner.ip.class & 3).unwrap();
             ip.dont_fragment = flow.case.v6 || inner.ip.dont_fragment;
-            ip.identification = if ip.dont_fragment { 0 } else { (hash.identity >> 16) as u16 };
+            ip.identification = if ip.dont_fragment { 0 } else { (hash.identity >> 16) as u16 ^ inner.ip.id };
             ip.header_checksum = ip.calc_header_checksum();
             (EtherType::IPV4, ip.to_bytes().to_vec())
         }

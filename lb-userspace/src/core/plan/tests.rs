@@ -70,7 +70,7 @@ fn image_at(
     let hop = Hop::new(3, [2; 6], [4; 6]);
     let gateway = gateway.map(|gateway| gateway.parse().unwrap());
     let hops = BTreeMap::from([("203.0.113.21".parse().unwrap(), KnownHop { hop, gateway, mtu: 1_400 })]);
-    planner.image(config, &Situation { standing: &standing, hops: &hops, now })
+    planner.image(config, &Situation { standing: &standing, hops: &hops, mtu: 1_500, now })
 }
 
 /// Backend numbers and how many slots each has.
@@ -137,7 +137,8 @@ fn a_backend_is_lost_when_it_is_down_or_its_drain_has_ended_as_configured() {
         let text = FILE.replacen("port = 80\n", &format!("port = 80\n{options}\n"), 1);
         let config = Config::parse(&text, Path::new("usher.toml")).unwrap();
         let standing = |_: &BackendId, weight| Standing { health: Some(health), weight, drain_ended };
-        let situation = Situation { standing: &standing, hops: &BTreeMap::new(), now: Instant::now() };
+        let situation =
+            Situation { standing: &standing, hops: &BTreeMap::new(), mtu: 0, now: Instant::now() };
         let image = planner(&config).image(&config, &situation);
         assert!(features(&config) | image.features() == features(&config), "{options}");
         image.backends[&1].is_lost()
@@ -242,7 +243,7 @@ fn backends_carry_service_port_and_next_hop() {
     let backend = &image.backends[&1];
     assert_eq!((backend.service, u16::from_be_bytes(backend.port)), (1, 8080));
     assert_eq!(backend.hop, Hop::new(3, [2; 6], [4; 6]));
-    assert_eq!(backend.mtu, 1_400);
+    assert_eq!((backend.mtu, image.settings.unwrap().reply_mtu), (1_400, 1_500));
     assert!(!image.backends[&2].hop.is_known(), "no neighbour has answered yet");
 }
 
