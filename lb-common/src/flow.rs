@@ -41,7 +41,7 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 pub enum State {
     /// The entry is free.
     Empty = 0,
-    /// A later packet came in a later tick (under NAT: the backend has answered, in UDP in a later tick).
+    /// A later packet came in a later tick (under NAT: the backend has answered, in UDP two ticks later).
     Proven = 1,
     /// One packet was seen, or several within one tick: it may be part of a flood.
     New = 2,

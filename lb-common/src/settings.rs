@@ -46,6 +46,7 @@ pub struct Settings {
     /// Zero.
     pub zero: u8,
     /// The longest IP packet in bytes that every interface takes by which a reply under NAT may leave; 0 when not known.
+    /// Of a longer one the kernel is asked.
     pub reply_mtu: u16,
     /// Zero.
     pub zeros: [u8; 2],

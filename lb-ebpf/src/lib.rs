@@ -188,7 +188,7 @@ fn steps<T: Tables, const ODD: bool>(
         Ok((hop, reason)) => (hop, reason),
         Err(reason) => (Hop::default(), reason),
     };
-    if packet.part == Part::First && reason.fate() != Fate::Drop {
+    if packet.part == Part::First && matches!(reason.fate(), Fate::Pass | Fate::Forward) {
         fragment::remember(frame, packet, &hop, reason, tables, outcome);
     }
     treated?;

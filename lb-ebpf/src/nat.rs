@@ -38,7 +38,9 @@ pub fn forward<T: Tables, const ODD: bool>(
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
-    fits_out(packet, &choice.backend.hop, choice.backend.mtu, ingress, outcome)?;
+    if is_long(packet, &choice.backend.hop, choice.backend.mtu, ingress) {
+        fits(packet, choice.backend.mtu, 0, outcome)?;
+    }
     let seat = seat::<T, ODD>(packet, choice, tables)?;
     if choice.is_lost {
         give_up::<T>(choice, &seat);
@@ -54,11 +56,11 @@ pub fn forward<T: Tables, const ODD: bool>(
     Ok(hop)
 }
 
-/// Whether the packet may leave to this hop, on whose interface IP packets have at most `mtu` bytes: the kernel drops a
-/// longer frame without a word. What leaves where it came in has shown that it fits.
+/// Whether the packet is longer than `mtu` and would leave by another interface than it came in: the kernel drops what is too
+/// long to be redirected, and tells nobody. What leaves where it came in has shown that it fits.
 #[inline(always)]
-fn fits_out(packet: &Packet, hop: &Hop, mtu: u16, ingress: u32, outcome: &mut Outcome) -> Result<(), Reason> {
-    if packet.length > mtu && hop.interface() != ingress { fits(packet, mtu, 0, outcome) } else { Ok(()) }
+fn is_long(packet: &Packet, hop: &Hop, mtu: u16, ingress: u32) -> bool {
+    packet.length > mtu && hop.is_known() && hop.interface() != ingress
 }
 
 #[inline(always)]
@@ -144,7 +146,9 @@ pub fn forward_known<T: Tables>(
     if packet.hops <= 1 {
         return Err(Reason::HopLimit);
     }
-    fits_out(packet, &backend.hop, backend.mtu, ingress, outcome)?;
+    if is_long(packet, &backend.hop, backend.mtu, ingress) {
+        fits(packet, backend.mtu, 0, outcome)?;
+    }
     send(frame, packet, &translation(packet, backend, flow, seat, tables), backend, tables)
 }
 
@@ -187,8 +191,9 @@ pub fn reply<T: Tables, const ODD: bool>(
         }
         return Err(Reason::FlowLost);
     }
-    let mtu = tables.settings().ok_or(Reason::NotReady)?.reply_mtu;
-    fits_out(packet, &hop, mtu, ingress, outcome)?;
+    if is_long(packet, &hop, tables.settings().ok_or(Reason::NotReady)?.reply_mtu, ingress) {
+        fits(packet, tables.mtu(hop.interface()), 0, outcome)?;
+    }
     let to = Translation {
         source: vip.address,
         destination: tuple.client,
@@ -197,7 +202,7 @@ pub fn reply<T: Tables, const ODD: bool>(
     };
     if !T::DRY_RUN {
         let now = tables.tick();
-        let seen = answer(packet, entry.tick() != now);
+        let seen = answer(packet, has_lasted(packet, entry, now));
         let confirmed = entry.tick() == now || {
             let settings = tables.settings().ok_or(Reason::NotReady)?;
             let hash = settings.hash_key.flow(&tuple.client, tuple.client_port, vip.port(), packet.protocol);
@@ -205,7 +210,8 @@ pub fn reply<T: Tables, const ODD: bool>(
         };
         let confirmed =
             (entry.state() == State::Proven || unproven(packet, entry, seen, tables)) && confirmed;
-        touch(word, entry, if confirmed { now } else { now.wrapping_sub(1) }, seen);
+        let tick = if confirmed { now } else { now.wrapping_sub(1) };
+        touch(word, entry, if seen == Seen::Proves { tick } else { alive(packet, entry, tick) }, seen);
     }
     translate(frame, packet, &to)?;
     if hop.is_known() {
@@ -441,9 +447,7 @@ fn keep<T: Tables>(
             Seen::Ends if !packet.flags.resets() => Seen::Continues,
             seen => seen,
         };
-        // Until it is answered in a later tick than it began in, a flow of datagrams is as old as that.
-        let begins = packet.protocol != TCP && entry.state() == State::New;
-        touch(word, entry, if begins { entry.tick() } else { choice.flow.now }, seen);
+        touch(word, entry, alive(packet, entry, choice.flow.now), seen);
         return Ok(());
     }
     claim(word, seat.found.entry, choice)?;
@@ -488,24 +492,50 @@ fn last_hop(frame: &mut Frame, packet: &Packet, ingress: u32) -> Result<Hop, Rea
 }
 
 /// Notes a packet in a record's word, once per tick or when the state changes. If another CPU was
-/// faster, its note is as good.
+/// faster, its note is as good, unless this is the end, which comes but once.
 #[inline(always)]
 fn touch(word: &Word, old: Entry, now: u16, seen: Seen) {
     let new = old.seen(now, seen);
-    if new != old {
-        word.compare_exchange(old.0, new.0);
+    if new == old || word.compare_exchange(old.0, new.0) || seen != Seen::Ends {
+        return;
     }
+    let current = Entry(word.load());
+    if current.is_same_flow(old) {
+        word.compare_exchange(current.0, current.seen(now, seen).0);
+    }
+}
+
+/// Ticks after which an answer to a datagram proves its flow: most flows of datagrams are one question, answered at once and
+/// over, though perhaps in the tick after, and a forged one is answered too.
+const LASTING: u16 = 2;
+
+/// The tick that a packet of the flow leaves in its record. A flow of datagrams that is not proven grows no younger than
+/// [`LASTING`] allows, or no answer would ever prove it.
+#[inline(always)]
+fn alive(packet: &Packet, record: Entry, now: u16) -> u16 {
+    if packet.protocol == TCP || record.state() != State::New {
+        now
+    } else if record.age(now) > LASTING {
+        now.wrapping_sub(LASTING)
+    } else {
+        record.tick()
+    }
+}
+
+/// Whether an answer without data comes late enough to prove the flow.
+#[inline(always)]
+fn has_lasted(packet: &Packet, record: Entry, now: u16) -> bool {
+    if packet.protocol == TCP { record.tick() != now } else { record.age(now) > LASTING }
 }
 
 /// What a backend's answer says of the flow. A SYN|ACK proves nothing: it answers a forged SYN too. Nor does an
 /// ACK without data in the tick of the flow's last packet: it may challenge a forged SYN on a port that another
-/// connection had before (RFC 5961 section 4). Nor does a datagram in the tick in which the flow began: most flows of
-/// datagrams are answered at once and over, and a forged one is answered too.
+/// connection had before (RFC 5961 section 4). For datagrams see [`LASTING`].
 #[inline(always)]
-fn answer(packet: &Packet, later_tick: bool) -> Seen {
+fn answer(packet: &Packet, has_lasted: bool) -> Seen {
     if packet.flags.ends() {
         Seen::Ends
-    } else if packet.flags.has(TcpFlags::PSH) || later_tick && !packet.flags.is_syn_ack() {
+    } else if packet.flags.has(TcpFlags::PSH) || has_lasted && !packet.flags.is_syn_ack() {
         Seen::Proves
     } else {
         Seen::Continues

@@ -155,6 +155,12 @@ impl TcpFlags {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN | Self::ACK
     }
 
+    /// Only within a connection is there such a packet.
+    #[inline(always)]
+    pub fn goes_on(self) -> bool {
+        self.0 & (Self::ACK | Self::RST) != 0
+    }
+
     /// The connection is broken off: RST.
     #[inline(always)]
     pub fn resets(self) -> bool {

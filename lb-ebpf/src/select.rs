@@ -177,9 +177,10 @@ fn backend_of_new<T: Tables>(
 ) -> Result<u16, Reason> {
     let features = tables.features();
     let [a, b] = packet.source.words();
-    // A packet within a connection opens nothing: its flow was not stored, or came from another node.
+    // A packet within a connection opens nothing: its flow was not stored, or came from another node. All of these but
+    // resets have an ACK.
     let limited =
-        opens && features.has(Features::RATE_LIMIT) && service.source_rate != 0 && !packet.is_mid_stream();
+        opens && features.has(Features::RATE_LIMIT) && service.source_rate != 0 && !packet.flags.goes_on();
     if limited && !may_open(tables, a, b, service) {
         return Err(Reason::RateLimited);
     }

@@ -74,6 +74,9 @@ pub trait Tables {
     /// IP header at `l3`; [`Hop::default`] when the kernel does not know it either.
     fn route(&self, frame: &mut Frame, l3: usize) -> Hop;
 
+    /// The longest IP packet in bytes that an interface takes; 0 when not known.
+    fn mtu(&self, interface: u32) -> u16;
+
     /// Takes in `bytes` bytes in front of the frame; false when there is no room. They hold anything.
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool;
 

@@ -323,6 +323,11 @@ impl<const DRY_RUN: bool> Tables for View<'_, DRY_RUN> {
         self.tables.route
     }
 
+    /// No answer leaves by another interface than it came in.
+    fn mtu(&self, _: u32) -> u16 {
+        0
+    }
+
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
         let (start, end) = frame.bounds();
         let room = start - self.floor >= bytes;

@@ -124,7 +124,10 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             world: World::service(case, Forward::Nat).with_slots(1, 0),
             ..by_nat(
                 "A10 without a backend, no fragment is answered",
-                vec![dropped(first.clone(), Reason::Unanswered), passed(middle.clone(), Reason::Fragment)],
+                vec![
+                    dropped(first.clone(), Reason::Unanswered),
+                    dropped(middle.clone(), Reason::FragmentEarly),
+                ],
                 nothing(),
             )
         },

@@ -63,7 +63,7 @@ fn tags(case: Case) -> Vec<Scenario> {
             Forward::Nat,
             vec![
                 nat_leaving(&flow, tagged(flow.opens(), &one), 1, &[]),
-                Step::Later(1),
+                Step::Later(2),
                 reply_leaving(&flow, flow.answered_by(1), &one),
                 // Not the backends', but the client's VLAN.
                 reply_leaving(&flow, tagged(flow.answered_by(1), &one), &one),

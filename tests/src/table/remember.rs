@@ -374,7 +374,7 @@ pub(super) fn udp_scenarios(case: Case) -> Vec<Scenario> {
                 nat(&flow, flow.opens(), 1),
                 new_flows_go_to(2),
                 nat_reply(&flow, flow.answered_by(1)),
-                Step::Later(1),
+                Step::Later(2),
                 nat(&flow, flow.goes_on(), 1),
                 nat_reply(&flow, flow.answered_by(1)),
                 nat(&flow, flow.goes_on(), 1),

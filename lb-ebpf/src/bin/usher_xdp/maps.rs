@@ -6,8 +6,8 @@ use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, xdp_md},
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
     helpers::generated::{
-        bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len,
+        bpf_check_mtu, bpf_fib_lookup, bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
     },
     macros::btf_map,
     programs::XdpContext,
@@ -271,6 +271,12 @@ impl<const DRY_RUN: bool> Tables for Maps<'_, DRY_RUN> {
     }
 
     #[inline(always)]
+    fn mtu(&self, interface: u32) -> u16 {
+        let mtu = mtu_of(self.ctx.ctx, interface);
+        if mtu > u16::MAX as u32 { u16::MAX } else { mtu as u16 }
+    }
+
+    #[inline(always)]
     fn grow(&self, frame: &mut Frame, bytes: usize) -> bool {
         self.adjust(frame, -(bytes as i32))
     }
@@ -468,4 +474,13 @@ fn fib_lookup(ctx: *mut xdp_md, l3: usize, hop: &mut Hop) {
         let [a, b, c] = query.macs.map(u64::from);
         *hop = Hop::from_macs(query.interface, b >> 16 | c << 16, a | (b & 0xffff) << 32);
     }
+}
+
+/// The MTU of an interface, 0 when there is none of this number. A function of its own for the stack's sake.
+#[inline(never)]
+fn mtu_of(ctx: *mut xdp_md, interface: u32) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the context is this call's; the kernel writes the MTU (5.12, commit 34b2021cc616).
+    unsafe { bpf_check_mtu(ctx.cast(), interface, &raw mut mtu, 0, 0) };
+    mtu
 }
