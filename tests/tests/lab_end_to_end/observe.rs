@@ -50,17 +50,19 @@ pub(crate) fn flows_of_one_client_are_found_with_their_backend(lab: &Lab) -> Res
     for (family, port) in [(Family::V4, 27_001), (Family::V6, 27_002)] {
         let from = client(lab, family, port)?;
         let backend = fetch(lab, family, port)?;
-        let found = flows(lab, &["--service", "web", "--client", &from.to_string()])?;
-        let [flow] = found.flows.as_slice() else { bail!("not one flow of {from}: {found:?}") };
-        expect_equal("backend", &flow.backend, &backend)?;
-        expect_equal("client", &flow.client, &Some(from))?;
-        expect_equal("VIP", &flow.vip, &Some(vip(lab, 1, family, WEB)?))?;
-        // curl is done with its connection.
-        expect_equal("state", &flow.state, &Stage::Closing)?;
         let nat = lab.options().forward == Forward::Nat;
-        expect_equal("has a NAT port", &flow.nat_port.is_some(), &nat)?;
-        expect_equal("in the flow table", &found.flow_table.map(|counts| counts.closing), &Some(1))?;
-        expect_equal("NAT records", &found.nat.closing, &u64::from(nat))?;
+        // curl is done with its connection, and the backend will be soon.
+        until("the flow is shown", RECOVERY, || {
+            let found = flows(lab, &["--service", "web", "--client", &from.to_string()])?;
+            let [flow] = found.flows.as_slice() else { bail!("not one flow of {from}: {found:?}") };
+            expect_equal("backend", &flow.backend, &backend)?;
+            expect_equal("client", &flow.client, &Some(from))?;
+            expect_equal("VIP", &flow.vip, &Some(vip(lab, 1, family, WEB)?))?;
+            expect_equal("state", &flow.state, &Stage::Closing)?;
+            expect_equal("has a NAT port", &flow.nat_port.is_some(), &nat)?;
+            expect_equal("in the flow table", &found.flow_table.map(|counts| counts.closing), &Some(1))?;
+            expect_equal("NAT records", &found.nat.closing, &u64::from(nat))
+        })?;
 
         let other = flows(lab, &["--service", "echo", "--client", &from.to_string()])?;
         ensure!(other.flows.is_empty(), "{from} never used the echo: {other:?}");

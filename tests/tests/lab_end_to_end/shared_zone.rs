@@ -38,7 +38,7 @@ const VICTIM: u8 = 2;
 /// What the primary answers for a name and type, sorted.
 fn primary(lab: &Lab, name: &str, kind: &str) -> Result<BTreeSet<String>> {
     let server = format!("@{}", lab.address(Host::Dns)?.v4);
-    let words = ["dig", &server, "+norecurse", "+short", "+time=1", "+tries=1", name, kind];
+    let words = ["dig", &server, "+norecurse", "+short", "+time=1", "+tries=3", name, kind];
     Ok(lab.run(Host::Client, &words)?.lines().map(str::to_owned).collect())
 }
 
