@@ -116,7 +116,7 @@ reasons! {
     /// NAT without a source address of this family.
     NoNatSource = Drop, "no_nat_source";
     /// A later fragment for a service or the NAT address, and its packet's first fragment was not seen: it
-    /// came too early, or the first was lost or dropped.
+    /// came too early, or the first was lost, dropped or answered.
     FragmentEarly = Drop, "fragment_early";
     /// A packet with two VLAN tags for a NAT backend that is not on the interface it came in on. A NAT
     /// record remembers one tag, so the answer would not find its way.

@@ -43,6 +43,8 @@ pub fn follow<T: Tables>(
     } else if path.is(Reason::DsrGue) {
         tunnelled(frame, packet, &path, tables, &tunnel::GUE)?;
         Reason::DsrGue
+    } else if path.is(Reason::FragmentEarly) {
+        return Err(Reason::FragmentEarly);
     } else {
         return Err(Reason::Fragment);
     };

@@ -188,7 +188,10 @@ fn steps<T: Tables, const ODD: bool>(
         Ok((hop, reason)) => (hop, reason),
         Err(reason) => (Hop::default(), reason),
     };
-    if packet.part == Part::First && matches!(reason.fate(), Fate::Pass | Fate::Forward) {
+    if packet.part == Part::First && reason.fate() != Fate::Drop {
+        // What was answered ends here, and its rest too.
+        let goes_on = matches!(reason.fate(), Fate::Pass | Fate::Forward);
+        let reason = if goes_on { reason } else { Reason::FragmentEarly };
         fragment::remember(frame, packet, &hop, reason, tables, outcome);
     }
     treated?;

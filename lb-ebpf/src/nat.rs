@@ -7,6 +7,7 @@ use lb_common::{
     flow::{self, Seen},
     nat::{self, PORTS_PER_GROUP},
 };
+use network_types::ip::Ipv4Hdr;
 
 use crate::{
     Frame, Outcome,
@@ -17,6 +18,7 @@ use crate::{
     tables::Tables,
     tags,
     translate::{Translation, translate},
+    tunnel::DONT_FRAGMENT,
 };
 
 /// The backend number in the word of a record that is being written.
@@ -50,7 +52,7 @@ pub fn forward<T: Tables, const ODD: bool>(
     choice.remember::<T>(packet, seat.own && seat.found.entry.state() == State::Proven);
     let to = translation(packet, choice.backend, &choice.flow, &seat, tables);
     let hop = send(frame, packet, &to, choice.backend, tables)?;
-    if !T::DRY_RUN && !seat.own && packet.flags.starts() {
+    if !T::DRY_RUN && !seat.own && packet.flags.starts() && !packet.flags.ends() {
         tables.count_opened(choice.number);
     }
     Ok(hop)
@@ -60,7 +62,16 @@ pub fn forward<T: Tables, const ODD: bool>(
 /// long to be redirected, and tells nobody. What leaves where it came in has shown that it fits.
 #[inline(always)]
 fn is_long(packet: &Packet, hop: &Hop, mtu: u16, ingress: u32) -> bool {
-    packet.length > mtu && hop.is_known() && hop.interface() != ingress
+    packet.length > mtu && hop.interface() != ingress
+}
+
+/// The MTU for an answer whose way the kernel is to find. Nobody would hear the kernel say that it is too long, since it comes
+/// from the service's address by then; but what may be fragmented it fragments.
+#[inline(always)]
+fn by_route(frame: &mut Frame, packet: &Packet, least_mtu: u16) -> Result<u16, Reason> {
+    let never_split =
+        packet.v6() || u16::from_be_bytes(frame.at::<Ipv4Hdr>(packet.l3())?.frags) & DONT_FRAGMENT != 0;
+    Ok(if never_split { least_mtu } else { 0 })
 }
 
 #[inline(always)]
@@ -191,8 +202,11 @@ pub fn reply<T: Tables, const ODD: bool>(
         }
         return Err(Reason::FlowLost);
     }
-    if is_long(packet, &hop, tables.settings().ok_or(Reason::NotReady)?.reply_mtu, ingress) {
-        fits(packet, tables.mtu(hop.interface()), 0, outcome)?;
+    let least_mtu = tables.settings().ok_or(Reason::NotReady)?.reply_mtu;
+    if is_long(packet, &hop, least_mtu, ingress) {
+        let mtu =
+            if hop.is_known() { tables.mtu(hop.interface()) } else { by_route(frame, packet, least_mtu)? };
+        fits(packet, mtu, 0, outcome)?;
     }
     let to = Translation {
         source: vip.address,
@@ -210,8 +224,12 @@ pub fn reply<T: Tables, const ODD: bool>(
         };
         let confirmed =
             (entry.state() == State::Proven || unproven(packet, entry, seen, tables)) && confirmed;
-        let tick = if confirmed { now } else { now.wrapping_sub(1) };
-        touch(word, entry, if seen == Seen::Proves { tick } else { alive(packet, entry, tick) }, seen);
+        let tick = match confirmed {
+            _ if begins(packet, entry) && seen != Seen::Proves => entry.tick(),
+            true => now,
+            false => now.wrapping_sub(1),
+        };
+        touch(word, entry, tick, seen);
     }
     translate(frame, packet, &to)?;
     if hop.is_known() {
@@ -513,13 +531,19 @@ const LASTING: u16 = 2;
 /// [`LASTING`] allows, or no answer would ever prove it.
 #[inline(always)]
 fn alive(packet: &Packet, record: Entry, now: u16) -> u16 {
-    if packet.protocol == TCP || record.state() != State::New {
+    if !begins(packet, record) {
         now
     } else if record.age(now) > LASTING {
         now.wrapping_sub(LASTING)
     } else {
         record.tick()
     }
+}
+
+/// Whether the record is that of a flow of datagrams that is not proven.
+#[inline(always)]
+fn begins(packet: &Packet, record: Entry) -> bool {
+    packet.protocol != TCP && record.state() == State::New
 }
 
 /// Whether an answer without data comes late enough to prove the flow.

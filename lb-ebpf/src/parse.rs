@@ -155,10 +155,10 @@ impl TcpFlags {
         self.0 & (Self::SYN | Self::ACK) == Self::SYN | Self::ACK
     }
 
-    /// Only within a connection is there such a packet.
+    /// Only within a connection is there such a packet: ACK or RST, and no opening.
     #[inline(always)]
     pub fn goes_on(self) -> bool {
-        self.0 & (Self::ACK | Self::RST) != 0
+        self.has(Self::ACK | Self::RST) && !self.starts()
     }
 
     /// The connection is broken off: RST.

@@ -164,6 +164,9 @@ pub(super) fn tcp_scenarios(case: Case) -> Vec<Scenario> {
                 direct(neighbours[0].goes_on(), 1),
                 direct(neighbours[0].goes_on(), 1),
                 dropped(neighbours[1].opens(), Reason::RateLimited),
+                // No connection has such packets.
+                dropped(neighbours[1].from_client(flag::SYN | flag::RST, b""), Reason::RateLimited),
+                dropped(neighbours[1].from_client(flag::PSH, b""), Reason::RateLimited),
             ],
             after: flows(&[(New, 1); 2]),
         },
