@@ -7,7 +7,6 @@ use lb_common::{
     flow::{self, Seen},
     nat::{self, PORTS_PER_GROUP},
 };
-use network_types::ip::Ipv4Hdr;
 
 use crate::{
     Frame, Outcome,
@@ -18,7 +17,6 @@ use crate::{
     tables::Tables,
     tags,
     translate::{Translation, translate},
-    tunnel::DONT_FRAGMENT,
 };
 
 /// The backend number in the word of a record that is being written.
@@ -62,16 +60,7 @@ pub fn forward<T: Tables, const ODD: bool>(
 /// long to be redirected, and tells nobody. What leaves where it came in has shown that it fits.
 #[inline(always)]
 fn is_long(packet: &Packet, hop: &Hop, mtu: u16, ingress: u32) -> bool {
-    packet.length > mtu && hop.interface() != ingress
-}
-
-/// The MTU for an answer whose way the kernel is to find. Nobody would hear the kernel say that it is too long, since it comes
-/// from the service's address by then; but what may be fragmented it fragments.
-#[inline(always)]
-fn by_route(frame: &mut Frame, packet: &Packet, least_mtu: u16) -> Result<u16, Reason> {
-    let never_split =
-        packet.v6() || u16::from_be_bytes(frame.at::<Ipv4Hdr>(packet.l3())?.frags) & DONT_FRAGMENT != 0;
-    Ok(if never_split { least_mtu } else { 0 })
+    packet.length > mtu && hop.is_known() && hop.interface() != ingress
 }
 
 #[inline(always)]
@@ -202,18 +191,6 @@ pub fn reply<T: Tables, const ODD: bool>(
         }
         return Err(Reason::FlowLost);
     }
-    let least_mtu = tables.settings().ok_or(Reason::NotReady)?.reply_mtu;
-    if is_long(packet, &hop, least_mtu, ingress) {
-        let mtu =
-            if hop.is_known() { tables.mtu(hop.interface()) } else { by_route(frame, packet, least_mtu)? };
-        fits(packet, mtu, 0, outcome)?;
-    }
-    let to = Translation {
-        source: vip.address,
-        destination: tuple.client,
-        source_port: vip.port(),
-        destination_port: tuple.client_port,
-    };
     if !T::DRY_RUN {
         let now = tables.tick();
         let seen = answer(packet, has_lasted(packet, entry, now));
@@ -231,6 +208,16 @@ pub fn reply<T: Tables, const ODD: bool>(
         };
         touch(word, entry, tick, seen);
     }
+    // Last, when hardly anything is kept on the stack that the call would add to.
+    if is_long(packet, &hop, tables.settings().ok_or(Reason::NotReady)?.reply_mtu, ingress) {
+        fits(packet, tables.mtu(hop.interface()), 0, outcome)?;
+    }
+    let to = Translation {
+        source: vip.address,
+        destination: tuple.client,
+        source_port: vip.port(),
+        destination_port: tuple.client_port,
+    };
     translate(frame, packet, &to)?;
     if hop.is_known() {
         return Ok(hop);

@@ -189,23 +189,6 @@ pub(super) fn scenarios(case: Case) -> Vec<Scenario> {
             after: nat_flows(&[(New, 2)]).with_nat(answered(case)),
         },
         Scenario {
-            id: scenario(case, "E54 an answer that is too long, and whose way the kernel is to find"),
-            world: World::service(case, Forward::Nat).with(|image| {
-                let settings = settings_of(image);
-                (settings.reply_mtu, settings.reply_by_route) = (1_400, 1);
-            }),
-            steps: {
-                let mut long = Packet { payload: vec![0xda; 1_401], ..flow.answered_by(1) };
-                let fragmentable = via_kernel(long.clone(), flow.translated_back(&long));
-                long.ip.dont_fragment = true;
-                let told = too_big(long, 1_400);
-                let opens = nat(&flow, flow.opens(), 1);
-                // Over IPv6 nobody on the way fragments.
-                if case.v6 { vec![opens, told] } else { vec![opens, told, fragmentable] }
-            },
-            after: nat_flows(&[(New, 1)]).with_nat(if case.v6 { New } else { answered(case) }),
-        },
-        Scenario {
             id: scenario(case, "NAT without a source address of the family"),
             world: World::service(case, Forward::Nat)
                 .with(|image| settings_of(image).nat_sources[usize::from(case.v6)] = nat_sources(&[])),
