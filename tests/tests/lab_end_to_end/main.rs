@@ -115,8 +115,8 @@ const FEW_PORTS: &[(&str, Body)] =
 
 /// What does not depend on the way of forwarding, and what only NAT has.
 const NAT: &[(&str, Body)] = &checks![
-    path_mtu::e54_download_over_ipv4_goes_on_when_the_nodes_way_to_clients_narrows,
-    path_mtu::e54_download_over_ipv6_goes_on_when_the_nodes_way_to_clients_narrows,
+    path_mtu::e54_download_over_ipv4_arrives_by_a_node_whose_own_way_to_clients_is_narrow,
+    path_mtu::e54_download_over_ipv6_arrives_by_a_node_whose_own_way_to_clients_is_narrow,
     dns::both_nodes_are_answered_in_changing_order,
     dns::tcp_answers_as_udp_does,
     dns::zone_names_its_servers_with_addresses_and_its_authority,

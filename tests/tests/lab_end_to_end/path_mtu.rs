@@ -5,7 +5,7 @@ use anyhow::Result;
 use usher_lab::{Family, Forward, Host, Lab, STALL, until};
 
 use crate::{
-    support::{expect_equal, vip},
+    support::{RECOVERY, expect_equal, vip},
     udp,
 };
 
@@ -48,13 +48,27 @@ pub(crate) fn e53_datagrams_over_ipv6_go_on_when_the_path_narrows(lab: &Lab) -> 
     datagrams(lab, Family::V6)
 }
 
-/// Only the node itself can tell the backend.
-pub(crate) fn e54_download_over_ipv4_goes_on_when_the_nodes_way_to_clients_narrows(lab: &Lab) -> Result<()> {
-    download_from_behind(lab, Family::V4, &[(Host::Node(1), "front", NARROW)])
+pub(crate) fn e54_download_over_ipv4_arrives_by_a_node_whose_own_way_to_clients_is_narrow(
+    lab: &Lab,
+) -> Result<()> {
+    download_by_narrow_node(lab, Family::V4)
 }
 
-pub(crate) fn e54_download_over_ipv6_goes_on_when_the_nodes_way_to_clients_narrows(lab: &Lab) -> Result<()> {
-    download_from_behind(lab, Family::V6, &[(Host::Node(1), "front", NARROW)])
+pub(crate) fn e54_download_over_ipv6_arrives_by_a_node_whose_own_way_to_clients_is_narrow(
+    lab: &Lab,
+) -> Result<()> {
+    download_by_narrow_node(lab, Family::V6)
+}
+
+/// Only the node itself can tell the backend, once it knows: it looks at its interfaces every second.
+fn download_by_narrow_node(lab: &Lab, family: Family) -> Result<()> {
+    let name = "narrow";
+    lab.big_file(name, SIZE)?;
+    narrowing(lab, &[(Host::Node(1), "front", NARROW)], |narrow| {
+        narrow()?;
+        let whole = || lab.download(vip(lab, 1, family, WEB_PORT)?, name, || Ok(()));
+        until("a download arrives by the narrow node", RECOVERY, whole)
+    })
 }
 
 /// Questions and answers are too long for the narrow link. The client knows so of its own interface; the
@@ -81,14 +95,9 @@ fn client_ends() -> Vec<End> {
 /// The backend's packets become too big for the link between router and client; the router tells so to
 /// the VIP.
 fn download(lab: &Lab, family: Family) -> Result<()> {
-    download_from_behind(lab, family, &client_ends())
-}
-
-/// Links narrow at these ends, all on the clients' side of the backend.
-fn download_from_behind(lab: &Lab, family: Family, ends: &[End]) -> Result<()> {
     let name = "narrow";
     lab.big_file(name, SIZE)?;
-    narrowing(lab, ends, |narrow| lab.download(vip(lab, 1, family, WEB_PORT)?, name, narrow))
+    narrowing(lab, &client_ends(), |narrow| lab.download(vip(lab, 1, family, WEB_PORT)?, name, narrow))
 }
 
 fn upload(lab: &Lab, family: Family) -> Result<()> {
