@@ -15,10 +15,14 @@
 //! - **The turns.** A backend's turns are spread evenly in proportion to its weight, all of them
 //!   ordered at once by a counting sort: the cost does not depend on how unequal the weights are.
 
-use std::{panic::resume_unwind, thread};
+use std::{
+    panic::resume_unwind,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
+};
 
 use self::list::{FreeSlots, List};
-use super::slots::{Filling, Slots};
+use super::slots::Slots;
 
 mod list;
 
@@ -51,6 +55,15 @@ pub fn build(candidates: &[Candidate]) -> Slots {
 struct Builder {
     turns: Turns,
     free: FreeSlots,
+    /// Each slot's place among the shares.
+    places: Vec<u16>,
+}
+
+/// Who claims slots of a table.
+struct Taker {
+    list: List,
+    /// Where its number is among the shares.
+    place: u16,
 }
 
 impl Builder {
@@ -61,44 +74,48 @@ impl Builder {
             return Slots::from(vec![0; SLOTS]);
         }
         takers.sort_unstable_by_key(|candidate| (candidate.identity, candidate.number));
-        let mut lists: Vec<List> = takers.iter().map(|candidate| List::new(&candidate.identity)).collect();
         self.turns.follow(&takers);
         let numbers = takers.iter().map(|taker| taker.number);
-        let mut shares: Box<[_]> = numbers.clone().zip(self.turns.counts.iter().copied()).collect();
+        let mut shares: Box<[_]> = numbers.zip(self.turns.counts.iter().copied()).collect();
         shares.sort_unstable();
-        let places: Vec<u32> =
-            numbers.map(|number| shares.partition_point(|&(other, _)| other < number) as u32).collect();
+        let place = |number| shares.partition_point(|&(other, _)| other < number) as u16;
+        let mut takers: Vec<Taker> = takers
+            .iter()
+            .map(|taker| Taker { list: List::new(&taker.identity), place: place(taker.number) })
+            .collect();
 
-        let mut table = Filling::new(shares);
         self.free.reset();
-        for taker in self.turns.turns.iter().map(|&taker| usize::from(taker)) {
-            table.set(self.free.claim(&mut lists[taker]), places[taker]);
+        self.places.resize(SLOTS, 0);
+        for &taker in &self.turns.turns {
+            let Taker { list, place } = &mut takers[usize::from(taker)];
+            self.places[self.free.claim(list)] = *place;
         }
-        table.done()
+        Slots::new(shares, &self.places)
     }
 }
 
-/// Builds many tables, on as many CPUs.
+/// Builds many tables, on as many CPUs. Each thread takes the next set when it is done with one: CPUs have other work, too.
 pub fn build_all<T: Sync>(
     sets: &[T],
     candidates: impl Fn(&T) -> &[Candidate] + Sync,
     cpus: usize,
 ) -> Vec<Slots> {
-    let build_some = |sets: &[T]| -> Vec<Slots> {
+    let next = AtomicUsize::new(0);
+    let build_some = || -> Vec<(usize, Slots)> {
         let mut builder = Builder::default();
-        sets.iter().map(|set| builder.build(candidates(set))).collect()
+        let taken = std::iter::repeat_with(|| next.fetch_add(1, Relaxed));
+        taken.map_while(|at| Some((at, builder.build(candidates(sets.get(at)?))))).collect()
     };
-    let mut shares = sets.chunks(sets.len().div_ceil(cpus.max(1)).max(1));
-    let Some(first) = shares.next() else { return Vec::new() };
-    let build_some = &build_some;
-    thread::scope(|scope| {
-        let others: Vec<_> = shares.map(|share| scope.spawn(move || build_some(share))).collect();
-        let mut tables = build_some(first);
+    let mut tables = thread::scope(|scope| {
+        let others: Vec<_> = (1..cpus.min(sets.len())).map(|_| scope.spawn(build_some)).collect();
+        let mut tables = build_some();
         for other in others {
             tables.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
         }
         tables
-    })
+    });
+    tables.sort_unstable_by_key(|&(at, _)| at);
+    tables.into_iter().map(|(_, table)| table).collect()
 }
 
 /// The turns of the last table: those of the next are the same if its weights are, as most pools' are.

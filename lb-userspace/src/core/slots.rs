@@ -1,6 +1,6 @@
 //! Maglev tables as the daemon keeps them.
 
-use std::sync::Arc;
+use std::{array, sync::Arc};
 
 /// A Maglev table: which backend's number each slot holds, 0 where there is none. A clone is the same table.
 ///
@@ -20,35 +20,19 @@ struct Packed {
     words: Box<[u64]>,
 }
 
-/// A table that is filled slot by slot.
-pub(super) struct Filling(Packed);
-
-impl Filling {
-    /// `shares`: the numbers, ascending, and in how many slots each will be; none of them in no slot.
-    pub(super) fn new(shares: Box<[(u16, u32)]>) -> Filling {
-        let bits_log = bits_log(shares.len());
-        let length = shares.iter().map(|&(_, count)| count as usize).sum::<usize>();
-        let words = vec![0; length.div_ceil(per_word(bits_log))].into();
-        Filling(Packed { shares, bits_log, length, words })
-    }
-
-    /// Gives the number at this place of the shares to a slot, which has none yet.
-    #[inline(always)]
-    pub(super) fn set(&mut self, slot: usize, place: u32) {
-        let Packed { bits_log, words, .. } = &mut self.0;
-        let in_word = slot % per_word(*bits_log);
-        words[slot / per_word(*bits_log)] |= u64::from(place) << (in_word << *bits_log);
-    }
-
-    /// The table, when each slot has a number.
-    pub(super) fn done(self) -> Slots {
-        Slots(Arc::new(self.0))
-    }
-}
-
 /// Slots of so many bits in a word.
 fn per_word(bits_log: u32) -> usize {
     1 << (u64::BITS.ilog2() - bits_log)
+}
+
+/// Places, `SLOTS` of them to a word.
+fn packed<const SLOTS: usize>(places: &[u16]) -> Box<[u64]> {
+    let bits = u64::BITS as usize / SLOTS;
+    let word = |places: &[u16]| {
+        (0..).step_by(bits).zip(places).fold(0, |word, (at, &place)| word | u64::from(place) << at)
+    };
+    let (whole, rest) = places.as_chunks::<SLOTS>();
+    whole.iter().map(|places| word(places)).chain((!rest.is_empty()).then(|| word(rest))).collect()
 }
 
 /// How many bits tell so many numbers apart, as a power of 2.
@@ -67,15 +51,12 @@ impl From<&[u16]> for Slots {
         let all = (0..=u16::MAX).zip(&counts);
         let shares: Box<[_]> =
             all.filter(|(_, count)| **count > 0).map(|(number, &count)| (number, count)).collect();
-        let mut places = counts;
-        for (place, &(number, _)) in (0..).zip(&shares) {
-            places[usize::from(number)] = place;
+        let mut place_of = vec![0; end];
+        for (place, &(number, _)) in (0..=u16::MAX).zip(&shares) {
+            place_of[usize::from(number)] = place;
         }
-        let mut filling = Filling::new(shares);
-        for (slot, &number) in slots.iter().enumerate() {
-            filling.set(slot, places[usize::from(number)]);
-        }
-        filling.done()
+        let places: Vec<u16> = slots.iter().map(|&number| place_of[usize::from(number)]).collect();
+        Slots::new(shares, &places)
     }
 }
 
@@ -86,6 +67,19 @@ impl From<Vec<u16>> for Slots {
 }
 
 impl Slots {
+    /// For each slot its place in `shares`, which are as [`Slots::shares`] gives them.
+    pub(super) fn new(shares: Box<[(u16, u32)]>, places: &[u16]) -> Slots {
+        let bits_log = bits_log(shares.len());
+        let words = match bits_log {
+            0 => packed::<64>(places),
+            1 => packed::<32>(places),
+            2 => packed::<16>(places),
+            3 => packed::<8>(places),
+            _ => packed::<4>(places),
+        };
+        Slots(Arc::new(Packed { shares, bits_log, length: places.len(), words }))
+    }
+
     /// The number in a slot; `None` behind the last.
     pub fn get(&self, slot: usize) -> Option<u16> {
         let Packed { shares, bits_log, length, words } = &*self.0;
@@ -104,6 +98,33 @@ impl Slots {
             places.map(|place| shares[place as usize].0)
         };
         words.iter().flat_map(in_word).take(length)
+    }
+
+    /// Puts the numbers of all slots behind what is there: what [`Slots::iter`] gives, but many at once.
+    pub fn append_to(&self, numbers: &mut Vec<u16>) {
+        let Packed { bits_log, length, .. } = &*self.0;
+        let end = numbers.len() + length;
+        match bits_log {
+            0 => self.append_bytes::<8>(numbers),
+            1 => self.append_bytes::<4>(numbers),
+            2 => self.append_bytes::<2>(numbers),
+            3 => self.append_bytes::<1>(numbers),
+            _ => numbers.extend(self.iter()),
+        }
+        numbers.truncate(end);
+    }
+
+    /// A byte has `SLOTS` slots; all 256 are decoded beforehand. Those of the last word may be too many.
+    fn append_bytes<const SLOTS: usize>(&self, numbers: &mut Vec<u16>) {
+        let Packed { shares, bits_log, words, .. } = &*self.0;
+        let number = |place: u64| shares.get(place as usize).map_or(0, |&(number, _)| number);
+        let in_byte: [[u16; SLOTS]; 256] = array::from_fn(|byte| {
+            array::from_fn(|slot| number(byte as u64 >> (slot << bits_log) & mask(*bits_log)))
+        });
+        for word in words {
+            let slots = word.to_le_bytes().map(|byte| in_byte[usize::from(byte)]);
+            numbers.extend_from_slice(slots.as_flattened());
+        }
     }
 
     /// The numbers that occur, ascending, and in how many slots each does.
@@ -167,6 +188,9 @@ mod tests {
         ]) {
             let table = Slots::from(slots.clone());
             prop_assert_eq!(table.iter().collect::<Vec<_>>(), slots.clone());
+            let mut behind = vec![7; 3];
+            table.append_to(&mut behind);
+            prop_assert_eq!(behind, [&[7; 3][..], &slots].concat());
             for (slot, number) in slots.iter().enumerate() {
                 prop_assert_eq!(table.get(slot), Some(*number));
             }

@@ -17,23 +17,23 @@ const BATCH: usize = 256;
 /// Maps put in by one system call, as long as there are that many.
 const SHARE: usize = 8;
 
-/// Puts new maps into an array of maps, at these numbers.
+/// Puts new maps into an array of maps, at these numbers. Each thread has what makes them to itself.
 ///
 /// The system calls of a batch are made at once: Linux before 6.8 waits with each map until every CPU has passed a quiet
 /// moment, 20 ms or so, and those who wait together wait once.
-pub(super) fn put<T: Sync>(
+pub(super) fn put<T: Sync, M: FnMut(&T) -> io::Result<OwnedFd>>(
     outer: BorrowedFd,
     elements: &[(u32, T)],
-    make: impl Fn(&T) -> io::Result<OwnedFd> + Sync,
+    maker: impl Fn() -> M + Sync,
 ) -> io::Result<()> {
-    let make = &make;
+    let maker = &maker;
     elements.chunks(BATCH).try_for_each(|batch| {
         let mut shares = batch.chunks(SHARE);
         let Some(first) = shares.next() else { return Ok(()) };
         thread::scope(|scope| {
             let others: Vec<_> =
-                shares.map(|share| scope.spawn(move || put_share(outer, share, make))).collect();
-            let first = put_share(outer, first, make);
+                shares.map(|share| scope.spawn(move || put_share(outer, share, maker()))).collect();
+            let first = put_share(outer, first, maker());
             others.into_iter().fold(first, |so_far, other| {
                 so_far.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
             })
@@ -44,7 +44,7 @@ pub(super) fn put<T: Sync>(
 fn put_share<T>(
     outer: BorrowedFd,
     elements: &[(u32, T)],
-    make: impl Fn(&T) -> io::Result<OwnedFd>,
+    mut make: impl FnMut(&T) -> io::Result<OwnedFd>,
 ) -> io::Result<()> {
     let inner = elements.iter().map(|(_, element)| make(element)).collect::<io::Result<Vec<_>>>()?;
     let numbers: Vec<u32> = elements.iter().map(|(number, _)| *number).collect();
@@ -57,7 +57,7 @@ fn put_share<T>(
 pub(super) fn fill(table: BorrowedFd, chunks: u32) -> io::Result<()> {
     let value_size = size_of::<FlowChunk>() as u32;
     let chunks: Vec<_> = (0..chunks).map(|chunk| (chunk, ())).collect();
-    put(table, &chunks, |()| sys::create(&Map { kind: sys::ARRAY, value_size, ..Map::default() }))
+    put(table, &chunks, || |&()| sys::create(&Map { kind: sys::ARRAY, value_size, ..Map::default() }))
 }
 
 /// Bytes that so many chunks take.

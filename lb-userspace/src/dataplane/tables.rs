@@ -110,8 +110,18 @@ impl Dataplane {
     fn set_tables(&mut self, tables: &[(u32, &Slots)]) -> Result<(), DataplaneError> {
         let name = map::SLOT_TABLES;
         let outer = data(self.maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
-        chunks::put(outer.fd().as_fd(), tables, |slots| sys::array_of_one(&padded(slots)))
-            .map_err(|source| DataplaneError::System { what: "swap tables in", map: name, source })
+        let make = || {
+            let mut value = Vec::new();
+            move |slots: &&Slots| {
+                pad(slots, &mut value);
+                sys::array_of_one(&value)
+            }
+        };
+        chunks::put(outer.fd().as_fd(), tables, make).map_err(|source| DataplaneError::System {
+            what: "swap tables in",
+            map: name,
+            source,
+        })
     }
 
     /// An array of maps keeps its elements: the removed service's table becomes an empty one.
@@ -135,10 +145,9 @@ fn as_table(operation: &Operation) -> Option<(u32, &Slots)> {
     }
 }
 
-/// The slots as the map's value wants them: rounded up with zeros.
-fn padded(slots: &Slots) -> Vec<u16> {
-    let mut value = Vec::with_capacity(SLOTS_PADDED);
-    slots.iter().for_each(|number| value.push(number));
+/// Makes the slots the map's value: rounded up with zeros.
+fn pad(slots: &Slots, value: &mut Vec<u16>) {
+    value.clear();
+    slots.append_to(value);
     value.resize(SLOTS_PADDED, 0);
-    value
 }

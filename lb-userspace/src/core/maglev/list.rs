@@ -20,6 +20,9 @@ const LANES: usize = 8;
 /// Rows of values in a batch. More are computed in vain where each of many backends claims but a few slots.
 const ROWS: usize = 4;
 
+/// Slots that are read at once.
+const BATCH: usize = LANES * ROWS;
+
 /// Places for bytes, such that no index of `INDEX_BITS` bits lies outside.
 const PLACES: usize = 1 << INDEX_BITS;
 const INDEX_BITS: u32 = 17;
@@ -30,7 +33,7 @@ type Lanes = [i32; LANES];
 /// One backend's list, as far as it was read.
 pub(super) struct List {
     /// The slots read last, and a bit for each that was free then and was not claimed from here since.
-    batch: [Lanes; ROWS],
+    batch: [i32; BATCH],
     was_free: u32,
     /// The next row, and the differences that lead from it to the one behind.
     slots: Lanes,
@@ -39,7 +42,7 @@ pub(super) struct List {
     thirds: Lanes,
 }
 
-const _: () = assert!(LANES * ROWS <= u32::BITS as usize && SLOTS <= PLACES);
+const _: () = assert!(BATCH <= u32::BITS as usize && SLOTS <= PLACES);
 
 impl List {
     /// The list that belongs to an identity, from its start.
@@ -59,7 +62,7 @@ impl List {
         let firsts: [Lanes; 3] = array::from_fn(|at| differences(rows[at + 1], rows[at]));
         let seconds: [Lanes; 2] = array::from_fn(|at| differences(firsts[at + 1], firsts[at]));
         List {
-            batch: [[0; LANES]; ROWS],
+            batch: [0; BATCH],
             was_free: 0,
             slots: rows[0],
             firsts: firsts[0],
@@ -74,16 +77,14 @@ impl List {
         // Copies, which may stay in registers.
         let (mut slots, mut firsts, mut seconds, thirds) =
             (self.slots, self.firsts, self.seconds, self.thirds);
-        for row in &mut self.batch {
+        for row in self.batch.as_chunks_mut().0 {
             *row = slots;
             slots = sums(slots, firsts);
             firsts = sums(firsts, seconds);
             seconds = sums(seconds, thirds);
         }
         (self.slots, self.firsts, self.seconds) = (slots, firsts, seconds);
-        self.was_free = (0..)
-            .zip(self.batch.as_flattened())
-            .fold(0, |bits, (place, &slot)| bits | free.bit(slot) << place);
+        self.was_free = (0..).zip(&self.batch).fold(0, |bits, (place, &slot)| bits | free.bit(slot) << place);
     }
 }
 
@@ -137,7 +138,7 @@ impl FreeSlots {
             }
             let place = list.was_free.trailing_zeros() as usize;
             list.was_free &= list.was_free - 1;
-            let slot = index(list.batch[place / LANES][place % LANES]);
+            let slot = index(list.batch[place % BATCH]);
             // Another may have claimed it since the batch was read.
             if self.0[slot] != 0 {
                 self.0[slot] = 0;
