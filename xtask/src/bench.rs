@@ -33,7 +33,7 @@ pub(crate) enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
-    /// What restarts, crashes, upgrades and reloads cost clients: 20 of each and more, in every way of forwarding
+    /// What restarts, crashes, upgrades, reloads and a minute without a daemon cost clients, in every way of forwarding
     Lifecycle,
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn bench(verb: &Verb) -> Result<()> {
 fn lifecycle() -> Result<()> {
     build_ebpf::build_ebpf()?;
     build_tests()?;
-    for check in ["lifecycle::d46_restarts", "reload::d48_reloads"] {
+    for check in ["lifecycle::d46_restarts", "lifecycle::d46_time", "reload::d48_reloads"] {
         let words = ["test", "--workspace", "--test", "lab_end_to_end", "--", check, "--nocapture"];
         run::openly(cargo(&words).env("USHER_LIFECYCLE_ALL", "1"))?;
     }

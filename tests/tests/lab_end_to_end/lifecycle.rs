@@ -2,14 +2,18 @@
 
 use std::{
     env, fs,
+    net::SocketAddr,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use usher_lab::{Connections, Family, Host, Lab, OtherBuilds, until};
+use anyhow::{Context, Result, bail, ensure};
+use lb_userspace::status::Backend;
+use usher_lab::{Connection, Connections, Family, Host, Lab, OtherBuilds, until};
 
 use crate::{
+    observe,
     reload::Written,
     support::{Background, Mounted, RECOVERY, Traffic, expect_equal, status, vip},
 };
@@ -17,7 +21,7 @@ use crate::{
 /// How often each event happens, but for `cargo xtask bench lifecycle`.
 const ROUNDS: usize = 3;
 
-/// Set by `cargo xtask bench lifecycle`: each event happens as often as its own number says.
+/// Set by `cargo xtask bench lifecycle`: each event happens as often, or lasts as long, as its own number says.
 const ALL: &str = "USHER_LIFECYCLE_ALL";
 
 /// The node that suffers.
@@ -47,6 +51,47 @@ pub(crate) fn d46_restarts_crashes_and_upgrades_lose_nothing(lab: &Lab) -> Resul
     }
     expect_equal("changes of the carrier", &flaps()?, &before)?;
     traffic.expect_nothing_lost()
+}
+
+/// No daemon comes back for some time: nobody notices, and the next one shows the same flows and states.
+pub(crate) fn d46_time_without_a_daemon_loses_nothing(lab: &Lab) -> Result<()> {
+    let absence = Duration::from_secs(if env::var_os(ALL).is_some() { 60 } else { 5 });
+    let traffic = Traffic::start(lab)?;
+    let kept: Vec<_> = traffic.kept().iter().filter(|one| one.node == NODE).collect();
+    ensure!(!kept.is_empty(), "no connection leads through node {NODE}");
+    let before = (flows_of(lab, &kept)?, states(lab)?);
+    lab.kill_usher(NODE)?;
+    thread::sleep(absence);
+    traffic.wait_rounds(1)?;
+    lab.start_usher(NODE)?;
+    lab.wait_all_well(RECOVERY)?;
+    let after = (flows_of(lab, &kept)?, states(lab)?);
+    expect_equal("flows", &after.0, &before.0)?;
+    expect_equal("states", &after.1, &before.1)?;
+    println!("{} flows and {} states are the same after {absence:?}", after.0.len(), after.1.len());
+    traffic.expect_nothing_lost()
+}
+
+/// The backend of each connection, and the port from which the node talks to it under NAT.
+fn flows_of(lab: &Lab, connections: &[&Connection]) -> Result<Vec<(SocketAddr, String, Option<u16>)>> {
+    let flow_of = |one: &&Connection| {
+        let found = observe::flows(lab, &["--service", "web", "--client", &one.from.to_string()])?;
+        let [flow] = found.flows.as_slice() else { bail!("not one flow of {one:?}: {found:?}") };
+        expect_equal("backend", &flow.backend, &one.backend)?;
+        Ok((one.from, flow.backend.clone(), flow.nat_port))
+    };
+    connections.iter().map(flow_of).collect()
+}
+
+/// What the node says of each backend: its name, what it should do, its health, its weight and its slots.
+fn states(lab: &Lab) -> Result<Vec<String>> {
+    let status = status(lab, NODE)?;
+    let backends = status.services.iter().flat_map(|service| &service.backends);
+    let state = |backend: &Backend| {
+        let Backend { name, family, admin, health, forced_health, weight, slots, .. } = backend;
+        format!("{name} {family}: {admin:?} {health:?} {forced_health:?} {weight} {slots}")
+    };
+    Ok(backends.map(state).collect())
 }
 
 type Event = fn(&Lab, &OtherBuilds) -> Result<()>;

@@ -80,6 +80,7 @@ const BOTH_WAYS: &[(&str, Body)] = &checks![
     backends::d44_backend_whose_health_flaps_loses_no_connection,
     reload::d48_reloads_cut_no_flow,
     lifecycle::d46_restarts_crashes_and_upgrades_lose_nothing,
+    lifecycle::d46_time_without_a_daemon_loses_nothing,
     servers::d42_drained_backend_keeps_its_flows_and_gets_no_new_ones,
     nodes::f61_node_that_is_cut_off_leaves_dns_and_comes_back,
     nodes::f61_node_that_falls_silent_leaves_dns_and_comes_back,

@@ -41,7 +41,8 @@ fn sent(lab: &Lab) -> &'static str {
     }
 }
 
-fn flows(lab: &Lab, words: &[&str]) -> Result<Flows> {
+/// What `usher flows` of node 1 shows.
+pub(crate) fn flows(lab: &Lab, words: &[&str]) -> Result<Flows> {
     let command = [&["usher", "flows", "--json"], words].concat();
     serde_json::from_str(&lab.run(Host::Node(1), &command)?).context("`usher flows --json` are no flows")
 }

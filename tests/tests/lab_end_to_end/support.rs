@@ -17,7 +17,7 @@ use lb_userspace::{
     status::{self, Status},
 };
 use libtest_mimic::Failed;
-use usher_lab::{Connections, Family, Forward, Host, Lab, NewConnections, Options, until};
+use usher_lab::{Connection, Connections, Family, Forward, Host, Lab, NewConnections, Options, until};
 
 /// A check.
 pub(crate) type Body = fn(&Lab) -> Result<()>;
@@ -184,6 +184,11 @@ impl Traffic {
     pub(crate) fn start(lab: &Lab) -> Result<Traffic> {
         let kept = Connections::open_in_rhythm(lab, Self::KEPT, Self::RHYTHM)?;
         Ok(Traffic { kept, new: NewConnections::start(lab, Self::NEW)? })
+    }
+
+    /// The long-lived connections.
+    pub(crate) fn kept(&self) -> &[Connection] {
+        self.kept.all()
     }
 
     /// Waits until each of the long-lived connections has asked so many times more.
