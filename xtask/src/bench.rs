@@ -33,7 +33,8 @@ pub(crate) enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<String>,
     },
-    /// What restarts, crashes, upgrades, reloads and a minute without a daemon cost clients, in every way of forwarding
+    /// What 20 restarts and crashes, 5 upgrades and refused ones, 50 reloads and a minute without a daemon cost clients, in every
+    /// way of forwarding
     Lifecycle,
 }
 

@@ -102,8 +102,9 @@ impl Slots {
 
     /// Puts the numbers of all slots behind what is there: what [`Slots::iter`] gives, but many at once.
     pub fn append_to(&self, numbers: &mut Vec<u16>) {
-        let Packed { bits_log, length, .. } = &*self.0;
+        let Packed { bits_log, length, words, .. } = &*self.0;
         let end = numbers.len() + length;
+        numbers.reserve(words.len() * per_word(*bits_log));
         match bits_log {
             0 => self.append_bytes::<8>(numbers),
             1 => self.append_bytes::<4>(numbers),

@@ -110,14 +110,14 @@ impl Dataplane {
     fn set_tables(&mut self, tables: &[(u32, &Slots)]) -> Result<(), DataplaneError> {
         let name = map::SLOT_TABLES;
         let outer = data(self.maps.get(name)?).ok_or(DataplaneError::Missing { kind: "map", name })?;
-        let make = || {
+        let maker = || {
             let mut value = Vec::new();
             move |slots: &&Slots| {
                 pad(slots, &mut value);
                 sys::array_of_one(&value)
             }
         };
-        chunks::put(outer.fd().as_fd(), tables, make).map_err(|source| DataplaneError::System {
+        chunks::put(outer.fd().as_fd(), tables, maker).map_err(|source| DataplaneError::System {
             what: "swap tables in",
             map: name,
             source,
