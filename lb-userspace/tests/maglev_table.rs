@@ -1,6 +1,6 @@
 //! Maglev tables: golden values, balance and disruption (scenarios B19 to B21).
 
-use std::collections::BTreeMap;
+use std::{array, collections::BTreeMap};
 
 use lb_userspace::core::maglev::{Candidate, SLOTS, build, build_all};
 use proptest::prelude::*;
@@ -58,6 +58,58 @@ fn b21_without_a_weight_all_slots_are_empty() {
         let table = table(candidates);
         assert_eq!(table.len(), SLOTS);
         assert!(table.iter().all(|&number| number == 0));
+    }
+}
+
+/// The slots of candidates' lists, as they are defined, each with the slots read so far.
+fn lists(candidates: &[Candidate]) -> Vec<(Vec<usize>, usize)> {
+    let p = SLOTS as u64;
+    let list = |one: &Candidate| {
+        let digest: [u8; 32] = Sha256::digest(one.identity).into();
+        let word = |at: usize| u64::from_be_bytes(array::from_fn(|byte| digest[at + byte]));
+        let (start, skip, shift) = (word(0) % p, 1 + word(8) % (p - 1), word(16) % p);
+        let slot = |j| {
+            let x = (start + j * skip) % p;
+            ((x * x % p * x + shift) % p) as usize
+        };
+        ((0..p).map(slot).collect(), 0)
+    };
+    candidates.iter().map(list).collect()
+}
+
+/// One slot after the other, by the words of the method: for each turn, the first of its list that is free.
+fn by_definition(candidates: &[Candidate]) -> Vec<u16> {
+    let mut takers: Vec<Candidate> = candidates.iter().copied().filter(|one| one.weight > 0).collect();
+    takers.sort_by_key(|one| one.identity);
+    let total: u64 = takers.iter().map(|one| u64::from(one.weight)).sum();
+    let mut turns: Vec<(u64, usize)> = Vec::new();
+    for (index, one) in takers.iter().enumerate() {
+        let weight = u64::from(one.weight);
+        let later = (1..).map(|k| (2 * k + 1) * total / (2 * weight));
+        let times = std::iter::once(0).chain(later);
+        turns.extend(times.take_while(|&time| time <= SLOTS as u64 + 1_000).map(|time| (time, index)));
+    }
+    turns.sort();
+    let mut lists = lists(&takers);
+    let mut table = vec![0; SLOTS];
+    for (_, index) in turns.into_iter().take(SLOTS) {
+        let (list, read) = &mut lists[index];
+        while table[list[*read]] != 0 {
+            *read += 1;
+        }
+        table[list[*read]] = takers[index].number;
+    }
+    table
+}
+
+#[test]
+fn b19_a_table_is_what_its_definition_says() {
+    // Few and many backends are led differently to the last slots, and their slots kept differently.
+    for count in [1, 2, 3, 5, 6, 7, 10, 16, 17, 60, 128, 129, 257, 1000] {
+        let mut all = set(count, count);
+        assert!(table(&all) == by_definition(&all), "{count} equal backends");
+        all.iter_mut().for_each(|one| one.weight = u32::from(one.number) * 7 % 5 * 20);
+        assert!(table(&all) == by_definition(&all), "{count} backends");
     }
 }
 

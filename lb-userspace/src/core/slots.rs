@@ -25,14 +25,41 @@ fn per_word(bits_log: u32) -> usize {
     1 << (u64::BITS.ilog2() - bits_log)
 }
 
-/// Places, `SLOTS` of them to a word.
-fn packed<const SLOTS: usize>(places: &[u16]) -> Box<[u64]> {
-    let bits = u64::BITS as usize / SLOTS;
-    let word = |places: &[u16]| {
-        (0..).step_by(bits).zip(places).fold(0, |word, (at, &place)| word | u64::from(place) << at)
-    };
-    let (whole, rest) = places.as_chunks::<SLOTS>();
-    whole.iter().map(|places| word(places)).chain((!rest.is_empty()).then(|| word(rest))).collect()
+/// Places of numbers among others, which are put into words.
+pub(super) trait Place: Copy + Into<u64> {
+    /// As many in a word as have so many bits, the first in the lowest.
+    fn word<const BITS: usize>(places: &[Self]) -> u64 {
+        (0..).step_by(BITS).zip(places).fold(0, |word, (at, &place)| word | place.into() << at)
+    }
+}
+
+impl Place for u16 {}
+
+impl Place for u8 {
+    /// Eight at a time: they lie in a word as they are, from which what is between them is taken.
+    fn word<const BITS: usize>(places: &[u8]) -> u64 {
+        let (eights, rest) = places.as_chunks();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let eights = eights.iter().chain((!rest.is_empty()).then_some(&last));
+        (0..).step_by(8 * BITS).zip(eights).fold(0, |word, (at, &eight)| word | squeezed::<BITS>(eight) << at)
+    }
+}
+
+/// The lowest bits of eight bytes, side by side: of two bytes first, of two such pairs then, and of two of those.
+fn squeezed<const BITS: usize>(bytes: [u8; 8]) -> u64 {
+    (0..3).fold(u64::from_le_bytes(bytes), |word, step| {
+        let (every, bits) = (8 << step, BITS << step);
+        // The lowest `2 * bits` of every `2 * every`.
+        let kept = u64::MAX / (u64::MAX >> (u64::BITS as usize - 2 * every))
+            * (u64::MAX >> (u64::BITS as usize - 2 * bits));
+        (word | word >> (every - bits)) & kept
+    })
+}
+
+/// Places, each in so many bits.
+fn packed<P: Place, const BITS: usize>(places: &[P]) -> Box<[u64]> {
+    places.chunks(u64::BITS as usize / BITS).map(P::word::<BITS>).collect()
 }
 
 /// How many bits tell so many numbers apart, as a power of 2.
@@ -68,14 +95,14 @@ impl From<Vec<u16>> for Slots {
 
 impl Slots {
     /// For each slot its place in `shares`, which are as [`Slots::shares`] gives them.
-    pub(super) fn new(shares: Box<[(u16, u32)]>, places: &[u16]) -> Slots {
+    pub(super) fn new<P: Place>(shares: Box<[(u16, u32)]>, places: &[P]) -> Slots {
         let bits_log = bits_log(shares.len());
         let words = match bits_log {
-            0 => packed::<64>(places),
-            1 => packed::<32>(places),
-            2 => packed::<16>(places),
-            3 => packed::<8>(places),
-            _ => packed::<4>(places),
+            0 => packed::<P, 1>(places),
+            1 => packed::<P, 2>(places),
+            2 => packed::<P, 4>(places),
+            3 => packed::<P, 8>(places),
+            _ => packed::<P, 16>(places),
         };
         Slots(Arc::new(Packed { shares, bits_log, length: places.len(), words }))
     }
@@ -196,6 +223,12 @@ mod tests {
                 prop_assert_eq!(table.get(slot), Some(*number));
             }
             prop_assert_eq!(table.get(slots.len()), None);
+            if table.shares().len() <= 256 {
+                let numbers: Vec<u16> = table.shares().iter().map(|(number, _)| *number).collect();
+                let place = |slot| numbers.binary_search(slot).unwrap() as u8;
+                let bytes: Vec<u8> = slots.iter().map(place).collect();
+                prop_assert_eq!(&Slots::new(table.shares().into(), &bytes), &table);
+            }
             prop_assert!(table.shares().is_sorted());
             for &(number, count) in table.shares() {
                 prop_assert_eq!(slots.iter().filter(|slot| **slot == number).count(), count as usize);
