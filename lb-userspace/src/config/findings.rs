@@ -23,7 +23,8 @@ impl Findings {
 
     /// Notes something that must not be.
     pub(super) fn refuse(&mut self, key: &Key, what: impl Into<String>, mend: impl Into<String>) {
-        self.refuse_at(self.locations.get(key), key, what, mend);
+        let position = self.locations.get(key);
+        self.refuse_at(position, key, what, mend);
     }
 
     /// The same for one of several values that share a key.
@@ -40,7 +41,8 @@ impl Findings {
 
     /// Notes something that works but is probably not meant.
     pub(super) fn warn(&mut self, key: &Key, what: impl Into<String>, mend: impl Into<String>) {
-        let problem = self.problem(self.locations.get(key), key, &what.into(), &mend.into());
+        let position = self.locations.get(key);
+        let problem = self.problem(position, key, &what.into(), &mend.into());
         self.warnings.push(problem);
     }
 
@@ -48,6 +50,11 @@ impl Findings {
     /// compares two settings asks first, so that one mistake is not reported twice.
     pub(super) fn sound(&self, key: &Key) -> bool {
         !self.problems.iter().any(|problem| problem.key.is_within(key) || key.is_within(&problem.key))
+    }
+
+    /// The same where there are many keys, which are made only if something was refused.
+    pub(super) fn sound_at(&self, key: impl FnOnce() -> Key) -> bool {
+        self.problems.is_empty() || self.sound(&key())
     }
 
     /// Whether there is a warning at this key already.

@@ -1,13 +1,16 @@
 //! How a setting is named in messages and found in the file.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+};
 
 use super::{Backend, Service, error::printable};
 
 /// The path of a setting, from the section to the value: `service "web": backend "b1": weight`.
 ///
 /// A value of a list is named by itself: `node: addresses: 192.0.2.11`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Key(String);
 
 /// Stands between two segments; [`Key::child`] keeps it out of them.
@@ -55,7 +58,14 @@ impl Key {
         if !path.is_empty() {
             path.push(SEPARATOR);
         }
-        path.push_str(&printable(&segment.to_string()));
+        let start = path.len();
+        // Nothing fails that is written to a string.
+        let _ = write!(path, "{segment}");
+        if path[start..].contains(char::is_control) {
+            let segment = printable(&path[start..]);
+            path.truncate(start);
+            path.push_str(&segment);
+        }
         Key(path)
     }
 

@@ -1,6 +1,6 @@
 //! Where things stand in the file.
 
-use std::collections::BTreeMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{error::Position, key::Key};
 
@@ -30,20 +30,31 @@ impl<'a> LineIndex<'a> {
 
 /// Where the values stand that a later check (against the host) may have to name.
 ///
-/// Kept beside the checked configuration, so that two configurations with the same content are equal.
+/// Kept beside the checked configuration, so that two configurations with the same content are equal. A clone is the same
+/// list: there are several for each backend.
 #[derive(Debug, Clone, Default)]
-pub struct Locations(BTreeMap<Key, Position>);
+pub struct Locations(Arc<Noted>);
+
+/// Where nothing is wrong, nothing is looked for: so only then is what was noted put in order.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    ordered: HashMap<Key, Position>,
+    /// What was noted since.
+    new: Vec<(Key, Position)>,
+}
 
 impl Locations {
     pub(super) fn insert(&mut self, key: Key, position: Position) {
-        self.0.insert(key, position);
+        Arc::make_mut(&mut self.0).new.push((key, position));
     }
 
     /// Where a value stands; for one that the file leaves at its default, where its section starts.
-    pub fn get(&self, key: &Key) -> Position {
+    pub fn get(&mut self, key: &Key) -> Position {
+        let Noted { ordered, new } = Arc::make_mut(&mut self.0);
+        ordered.extend(new.drain(..));
         let mut key = key.clone();
         loop {
-            match self.0.get(&key) {
+            match ordered.get(&key) {
                 Some(&position) => return position,
                 None if key.is_root() => return Position { line: 1, column: 1 },
                 None => key = key.parent(),
@@ -73,5 +84,9 @@ mod tests {
         locations.insert(nat.clone(), Position { line: 7, column: 1 });
         assert_eq!(locations.get(&nat.child("ports")), Position { line: 7, column: 1 });
         assert_eq!(locations.get(&Key::root().child("dns")), Position { line: 1, column: 1 });
+        for line in [8, 9] {
+            locations.insert(nat.clone(), Position { line, column: 1 });
+            assert_eq!(locations.get(&nat), Position { line, column: 1 }, "where it was read last");
+        }
     }
 }

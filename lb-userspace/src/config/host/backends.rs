@@ -18,29 +18,29 @@ pub(super) fn check(config: &Config, facts: &HostFacts, findings: &mut Findings)
     for service in &config.services {
         for backend in &service.backends {
             for &address in &backend.addresses {
-                let key = Key::backend_address(service, backend, address);
-                if !findings.sound(&key) {
+                let key = || Key::backend_address(service, backend, address);
+                if !findings.sound_at(key) {
                     continue;
                 }
                 let first = judged.insert(address);
                 let Some(route) = facts.check_route.get(&address) else {
                     if first {
                         let mend = "add a route, or correct the address";
-                        findings.warn(&key, "cannot be reached: this host has no route to it", mend);
+                        findings.warn(&key(), "cannot be reached: this host has no route to it", mend);
                     }
                     continue;
                 };
                 if service.forward == Forward::DsrL2 {
-                    on_the_link(route, findings, &key);
+                    on_the_link(route, findings, key);
                 }
                 if first && interfaces_exist {
-                    over_an_interface_with_the_program(config, route, findings, &key);
+                    over_an_interface_with_the_program(config, route, findings, key);
                 }
                 let vips = held.get(&address).map_or(&[][..], Vec::as_slice);
                 match service.check.source(address) {
                     Some(source) => own_check_source(service, source, findings, address, vips),
                     None if by_route.insert(address) => {
-                        check_source(config, route, findings, &key, address, vips);
+                        check_source(config, route, findings, key, address, vips);
                     }
                     None => {}
                 }
@@ -62,25 +62,30 @@ fn held(config: &Config) -> Held<'_> {
 }
 
 /// A DSR packet still carries the VIP: a gateway would route it back to this node, for ever.
-fn on_the_link(route: &Route, findings: &mut Findings, key: &Key) {
+fn on_the_link(route: &Route, findings: &mut Findings, key: impl Fn() -> Key) {
     if let Some(gateway) = route.gateway {
         let what = format!(
             "is reached through the gateway {gateway}, which would send the packets back to this node; \
              dsr-l2 needs the backend on the same link"
         );
-        findings.refuse(key, what, "use forward = \"nat\"");
+        findings.refuse(&key(), what, "use forward = \"nat\"");
     }
 }
 
 /// Answers must meet the program, and what it redirects must go to an interface that takes XDP frames.
-fn over_an_interface_with_the_program(config: &Config, route: &Route, findings: &mut Findings, key: &Key) {
+fn over_an_interface_with_the_program(
+    config: &Config,
+    route: &Route,
+    findings: &mut Findings,
+    key: impl Fn() -> Key,
+) {
     let interface = &route.interface;
     if !config.node.interfaces.contains(interface) {
         let what = format!(
             "is reached over \"{interface}\", an interface without the XDP program: packets to it or its \
              answers would be lost"
         );
-        findings.refuse(key, what, format!("add \"{interface}\" to [node] interfaces"));
+        findings.refuse(&key(), what, format!("add \"{interface}\" to [node] interfaces"));
     }
 }
 
@@ -108,7 +113,7 @@ fn check_source(
     config: &Config,
     route: &Route,
     findings: &mut Findings,
-    key: &Key,
+    key: impl Fn() -> Key,
     backend: IpAddr,
     vips: &[(IpAddr, &Service)],
 ) {
@@ -129,5 +134,5 @@ fn check_source(
         "offer \"{}\" on another address, or let this host use another source towards it{example}",
         dsr.name
     );
-    findings.refuse(key, what, mend);
+    findings.refuse(&key(), what, mend);
 }
