@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     panic::resume_unwind,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     thread,
 };
 
@@ -11,32 +12,33 @@ use lb_common::chunk::{self, FlowChunk};
 
 use super::sys::{self, Map};
 
-/// Maps put in at a time. Each is an open file until then, and a process may usually have 1,024.
-const BATCH: usize = 256;
-
-/// Maps put in by one system call, as long as there are that many.
+/// Maps put in by one system call, as long as there are that many. Each is an open file until then,
 const SHARE: usize = 8;
+
+/// and a process may usually have 1,024, so there are not more threads.
+const THREADS: usize = 32;
 
 /// Puts new maps into an array of maps, at these numbers. Each thread has what makes them to itself.
 ///
-/// The system calls of a batch are made at once: Linux before 6.8 waits with each map until every CPU has passed a quiet
-/// moment, 20 ms or so, and those who wait together wait once.
+/// Many system calls are made at once: Linux before 6.8 waits with each map until every CPU has passed a quiet moment,
+/// 20 ms or so, and those who wait together wait once.
 pub(super) fn put<T: Sync, M: FnMut(&T) -> io::Result<OwnedFd>>(
     outer: BorrowedFd,
     elements: &[(u32, T)],
     maker: impl Fn() -> M + Sync,
 ) -> io::Result<()> {
-    let maker = &maker;
-    elements.chunks(BATCH).try_for_each(|batch| {
-        let mut shares = batch.chunks(SHARE);
-        let Some(first) = shares.next() else { return Ok(()) };
-        thread::scope(|scope| {
-            let others: Vec<_> =
-                shares.map(|share| scope.spawn(move || put_share(outer, share, maker()))).collect();
-            let first = put_share(outer, first, maker());
-            others.into_iter().fold(first, |so_far, other| {
-                so_far.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
-            })
+    let next = AtomicUsize::new(0);
+    let put_some = || {
+        let mut make = maker();
+        let shares = std::iter::repeat_with(|| next.fetch_add(1, Relaxed));
+        let mut shares = shares.map_while(|share| elements.chunks(SHARE).nth(share));
+        shares.try_for_each(|share| put_share(outer, share, &mut make))
+    };
+    thread::scope(|scope| {
+        let threads = elements.len().div_ceil(SHARE).min(THREADS);
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(put_some)).collect();
+        others.into_iter().fold(put_some(), |so_far, other| {
+            so_far.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
         })
     })
 }
@@ -44,7 +46,7 @@ pub(super) fn put<T: Sync, M: FnMut(&T) -> io::Result<OwnedFd>>(
 fn put_share<T>(
     outer: BorrowedFd,
     elements: &[(u32, T)],
-    mut make: impl FnMut(&T) -> io::Result<OwnedFd>,
+    make: &mut impl FnMut(&T) -> io::Result<OwnedFd>,
 ) -> io::Result<()> {
     let inner = elements.iter().map(|(_, element)| make(element)).collect::<io::Result<Vec<_>>>()?;
     let numbers: Vec<u32> = elements.iter().map(|(number, _)| *number).collect();
