@@ -4,9 +4,10 @@
 
 mod net_lab;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_userspace::net::{
+    NextHop,
     facts::{HostFacts, Interface, gather},
     source, sysctl,
 };
@@ -46,7 +47,7 @@ fn facts_of_a_host() {
     let facts = host.inside_runtime(|| async {
         sysctl::write("net/ipv4/ip_local_port_range", "40000 50000").unwrap();
         sysctl::write("net/ipv4/ip_local_reserved_ports", "40010,40020-40030").unwrap();
-        gather(wanted.map(ip)).await.unwrap()
+        gather(wanted.map(ip), &BTreeMap::new()).await.unwrap()
     });
 
     let front = interface(&facts, "front");
@@ -85,6 +86,45 @@ fn facts_of_a_host() {
     let settings = facts.settings["front"];
     assert_eq!((settings.rp_filter, facts.settings["off"].rp_filter), (Some(2), Some(1)), "the greater");
     assert_eq!((settings.forwarding_v4, settings.forwarding_v6), (Some(false), Some(true)));
+}
+
+#[test]
+fn ways_that_are_known_are_not_asked_for() {
+    if !privileged() {
+        return;
+    }
+    let (host, peer) = (Namespace::new(), Namespace::new());
+    host.connect("front", &peer, "front");
+    host.address("front", &["192.0.2.11/24"]);
+    let index = host.ip("-o link show front").split(':').next().unwrap().parse().unwrap();
+    // None of it is what the kernel would say.
+    let elsewhere = NextHop {
+        interface_index: index,
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        gateway: Some(ip("192.0.2.77")),
+        source: Some(ip("192.0.2.78")),
+        mtu: 1_500,
+    };
+    let known = BTreeMap::from([
+        (ip("192.0.2.21"), Some(elsewhere)),
+        (ip("192.0.2.22"), None),
+        (ip("192.0.2.23"), Some(NextHop { source: None, ..elsewhere })),
+        (ip("192.0.2.24"), Some(NextHop { interface_index: 9_999, ..elsewhere })),
+        (ip("192.0.2.99"), Some(elsewhere)),
+    ]);
+    let wanted = ["192.0.2.21", "192.0.2.22", "192.0.2.23", "192.0.2.24", "192.0.2.25"].map(ip);
+    let facts = host.inside_runtime(|| async { gather(wanted, &known).await.unwrap() });
+    let ways: Vec<_> = facts.check_route.iter().map(|(to, way)| (*to, way.source, way.gateway)).collect();
+    let asked = |destination| (destination, ip("192.0.2.11"), None);
+    let expected = [
+        (wanted[0], ip("192.0.2.78"), Some(ip("192.0.2.77"))),
+        asked(wanted[1]),
+        asked(wanted[2]),
+        asked(wanted[3]),
+        asked(wanted[4]),
+    ];
+    assert_eq!(ways, expected);
 }
 
 #[test]

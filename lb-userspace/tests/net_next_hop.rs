@@ -63,6 +63,7 @@ impl Lab {
             source_mac: NODE_MAC,
             destination_mac: mac,
             gateway: gateway.map(ip),
+            source: None,
             mtu: 1_500,
         })
     }
@@ -86,13 +87,13 @@ impl Watched {
         Self { next_hops, table }
     }
 
-    /// Waits until every destination has this next hop.
+    /// Waits until every destination has this next hop, whatever its source.
     async fn until(&mut self, what: &str, destinations: [&str; 2], expected: [Option<NextHop>; 2]) {
+        let has = |table: &NextHopTable, destination| {
+            table.get(&ip(destination)).map(|hop| hop.map(|hop| NextHop { source: None, ..hop }))
+        };
         let fits = |table: &NextHopTable| {
-            destinations
-                .iter()
-                .zip(expected)
-                .all(|(destination, hop)| table.get(&ip(destination)) == Some(&hop))
+            destinations.iter().zip(expected).all(|(destination, hop)| has(table, destination) == Some(hop))
         };
         if timeout(DEADLINE, self.table.wait_for(fits)).await.is_err() {
             panic!("{what}: wanted {expected:?}, have {:?}", *self.table.borrow());
@@ -161,6 +162,32 @@ fn through_a_gateway_and_over_to_another() {
         lab.node.ip("route del 203.0.113.0/24");
         lab.node.ip("-6 route del 2001:db8:3::/64");
         watched.until_none("no route", FAR).await;
+    });
+}
+
+#[test]
+fn the_address_to_connect_from_is_followed() {
+    if !privileged() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.route_far(BACKEND);
+    lab.node.address("back", &["192.0.2.12/24", "2001:db8:1::12/64"]);
+    lab.node.inside_runtime(|| async {
+        let mut watched = Watched::start(FAR).await;
+        for own in [["192.0.2.11", "2001:db8:1::12"], ["192.0.2.12", "2001:db8:1::11"]] {
+            lab.node.ip(&format!("route replace 203.0.113.0/24 via {} src {}", BACKEND[0], own[0]));
+            lab.node.ip(&format!("-6 route replace 2001:db8:3::/64 via {} src {}", BACKEND[1], own[1]));
+            let sources = |table: &NextHopTable| {
+                FAR.map(|destination| {
+                    table.get(&ip(destination)).copied().flatten().and_then(|hop| hop.source)
+                })
+            };
+            let expected = own.map(|own| Some(ip(own)));
+            let waiting = watched.table.wait_for(|table| sources(table) == expected);
+            let found = timeout(DEADLINE, waiting).await.is_ok();
+            assert!(found, "wanted {expected:?}, have {:?}", sources(&watched.table.borrow()));
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 //! `usher check-config`: says whether a configuration would be accepted, and changes nothing.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     path::Path,
     process::ExitCode,
@@ -38,7 +39,10 @@ impl CheckConfig {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let gather = async |config: &Config| match self.file_only {
             true => Ok(None),
-            false => Ok(Some(facts::gather(config.destinations()).await?.for_config(dataplane::kernel()))),
+            false => {
+                let facts = facts::gather(config.destinations(), &BTreeMap::new()).await?;
+                Ok(Some(facts.for_config(dataplane::kernel())))
+            }
         };
         let read_files = |config: &Config| NamedFiles::read(config).map(drop);
         run(&self.file.config, gather, read_files, &mut io::stdout(), &mut io::stderr()).await

@@ -1,6 +1,6 @@
 //! What a start is based on: the file, what commands have changed of it, and the host that both are checked against.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context as _;
 use tracing::{error, info, warn};
@@ -67,7 +67,9 @@ async fn edited(path: &Path, known: Edits) -> anyhow::Result<(Config, HostFacts,
 }
 
 async fn checked(loaded: Loaded) -> anyhow::Result<(Config, HostFacts)> {
-    let host = facts::gather(loaded.config.destinations()).await.context("cannot read the host's network")?;
+    let host = facts::gather(loaded.config.destinations(), &BTreeMap::new())
+        .await
+        .context("cannot read the host's network")?;
     let warnings = loaded.check_host(&host.clone().for_config(dataplane::kernel()))?;
     for warning in loaded.warnings.iter().chain(&warnings) {
         warn!("{warning}");

@@ -122,8 +122,14 @@ backend = [{ name = "m1", address = "203.0.113.31" }]
 
     fn table(destination: &str, interface_index: u32, gateway: Option<&str>) -> NextHopTable {
         let gateway = gateway.map(|gateway| gateway.parse().unwrap());
-        let hop =
-            NextHop { interface_index, source_mac: [2; 6], destination_mac: [4; 6], gateway, mtu: 1_500 };
+        let hop = NextHop {
+            interface_index,
+            source_mac: [2; 6],
+            destination_mac: [4; 6],
+            gateway,
+            source: None,
+            mtu: 1_500,
+        };
         Arc::new(BTreeMap::from([(destination.parse().unwrap(), Some(hop))]))
     }
 

@@ -318,9 +318,10 @@ impl Daemon {
     fn prepare_reload(&self, order: Order) {
         let (path, prepared) = (self.state.path.clone(), self.senders.prepared.clone());
         let (running, known) = (self.state.config.clone(), self.state.administration.edits().clone());
+        let hops = self.state.next_hops.clone();
         tokio::spawn(async move {
             // The loop may have ended meanwhile.
-            let _ = prepared.send(Box::new(prepare(path, running, known, order).await)).await;
+            let _ = prepared.send(Box::new(prepare(path, running, known, hops, order).await)).await;
         });
     }
 

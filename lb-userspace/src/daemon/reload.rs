@@ -26,7 +26,7 @@ use crate::{
         reload::{ANEW, differences, needs_restart, peers_differ},
     },
     dataplane::{self, DataplaneError},
-    net::facts,
+    net::{facts, watch::NextHopTable},
     reload::{ReloadQuery, Reloaded},
 };
 
@@ -59,20 +59,32 @@ struct Next {
 }
 
 /// Reads and checks the file as the start does, with the changes that are `known` and the one that is wanted; on threads of
-/// its own, since it takes its time, and since the others have checks to run: there, each of ten thousand questions about
-/// routes would wait for its turn.
-pub(super) async fn prepare(path: PathBuf, running: Arc<Config>, known: Edits, order: Order) -> Prepared {
+/// its own, since it takes its time, and since the others have checks to run: there, each of many questions about routes would
+/// wait for its turn. What way packets take to backends whose next hop is known needs no question.
+pub(super) async fn prepare(
+    path: PathBuf,
+    running: Arc<Config>,
+    known: Edits,
+    hops: NextHopTable,
+    order: Order,
+) -> Prepared {
     let (before, edit) = (running.clone(), order.edit.clone());
-    let read = tokio::task::spawn_blocking(move || read(&path, &before, known, edit.as_ref())).await;
+    let read = tokio::task::spawn_blocking(move || read(&path, &before, known, &hops, edit.as_ref())).await;
     let next = read.unwrap_or_else(|error| Err(Reloaded::refused([format!("reading it failed: {error}")])));
     Prepared { order, running, next }
 }
 
-fn read(path: &Path, running: &Config, known: Edits, edit: Option<&Edit>) -> Result<Next, Reloaded> {
-    // Most destinations stay, and to ask about them takes as long as to read the file.
+fn read(
+    path: &Path,
+    running: &Config,
+    known: Edits,
+    hops: &NextHopTable,
+    edit: Option<&Edit>,
+) -> Result<Next, Reloaded> {
+    // Most destinations stay, and to ask about those without a next hop may take as long as to read the file.
     let asked: BTreeSet<IpAddr> = running.destinations().collect();
     let (loaded, host) = thread::scope(|scope| {
-        let host = scope.spawn(|| gather(&asked));
+        let host = scope.spawn(|| gather(&asked, hops));
         let loaded = Loaded::load_edited(path, known, edit);
         (loaded, host.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
@@ -81,18 +93,24 @@ fn read(path: &Path, running: &Config, known: Edits, edit: Option<&Edit>) -> Res
     let mut host = host.map_err(other)?;
     let new: BTreeSet<IpAddr> = loaded.config.destinations().filter(|one| !asked.contains(one)).collect();
     if !new.is_empty() {
-        host.check_route.extend(gather(&new).map_err(other)?.check_route);
+        host.check_route.extend(gather(&new, hops).map_err(other)?.check_route);
     }
-    let warnings = loaded.check_host(&host).map_err(|error| refused(&error))?;
+    let mut found = loaded.check_host(&host);
+    if !found.as_ref().is_ok_and(Vec::is_empty) {
+        // It may be about a way that is another one by now, of which the next hop's watch hears in a moment.
+        host = gather(&loaded.config.destinations().collect(), &NextHopTable::default()).map_err(other)?;
+        found = loaded.check_host(&host);
+    }
+    let warnings = found.map_err(|error| refused(&error))?;
     let denied = deny::read_file(loaded.config.defence.as_ref()).map_err(other)?;
     let warnings = loaded.warnings.iter().chain(&warnings).map(ToString::to_string).collect();
     Ok(Next { config: loaded.config, edits, notes, warnings, host, denied })
 }
 
 /// The host's network and the ways to these, read by this thread alone.
-fn gather(destinations: &BTreeSet<IpAddr>) -> anyhow::Result<HostFacts> {
+fn gather(destinations: &BTreeSet<IpAddr>, hops: &NextHopTable) -> anyhow::Result<HostFacts> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let facts = runtime.block_on(facts::gather(destinations.iter().copied()))?;
+    let facts = runtime.block_on(facts::gather(destinations.iter().copied(), hops))?;
     Ok(facts.for_config(dataplane::kernel()))
 }
 

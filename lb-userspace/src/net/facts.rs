@@ -23,7 +23,7 @@ use super::{
     NetError,
     link::Link,
     netlink::Netlink,
-    next_hop::{Route, route_to},
+    next_hop::{NextHop, Route, route_to},
     sysctl,
 };
 
@@ -81,24 +81,35 @@ impl Interface {
 }
 
 /// Reads the host's network. `destinations` are those to which `check_route` is wanted: the backends and
-/// peers.
+/// peers. The kernel is not asked about those whose next hop is `known`: that takes 13 µs each.
 ///
 /// # Errors
 /// Any [`NetError`]; a destination without a route is none.
-pub async fn gather(destinations: impl IntoIterator<Item = IpAddr>) -> Result<HostFacts, NetError> {
+pub async fn gather(
+    destinations: impl IntoIterator<Item = IpAddr>,
+    known: &BTreeMap<IpAddr, Option<NextHop>>,
+) -> Result<HostFacts, NetError> {
     let netlink = Netlink::open()?;
     let interfaces = interfaces(&netlink).await?;
+    let way = |source: Option<IpAddr>, interface: u32, gateway| {
+        let out = interfaces.iter().find(|have| have.link.index == interface)?;
+        Some(host::Route { source: source?, interface: out.link.name.clone(), gateway })
+    };
+    let known_way = |destination| {
+        let hop = known.get(&destination)?.as_ref()?;
+        way(hop.source, hop.interface_index, hop.gateway)
+    };
     // Services often share their backends.
     let destinations: BTreeSet<IpAddr> = destinations.into_iter().collect();
-    let mut check_route = BTreeMap::new();
+    let mut check_route: BTreeMap<_, _> =
+        destinations.iter().filter_map(|&destination| Some((destination, known_way(destination)?))).collect();
+    let asked: Vec<IpAddr> =
+        destinations.into_iter().filter(|destination| !check_route.contains_key(destination)).collect();
     let look_up = async |destination| (destination, route_to(&netlink, destination).await);
-    let mut routes = pin!(stream::iter(destinations).map(look_up).buffer_unordered(AT_ONCE));
+    let mut routes = pin!(stream::iter(asked).map(look_up).buffer_unordered(AT_ONCE));
     while let Some((destination, route)) = routes.next().await {
-        if let Ok(Route { source: Some(source), interface, gateway, .. }) = route?
-            && let Some(out) = interfaces.iter().find(|have| have.link.index == interface)
-        {
-            let interface = out.link.name.clone();
-            check_route.insert(destination, host::Route { source, interface, gateway });
+        if let Ok(Route { source, interface, gateway, .. }) = route? {
+            check_route.extend(way(source, interface, gateway).map(|way| (destination, way)));
         }
     }
     let settings = |have: &Interface| (have.link.name.clone(), settings(&have.link.name));

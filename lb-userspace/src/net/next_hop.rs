@@ -26,6 +26,8 @@ pub struct NextHop {
     /// The gateway; `None` when the destination is on the interface's own network. May be IPv6 for an IPv4
     /// destination (RFC 5549).
     pub gateway: Option<IpAddr>,
+    /// The address from which the kernel would connect.
+    pub source: Option<IpAddr>,
     /// The longest IP packet in bytes that the route and the interface take.
     pub mtu: u16,
 }
@@ -91,6 +93,7 @@ pub(super) enum Neighbour {
 pub(super) struct Path {
     pub(super) neighbour_key: NeighbourKey,
     pub(super) gateway: Option<IpAddr>,
+    pub(super) source: Option<IpAddr>,
     pub(super) source_mac: [u8; 6],
     pub(super) mtu: u16,
     pub(super) neighbour: Neighbour,
@@ -103,6 +106,7 @@ impl Path {
             source_mac: self.source_mac,
             destination_mac,
             gateway: self.gateway,
+            source: self.source,
             mtu: self.mtu,
         }
     }
@@ -163,7 +167,7 @@ async fn find_path(
     let neighbour = neighbour(netlink, seen, neighbour_key).await?;
     let mtu = route.mtu.map_or(link_mtu, |mtu| mtu.min(link_mtu));
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-    Ok(Ok(Path { neighbour_key, gateway: route.gateway, source_mac, mtu, neighbour }))
+    Ok(Ok(Path { neighbour_key, gateway: route.gateway, source: route.source, source_mac, mtu, neighbour }))
 }
 
 /// The kernel's choice of route to a destination.
@@ -372,6 +376,7 @@ mod tests {
             source_mac: [0; 6],
             destination_mac: [0x52, 0x54, 0, 0, 0, 0xa],
             gateway: Some("192.0.2.1".parse().unwrap()),
+            source: None,
             mtu: 1_500,
         };
         assert_eq!(hop.to_string(), "52:54:00:00:00:0a on interface 2147483647 via 192.0.2.1");

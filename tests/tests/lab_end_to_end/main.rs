@@ -94,6 +94,9 @@ const DIRECT: &[(&str, Body)] = &checks![
     nodes::d52_connections_go_on_through_the_node_that_takes_the_address_of_one_that_disagreed,
 ];
 
+/// Where no gateway may stand between nodes and backends.
+const ON_THE_LINK: &[(&str, Body)] = &checks![reload::backend_that_is_on_the_link_again_is_accepted_at_once];
+
 /// Through tunnels.
 const TUNNEL: &[(&str, Body)] = &checks![check_path::f57_backend_that_unpacks_nothing_is_down];
 
@@ -252,6 +255,7 @@ fn run(arguments: &Arguments) -> Conclusion {
         lab("nat", FEW_PORTS, &few_ports),
         lab("dsr_l2", BOTH_WAYS, &dsr_l2),
         lab("dsr_l2", DIRECT, &dsr_l2),
+        lab("dsr_l2", ON_THE_LINK, &dsr_l2),
         lab("dsr_l2", QUIC, &dsr_l2),
         lab("dsr_l2", SMALL, &small(&dsr_l2)),
         lab("dsr_ipip", BOTH_WAYS, &dsr_ipip),

@@ -225,6 +225,25 @@ pub(crate) fn what_cannot_be_reloaded_is_refused_with_the_reason(lab: &Lab) -> R
     expect_equal("nothing new", &said.as_str(), &"nothing differs from what is in force\n")
 }
 
+/// Before the daemon hears that the way to it is another one: what is found wrong with it is what the kernel says.
+pub(crate) fn backend_that_is_on_the_link_again_is_accepted_at_once(lab: &Lab) -> Result<()> {
+    let node = Host::Node(1);
+    let route = |verb| lab.run(node, &["ip", "route", verb, "203.0.113.21", "via", "203.0.113.22"]);
+    let reload = || lab.output(node, &["usher", "reload"]);
+    route("add")?;
+    let refused = until("a backend behind a gateway is refused", RECOVERY, || {
+        let output = reload()?;
+        let complaint = "is reached through the gateway 203.0.113.22";
+        ensure!(output.code == Some(2) && output.stderr.contains(complaint), "{output:?}");
+        Ok(())
+    });
+    route("delete")?;
+    let accepted = reload()?;
+    refused?;
+    ensure!(accepted.code == Some(0), "{accepted:?}");
+    Ok(())
+}
+
 /// Written over or replaced; a broken one changes nothing.
 pub(crate) fn changed_file_is_in_force_without_a_command(lab: &Lab) -> Result<()> {
     let node = Written::of(lab, 1)?;
