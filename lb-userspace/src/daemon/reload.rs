@@ -20,7 +20,6 @@ use crate::{
     core::{
         deny::Rule,
         health::Checked,
-        ids::BackendId,
         numbers::Numbers,
         plan,
         reload::{ANEW, differences, needs_restart, peers_differ},
@@ -215,20 +214,14 @@ impl State {
             self.load_features(have | wanted)?;
         }
         let before = self.planner.numbers();
-        let known = |id: &BackendId| {
-            let same = before.backend(id) == numbers.backend(id);
-            self.backends.get(id).filter(|_| same).cloned()
-        };
-        self.backends = plan::pools(&config)
-            .flat_map(|(service, pool)| {
-                plan::backends(service, pool).map(move |(_, id, _)| (id, &service.check))
-            })
-            .map(|(id, check)| {
-                let mut checked = known(&id).unwrap_or_else(|| Checked::new(&check.timing));
-                checked.follow(check);
-                (id, checked)
-            })
-            .collect();
+        // One with another address has another number.
+        self.backends.retain(|id, _| before.backend(id) == numbers.backend(id));
+        for (service, pool) in plan::pools(&config) {
+            let check = &service.check;
+            for (_, id, _) in plan::backends(service, pool) {
+                self.backends.entry(id).or_insert_with(|| Checked::new(&check.timing)).follow(check);
+            }
+        }
         let (ids, asked) = (probes::peer_ids(&config), exchange::asked(&config));
         self.peers = self.peers.successor(ids, asked, &config.peer_check, Instant::now());
         self.nat_ports.retain(|pool, _| numbers.pool(pool) != 0);
