@@ -27,6 +27,7 @@ pub mod reload;
 mod secret;
 mod secret_file;
 pub mod status;
+mod threads;
 mod unix_time;
 mod unreadable;
 mod whole_file;

@@ -15,17 +15,12 @@
 //! - **The turns.** A backend's turns are spread evenly in proportion to its weight, all of them
 //!   ordered at once by a counting sort: the cost does not depend on how unequal the weights are.
 
-use std::{
-    panic::resume_unwind,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-    thread,
-};
-
 use self::{
     list::List,
     owners::{Owner, Owners},
 };
 use super::slots::Slots;
+use crate::threads;
 
 mod list;
 mod owners;
@@ -108,26 +103,18 @@ fn share_out<'a, T: Owner>(owners: &'a mut Owners<T>, takers: &mut [Taker], turn
     owners.of_all()
 }
 
-/// Builds many tables, on as many CPUs. Each thread takes the next set when it is done with one: CPUs have other work, too.
+/// Builds many tables, on as many CPUs, which have other work, too.
 pub fn build_all<T: Sync>(
     sets: &[T],
     candidates: impl Fn(&T) -> &[Candidate] + Sync,
     cpus: usize,
 ) -> Vec<Slots> {
-    let next = AtomicUsize::new(0);
-    let build_some = || -> Vec<(usize, Slots)> {
+    let built = threads::share(cpus.min(sets.len()), |taken| {
         let mut builder = Builder::default();
-        let taken = std::iter::repeat_with(|| next.fetch_add(1, Relaxed));
-        taken.map_while(|at| Some((at, builder.build(candidates(sets.get(at)?))))).collect()
-    };
-    let mut tables = thread::scope(|scope| {
-        let others: Vec<_> = (1..cpus.min(sets.len())).map(|_| scope.spawn(build_some)).collect();
-        let mut tables = build_some();
-        for other in others {
-            tables.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        }
-        tables
+        let table = |at| Some((at, builder.build(candidates(sets.get(at)?))));
+        taken.map_while(table).collect::<Vec<(usize, Slots)>>()
     });
+    let mut tables: Vec<_> = built.into_iter().flatten().collect();
     tables.sort_unstable_by_key(|&(at, _)| at);
     tables.into_iter().map(|(_, table)| table).collect()
 }

@@ -3,14 +3,12 @@
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
-    panic::resume_unwind,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-    thread,
 };
 
 use lb_common::chunk::{self, FlowChunk};
 
 use super::sys::{self, Map};
+use crate::threads;
 
 /// Maps put in by one system call, as long as there are that many. Each is an open file until then,
 const SHARE: usize = 8;
@@ -27,20 +25,13 @@ pub(super) fn put<T: Sync, M: FnMut(&T) -> io::Result<OwnedFd>>(
     elements: &[(u32, T)],
     maker: impl Fn() -> M + Sync,
 ) -> io::Result<()> {
-    let next = AtomicUsize::new(0);
-    let put_some = || {
+    let threads = elements.len().div_ceil(SHARE).min(THREADS);
+    let put = threads::share(threads, |taken| {
         let mut make = maker();
-        let shares = std::iter::repeat_with(|| next.fetch_add(1, Relaxed));
-        let mut shares = shares.map_while(|share| elements.chunks(SHARE).nth(share));
+        let mut shares = taken.map_while(|share| elements.chunks(SHARE).nth(share));
         shares.try_for_each(|share| put_share(outer, share, &mut make))
-    };
-    thread::scope(|scope| {
-        let threads = elements.len().div_ceil(SHARE).min(THREADS);
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(put_some)).collect();
-        others.into_iter().fold(put_some(), |so_far, other| {
-            so_far.and(other.join().unwrap_or_else(|panic| resume_unwind(panic)))
-        })
-    })
+    });
+    put.into_iter().collect()
 }
 
 fn put_share<T>(
